@@ -1,0 +1,1 @@
+"""nano_batch: the laboratory for LLM serving."""
