@@ -29,6 +29,33 @@ pub struct ArraySet<'a> {
     pub sample_lanes: &'a mut [i32],
 }
 
+/// The per-token arrays of a step, on their own.
+pub struct TokenArrays {
+    pub token_ids: Vec<i32>,
+    pub slot_mapping: Vec<i64>,
+}
+
+impl TokenArrays {
+    pub fn of(scheduler: &Scheduler, step: &Step) -> Self {
+        let (tokens, rows) = (step.num_tokens as usize, step.rows.len());
+        let width = step.rows.iter().map(|row| scheduler.sequence(row.slot).table.len()).max().unwrap_or(0);
+        let mut arrays = TokenArrays { token_ids: vec![0; tokens], slot_mapping: vec![0; tokens] };
+        ArraySet {
+            token_ids: &mut arrays.token_ids,
+            positions: &mut vec![0; tokens],
+            slot_mapping: &mut arrays.slot_mapping,
+            lanes: &mut vec![0; rows],
+            query_start_loc: &mut vec![0; rows + 1],
+            context_lens: &mut vec![0; rows],
+            block_table: &mut vec![-1; rows * width],
+            sample_rows: &mut vec![0; step.samples.len()],
+            sample_lanes: &mut vec![0; step.samples.len()],
+        }
+        .fill(scheduler, step, &mut Remembered::new(rows, width), 0);
+        arrays
+    }
+}
+
 /// How long each array must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {

@@ -32,6 +32,9 @@ pub struct Engine {
     all_names: HashMap<u32, String>,
     /// Ids that ended since the newest step was planned: tokens may still come for them.
     gone: HashSet<String>,
+    /// What ended since the newest step was planned, and in the step before.
+    recent: Vec<Finished>,
+    reported: Vec<Finished>,
     /// The driver's word for what `finish` ends.
     last_reason: String,
 }
@@ -45,6 +48,8 @@ impl Engine {
             names: Vec::new(),
             all_names: HashMap::new(),
             gone: HashSet::new(),
+            recent: Vec::new(),
+            reported: Vec::new(),
             last_reason: String::new(),
         })
     }
@@ -112,6 +117,8 @@ impl Engine {
     /// in it are named from now on; `request_of` still tells the request.
     pub fn plan(&mut self) -> Result<()> {
         self.gone.clear();
+        std::mem::swap(&mut self.reported, &mut self.recent);
+        self.recent.clear();
         let forks = self.scheduler.plan()?.forks.clone();
         for (parent, child) in forks {
             let request = self.names[parent as usize].1.clone();
@@ -227,7 +234,7 @@ impl Engine {
             return Vec::new();
         }
         let ended = self.scheduler.take_ended();
-        ended
+        let named: Vec<Finished> = ended
             .into_iter()
             .map(|ended| {
                 let id = self.names[ended.slot as usize].0.clone();
@@ -245,7 +252,14 @@ impl Engine {
                 };
                 Finished { id, reason }
             })
-            .collect()
+            .collect();
+        self.recent.extend_from_slice(&named);
+        named
+    }
+
+    /// What ended between the last two steps planned.
+    pub fn reported(&self) -> &[Finished] {
+        &self.reported
     }
 
     /// Ends a request (all its sequences) or one sequence; what ended.
