@@ -1,21 +1,93 @@
-"""The named exceptions. All derive from `NanoBatchError`; a bad argument is a `ValueError` too."""
+"""Every error of nano_batch by name. Messages carry the value and the limit it broke."""
 
 from __future__ import annotations
 
 
 class NanoBatchError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of all errors of this package."""
+
+
+class InvalidArgumentError(NanoBatchError, ValueError):
+    """A value lies outside its range."""
 
 
 class UnknownOptionError(NanoBatchError, ValueError):
-    """A word that is not one of an option's choices; the message names the nearest."""
+    """An option's name or word is not one of the choices; the message names the nearest."""
+
+
+class DuplicateRequestError(NanoBatchError, ValueError):
+    """A request with this id is being served."""
+
+
+class UnknownRequestError(NanoBatchError, ValueError):
+    """No request with this id is being served."""
+
+
+class ReservedRequestIdError(NanoBatchError, ValueError):
+    """The id has the form ``name/number``, kept for the sequences of a request with n > 1."""
+
+
+class EmptyPromptError(NanoBatchError, ValueError):
+    """A prompt needs at least one token."""
+
+
+class RequestTooLargeError(NanoBatchError, ValueError):
+    """The request could never be served, however empty the engine is."""
+
+
+class InvalidTokenError(NanoBatchError, ValueError):
+    """A token id is negative or too large."""
+
+
+class NotSampledError(NanoBatchError, ValueError):
+    """A token was given for a request whose step did not end with one."""
+
+
+class MissingTokensError(NanoBatchError, ValueError):
+    """A sampled request got no token."""
+
+
+class WrongTokenCountError(NanoBatchError, ValueError):
+    """Not as many tokens as were sampled."""
+
+
+class StepPendingError(NanoBatchError, RuntimeError):
+    """A step was asked for while the tokens of earlier ones are awaited."""
+
+
+class WrongStepError(NanoBatchError, ValueError):
+    """Tokens were given for a step that is not the oldest outstanding one."""
+
+
+class CannotForkError(NanoBatchError, ValueError):
+    """The sequence cannot be forked now."""
+
+
+class InvalidBufferError(NanoBatchError, ValueError):
+    """An array given to ``Engine.bind`` does not fit."""
+
+
+class NotBoundError(NanoBatchError, RuntimeError):
+    """The array form was used before ``Engine.bind``."""
+
+
+class EventLogOffError(NanoBatchError, RuntimeError):
+    """The event log was asked for, but the engine keeps none."""
+
+
+class CapacityError(NanoBatchError, OverflowError):
+    """A 32-bit counter of the core is full."""
+
+
+class StaleBuildError(NanoBatchError, ImportError):
+    """The compiled core is of another version than the Python package."""
 
 
 class MissingExtraError(NanoBatchError, ImportError):
     """An optional library is needed; the message tells which extra installs it."""
 
 
-class WorkloadError(NanoBatchError, ValueError):
+class WorkloadError(InvalidArgumentError):
     """A workload cannot be made, or a value in it is out of range."""
 
 
@@ -24,12 +96,7 @@ class TraceFormatError(WorkloadError):
 
 
 class MalformedLineError(WorkloadError):
-    """One line of a trace cannot be understood.
-
-    Attributes:
-        file: the file's name.
-        line: the line's number, from 1.
-    """
+    """One line of a trace cannot be understood; `file` and `line` (from 1) say which."""
 
     def __init__(self, file: str, line: int, reason: str) -> None:
         super().__init__(f"{file}, line {line}: {reason}")
@@ -46,12 +113,12 @@ class SchemaVersionError(RecordsError):
 
 
 class ReplayError(RecordsError):
-    """The event log holds no such step, or contradicts itself."""
+    """The event log holds no such moment, or contradicts itself."""
 
 
 class StalledError(NanoBatchError, RuntimeError):
     """The engine has unfinished requests and schedules none of them."""
 
 
-class MetricsError(NanoBatchError, ValueError):
+class MetricsError(InvalidArgumentError):
     """A metric is asked for with values for which it is not defined."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nano_batch._show import html_table, number
+from nano_batch.display import html_table, number
 
 if TYPE_CHECKING:
     from nano_batch.workloads.workload import Workload

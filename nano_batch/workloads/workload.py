@@ -117,7 +117,8 @@ class Workload:
 
         Raises:
             UnknownOptionError: a misspelt word; the nearest is named.
-            WorkloadError: a number is out of range, or has no meaning with these arrivals.
+            InvalidArgumentError: a number is out of range, or has no meaning with these arrivals.
+            CapacityError: more distinct blocks than 32-bit token ids can name.
         """
         given = {"rate": rate, "cv": cv, "users": users}
         spec = synthetic.specify(num_requests, seed, like, arrivals, given, prompts, outputs, families)

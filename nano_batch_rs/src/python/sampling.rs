@@ -14,7 +14,8 @@ fn draw<T: Send>(py: Python<'_>, sample: impl FnOnce() -> Result<T> + Send) -> P
 
 fn to_exception(py: Python<'_>, error: &Error) -> PyErr {
     let name = match error {
-        Error::InvalidArgument { .. } | Error::Overflow { .. } => "WorkloadError",
+        Error::InvalidArgument { .. } => "InvalidArgumentError",
+        Error::Overflow { .. } => "CapacityError",
     };
     let class = py
         .import("nano_batch.errors")

@@ -1,0 +1,35 @@
+"""Small HTML tables for what a notebook cell ends with: no script, the host's own colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+MAX_ROWS = 10
+MAX_CHARACTERS = 60
+
+
+def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """An HTML table of at most 10 rows; a last line says how many more there are."""
+    parts = [f"<table><caption>{escape(title)}</caption><thead><tr>"]
+    parts += [f"<th>{escape(name)}</th>" for name in header]
+    parts.append("</tr></thead><tbody>")
+    for row in rows[:MAX_ROWS]:
+        parts.append("<tr>" + "".join(f"<td>{escape(_short(cell))}</td>" for cell in row) + "</tr>")
+    if len(rows) > MAX_ROWS:
+        parts.append(f'<tr><td colspan="{len(header)}">… and {len(rows) - MAX_ROWS} more</td></tr>')
+    return "".join(parts) + "</tbody></table>"
+
+
+def _short(cell: object) -> str:
+    text = str(cell)
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
+
+
+def number(value: float) -> str:
+    """`value` with 3 significant digits; whole, thousands separated, from 1,000 on; "–" for NaN."""
+    if value != value:
+        return "–"
+    if abs(value) >= 1000 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
