@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from nano_batch import _core
 from nano_batch.errors import UnknownOptionError
 
 
@@ -16,9 +17,5 @@ def check_choice(name: str, value: object, literal: Any) -> None:
 
 def unknown_option(name: str, value: object, choices: tuple[str, ...]) -> UnknownOptionError:
     """The error that names `value`, the nearest choice and all of them."""
-    import difflib  # only needed once something is misspelt
-
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)
-    return UnknownOptionError(
-        f"{name} is {value!r}; did you mean {near[0]!r}? (choices: {', '.join(choices)})"
-    )
+    near = _core.nearest(str(value), list(choices))
+    return UnknownOptionError(f"{name} is {value!r}; did you mean {near!r}? (choices: {', '.join(choices)})")

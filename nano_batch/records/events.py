@@ -170,4 +170,4 @@ class EventLog(Columns):
         theirs = (other.keyframes, other.first_event, other.num_blocks, other.block_size, other.request_ids)
         return own == theirs and super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None

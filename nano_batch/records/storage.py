@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import zipfile
@@ -130,14 +131,13 @@ def _load_npz(path: str) -> tuple[dict[str, Table], dict[str, Any]]:
 
 def _pyarrow() -> Any:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise MissingExtraError(
             "parquet needs pyarrow: install the extra 'parquet' (pip install 'nano-batch[parquet]'), "
             "or save to a name that ends in .npz"
         ) from error
-    return pyarrow
+    return importlib.import_module("pyarrow")
 
 
 def _save_parquet(path: str, tables: dict[str, Table], head: dict[str, Any]) -> None:

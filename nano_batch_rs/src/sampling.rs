@@ -16,7 +16,7 @@ pub use generator::{Generator, Stream};
 pub use lengths::{Lengths, MAX_TOKENS};
 pub use tables::TABLES;
 
-use std::fmt;
+use crate::error::{Error, Result};
 
 /// Names the generator and the samplers' algorithms: it changes whenever a seed would give other
 /// requests than before.
@@ -24,44 +24,6 @@ pub const VERSION: &str = "xoshiro256++/splitmix64/libm/1";
 
 /// The most requests drawn at once: their columns are allocated whole.
 pub const MAX_REQUESTS: usize = 100_000_000;
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Error {
-    /// A number outside its range.
-    InvalidArgument {
-        name: &'static str,
-        value: String,
-        limit: String,
-    },
-    Overflow {
-        what: &'static str,
-    },
-}
-
-pub type Result<T> = std::result::Result<T, Error>;
-
-impl Error {
-    fn invalid(name: &'static str, value: impl fmt::Display, limit: impl Into<String>) -> Self {
-        Error::InvalidArgument {
-            name,
-            value: value.to_string(),
-            limit: limit.into(),
-        }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::InvalidArgument { name, value, limit } => {
-                write!(f, "{name} is {value}; it must be {limit}")
-            }
-            Error::Overflow { what } => write!(f, "{what} would exceed its 32-bit range"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 fn check_count(requests: usize) -> Result<()> {
     if requests > MAX_REQUESTS {

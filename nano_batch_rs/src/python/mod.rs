@@ -1,6 +1,14 @@
 //! The one place that knows Python: `nano_batch._core`.
+//!
+//! Steps hold the GIL: they take microseconds, and giving it up could cost a whole switch
+//! interval of another thread. Calls that can take longer release it.
 
+mod block_cache;
+mod buffers;
+mod engine;
+mod errors;
 mod sampling;
+mod values;
 
 use pyo3::prelude::*;
 
@@ -8,6 +16,14 @@ use pyo3::prelude::*;
 mod _core {
     use super::*;
 
+    #[pymodule_export]
+    use super::block_cache::BlockCache;
+    #[pymodule_export]
+    use super::buffers::StepCounts;
+    #[pymodule_export]
+    use super::engine::CoreEngine;
+    #[pymodule_export]
+    use super::errors::nearest;
     #[pymodule_export]
     const SAMPLER_VERSION: &str = crate::sampling::VERSION;
     #[pymodule_export]

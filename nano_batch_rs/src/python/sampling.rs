@@ -3,27 +3,15 @@
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 
-use crate::sampling::{Arrivals, Error, Families, Lengths, Result, Stream, TABLES};
+use super::errors::raise;
+use crate::error::Result;
+use crate::sampling::{Arrivals, Families, Lengths, Stream, TABLES};
 
 type Array<'py, T> = Bound<'py, PyArray1<T>>;
 
-/// One door out: without the GIL, with the error as the exception of its name.
+/// Draws without the GIL.
 fn draw<T: Send>(py: Python<'_>, sample: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
-    py.detach(sample).map_err(|error| to_exception(py, &error))
-}
-
-fn to_exception(py: Python<'_>, error: &Error) -> PyErr {
-    let name = match error {
-        Error::InvalidArgument { .. } => "InvalidArgumentError",
-        Error::Overflow { .. } => "CapacityError",
-    };
-    let class = py
-        .import("nano_batch.errors")
-        .and_then(|errors| errors.getattr(name));
-    match class.and_then(|class| class.call1((error.to_string(),))) {
-        Ok(exception) => PyErr::from_value(exception),
-        Err(failure) => failure,
-    }
+    py.detach(sample).map_err(raise)
 }
 
 fn stream(outputs: bool) -> Stream {

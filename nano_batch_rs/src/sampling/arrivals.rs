@@ -1,6 +1,7 @@
 //! When requests arrive, in seconds since the run's start.
 
-use super::{Generator, Result, Stream, check_count, positive};
+use super::{Generator, Stream, check_count, positive};
+use crate::error::Result;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Arrivals {

@@ -1,6 +1,7 @@
 //! Shared-prefix families: what the prompts are, as a trace's block ids.
 
-use super::{Error, Generator, MAX_TOKENS, Result, Stream, check_count};
+use super::{Generator, MAX_TOKENS, Stream, check_count};
+use crate::error::{Error, Result};
 
 /// `count` families, each with a prefix of `prefix_blocks` blocks of `block_size` tokens that all
 /// its members begin with.
@@ -46,7 +47,7 @@ impl Families {
 
     /// Every virtual token `id × block_size + offset` must be an int32.
     fn check_ids(&self, own_tokens: &[i64]) -> Result<()> {
-        let shared = i64::from(self.count) * i64::from(self.prefix_blocks);
+        let shared = i64::from(self.count).saturating_mul(i64::from(self.prefix_blocks));
         let own = own_tokens.iter().map(|&t| self.blocks_of(t)).sum::<i64>();
         if shared.saturating_add(own) > (MAX_TOKENS + 1) / i64::from(self.block_size) {
             return Err(Error::Overflow {

@@ -1,6 +1,7 @@
 //! How many tokens prompts and outputs have.
 
-use super::{Error, Generator, Result, Stream, check_count, positive};
+use super::{Generator, Stream, check_count, positive};
+use crate::error::{Error, Result};
 
 /// The longest prompt or output that is ever drawn.
 pub const MAX_TOKENS: i64 = i32::MAX as i64;
