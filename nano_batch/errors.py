@@ -122,3 +122,11 @@ class StalledError(NanoBatchError, RuntimeError):
 
 class MetricsError(InvalidArgumentError):
     """A metric is asked for with values for which it is not defined."""
+
+
+class ViewError(NanoBatchError, ValueError):
+    """A view cannot show what was asked for; the last good picture stays."""
+
+
+class LabError(NanoBatchError, RuntimeError):
+    """JupyterLab, the browser or the notebooks are not as a command needs them."""
