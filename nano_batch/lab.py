@@ -11,7 +11,17 @@ from nano_batch.records import Run, drive
 from nano_batch.viz import BlockTableView
 from nano_batch.workloads import Families, Workload
 
-__all__ = ["BlockTableView", "Engine", "Families", "Run", "Workload", "block_table", "drive", "serve"]
+__all__ = [
+    "BlockTableView",
+    "Engine",
+    "Families",
+    "Run",
+    "ViewError",
+    "Workload",
+    "block_table",
+    "drive",
+    "serve",
+]
 
 
 def serve(workload: Workload, *, memory_tokens: int, block_size: int = 16, **options: Any) -> Run:
@@ -37,11 +47,12 @@ def block_table(run: Engine | Run, workload: Workload, **options: Any) -> BlockT
     `options` are those that the engine of `run` was made with, beside its memory: a rerun has the same.
     """
     engine = run.settings["engine"] if isinstance(run, Run) else vars(run)
+    memory = engine["num_blocks"] * engine["block_size"]
+    batch = f"{engine['max_num_seqs']} sequences at once, {engine['max_num_batched_tokens']:,} tokens a step"
     return BlockTableView(
         run,
-        rerun=partial(serve, workload, memory_tokens=engine["num_blocks"] * engine["block_size"], **options),
-        about=f"{_requests(workload)}; policy {engine['policy']}, {engine['max_num_seqs']} sequences at once, "
-        f"{engine['max_num_batched_tokens']:,} tokens a step",
+        rerun=partial(serve, workload, memory_tokens=memory, **options),
+        about=f"{_requests(workload)}; policy {engine['policy']}, {batch}",
     )
 
 

@@ -129,13 +129,20 @@ class NotebookPage:
             view.locator(".nb-blocks[aria-label]").wait_for(timeout=PATIENCE_MS)
         return views
 
+    def settle(self, view: Locator) -> None:
+        """Wait until a rerun that was asked for is drawn."""
+        self.page.wait_for_timeout(100)  # the page's message is on its way: the kernel is not busy yet
+        self.idle()
+        view.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
-def poster(view: Locator) -> bytes:
-    """A PNG of a view as a document shows it: without controls, marked as recorded."""
-    view.evaluate("node => node.setAttribute('data-poster', '')")
-    view.scroll_into_view_if_needed()
-    view.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    return view.screenshot()
+    def poster(self, view: Locator) -> bytes:
+        """A PNG of a view as a document shows it: its default state, without controls, marked as recorded."""
+        view.get_by_role("button", name="Reset").click()
+        self.settle(view)
+        view.evaluate("node => node.setAttribute('data-poster', '')")
+        view.scroll_into_view_if_needed()
+        self.settle(view)
+        return view.screenshot()
 
 
 def code_cells(path: Path) -> int:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from nano_batch.errors import LabError, MissingExtraError
-from nano_batch.jupyter.browser import NotebookPage, chromium, code_cells, poster
+from nano_batch.jupyter.browser import NotebookPage, chromium, code_cells
 from nano_batch.jupyter.server import private_lab
 from nano_batch.jupyter.stable import MARK, clean, code_hash, poster_hash, view_outputs
 from nano_batch.viz.bundle import view_code_hash
 
-PAGE_WIDTH = 1100  # about 900 px for an output
+PAGE_WIDTH = 1330  # about 900 px for an output
 CELL_SECONDS = 120
 
 
@@ -103,4 +103,4 @@ def _take(path: Path, count: int) -> list[str]:
                 raise LabError(
                     f"{path.name} has {count} views, the page shows {len(views)}: {tab.errors[:3]}"
                 )
-            return [b64encode(poster(view)).decode() + "\n" for view in views]
+            return [b64encode(tab.poster(view)).decode() + "\n" for view in views]

@@ -77,7 +77,7 @@ class BlockTableView(RunView):
             raise ViewError(f"{log.num_blocks:,} blocks: this view draws at most {MOST_BLOCKS:,}")
         tokens = log.num_blocks * log.block_size
         memory = f"{tokens:,} tokens of KV memory ({tokens * KV_BYTES_PER_TOKEN / 2**30:.3g} GiB for {MODEL})"
-        return f"{memory} = {log.num_blocks:,} blocks of {log.block_size} tokens · {self._source}"
+        return f"{memory} = {log.num_blocks:,} blocks of {log.block_size} tokens"
 
     def frame(self) -> Frame:
         """State and fill of every block at `step`."""
@@ -92,7 +92,7 @@ class BlockTableView(RunView):
         use = self._usage
         states = ", ".join(f"{row[0]} {row[1]}" for row in self.table().rows[:-1])
         lines = [
-            f"{self.title}: {self._settings_line}",
+            f"{self.title}, {self._source}: {self._settings_line}",
             *([self._about] if self._about else []),
             f"step {self.step} of {use.steps}: {states}",
             f"whole run: at most {percent(use.peak, use.num_blocks)} % of the blocks held, "

@@ -55,6 +55,7 @@ class RunView(View):
     _run = traitlets.Dict().tag(sync=True)
     _controls: traitlets.List[Any] = traitlets.List().tag(sync=True)
     _settings_line = traitlets.Unicode("").tag(sync=True)
+    _source = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
         self,
@@ -69,11 +70,10 @@ class RunView(View):
         self._from_page = self._settled = False
         self._rerun = rerun
         self._about = about
-        self._source = source
         self._before: Usage | None = None
         self._control_names = tuple(control.name for control in controls) if rerun else ()
         shown = [asdict(control) for control in controls] if rerun else []
-        super().__init__(_controls=shown, **traits)
+        super().__init__(_controls=shown, _source=source, **traits)
         self._show(event_log(run))
         self.step = self._usage.opening_step
         self._shown = self._settings()

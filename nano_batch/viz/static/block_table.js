@@ -27,6 +27,7 @@ class BlockTable {
     const marks = { tabindex: "0", role: "group", "data-lm-suppress-shortcuts": "true", "aria-label": model.get("title") };
     for (const [name, value] of Object.entries(marks)) root.setAttribute(name, value);
     this.settings = element("span", { class: "nb-settings" });
+    const source = element("span", { class: "nb-source", text: model.get("_source") });
     this.error = element("div", { class: "nb-error", role: "alert", hidden: "" });
     this.controls = model.get("_controls").map((control) => ({
       name: control.name,
@@ -41,7 +42,7 @@ class BlockTable {
     this.live = element("div", { class: "nb-hidden", "aria-live": "polite" });
     const reset = button("Reset", "Every control back to its default", () => this.reset());
     root.replaceChildren(
-      element("div", { class: "nb-head" }, [element("b", { text: model.get("title") }), this.settings]),
+      element("div", { class: "nb-head" }, [element("b", { text: model.get("title") }), this.settings, source]),
       this.error,
       element("div", { class: "nb-bar" }, [this.player.node, ...this.controls.map((control) => control.node), reset]),
       this.legend.node,

@@ -26,7 +26,7 @@ export function drawStrip(canvas, width, run, line, step, colours, ink) {
   axes(context, scale, run, y, base, ink);
   ticks(context, scale, run, line.evictions, base + 1, 3, ink.quiet);
   ticks(context, scale, run, line.preemptions, TOP - 8, 7, ink.text);
-  cursor(context, scale.x(step), base, ink);
+  cursor(context, scale, step, base, ink);
 }
 
 function area(context, scale, run, values, y, base, colour) {
@@ -78,7 +78,14 @@ function ticks(context, scale, run, values, top, height, colour) {
   }
 }
 
-function cursor(context, x, base, ink) {
+function cursor(context, scale, step, base, ink) {
+  const x = scale.x(step), text = `step ${step}`, half = context.measureText(text).width / 2 + 6;
+  const middle = Math.min(scale.right - half, Math.max(scale.left + half, x));
+  context.fillStyle = ink.paper;
+  context.fillRect(middle - half, base + 6, 2 * half, 13);
+  context.fillStyle = ink.text;
+  context.textAlign = "center";
+  context.fillText(text, middle, base + 16);
   context.fillStyle = ink.paper;
   context.fillRect(Math.round(x) - 2, 4, 5, base - 3);
   context.fillStyle = ink.text;
