@@ -1,5 +1,7 @@
 //! What is asked for, and the state of one sequence that answers it.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::config::Config;
 use crate::error::{Error, MAX_TOKEN_ID, Result};
 use crate::events::NONE;
@@ -14,7 +16,11 @@ pub enum Prompt {
     Length(u32),
     /// A trace's block ids of `size` tokens each; token t stands for the virtual token
     /// `ids[t / size] × size + t % size`, made on demand.
-    Blocks { ids: Vec<u32>, size: u32, len: u32 },
+    Blocks {
+        ids: Vec<u32>,
+        size: u32,
+        len: u32,
+    },
 }
 
 impl Prompt {
@@ -46,7 +52,8 @@ impl Prompt {
                 }
                 let largest = u64::from(ids.iter().copied().max().unwrap_or(0));
                 if (largest + 1) * u64::from(*size) > 1 << 32 {
-                    let limit = format!("below 2^32 / prompt_block_size = {}", (1u64 << 32) / u64::from(*size));
+                    let limit =
+                        format!("below 2^32 / prompt_block_size = {}", (1u64 << 32) / u64::from(*size));
                     return Err(Error::invalid("prompt_block_ids", largest, limit));
                 }
                 Ok(())
@@ -104,7 +111,11 @@ impl Request {
             return Err(Error::invalid("arrival_time", self.arrival, "a finite number of seconds"));
         }
         if self.min_tokens > self.max_tokens {
-            return Err(Error::invalid("min_tokens", self.min_tokens, format!("at most max_tokens = {}", self.max_tokens)));
+            return Err(Error::invalid(
+                "min_tokens",
+                self.min_tokens,
+                format!("at most max_tokens = {}", self.max_tokens),
+            ));
         }
         if let Some(&value) = self.stop_token_ids.iter().find(|&&token| token < 0) {
             return Err(Error::InvalidToken { id: id.to_owned(), value: value.into() });
@@ -123,10 +134,18 @@ impl Request {
         let prompt = self.prompt.len() as u64;
         // The last output token is never fed back, so its KV is not stored.
         let stored = prompt + u64::from(self.max_tokens) - 1;
-        too_large("stored tokens (prompt + max_tokens - 1; max_model_len)", stored, config.max_model_len.unwrap_or(i32::MAX as u32))?;
+        too_large(
+            "stored tokens (prompt + max_tokens - 1; max_model_len)",
+            stored,
+            config.max_model_len.unwrap_or(i32::MAX as u32),
+        )?;
         too_large("lanes (n; max_num_seqs)", self.n.into(), config.max_num_seqs)?;
         if !config.chunks_prompts() {
-            too_large("tokens in one step (prompt without chunking; max_num_batched_tokens)", prompt, config.max_num_batched_tokens)?;
+            too_large(
+                "tokens in one step (prompt without chunking; max_num_batched_tokens)",
+                prompt,
+                config.max_num_batched_tokens,
+            )?;
         }
         let blocks = self.blocks_at_most(stored as u32, config);
         too_large("blocks at once (num_blocks)", blocks, config.num_blocks)
@@ -186,13 +205,20 @@ pub enum Content {
     /// `Sequence::tokens` holds prompt and outputs.
     Tokens,
     Length,
-    Blocks { ids: std::sync::Arc<[u32]>, size: u32 },
+    Blocks {
+        ids: std::sync::Arc<[u32]>,
+        size: u32,
+    },
 }
 
 /// One sequence. Positions and counts are in tokens.
+///
+/// What every step touches is kept in one cache line; the rest lies behind a pointer, read and
+/// written as if it were here (`Deref`). The table changes only through methods, which keep
+/// `table_len`, `tail` and `table_version` true.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub struct Sequence {
-    // What every step touches comes first.
     pub status: Status,
     /// A shared partial last block may have to be copied before the next write.
     pub shared_tail: bool,
@@ -202,6 +228,13 @@ pub struct Sequence {
     pub pending: u8,
     /// Outstanding steps with a row of this sequence.
     pub rows_outstanding: u8,
+    /// Changed when its KV is dropped, so that outstanding rows from before do not count. At most
+    /// two steps are outstanding: a wrapped counter cannot be mistaken.
+    pub epoch: u8,
+    /// Whether a token can stop it before `max_tokens`.
+    pub stoppable: bool,
+    /// Whether output tokens are stored.
+    pub stores_tokens: bool,
     pub lane: i32,
     pub uid: u32,
     pub prompt_len: u32,
@@ -211,26 +244,43 @@ pub struct Sequence {
     pub planned: u32,
     /// Tokens whose KV the retired steps have written.
     pub computed: u32,
-    /// Leading table entries given back to a sliding window.
-    pub released: u32,
     /// Full blocks whose place in the prefix cache is settled.
     pub hashed: u32,
-    /// The entry of block `hashed − 1`; the sequence has a hold on it.
-    pub chain: EntryId,
     pub last_token: i32,
-    /// Bumped when its KV is dropped, so that outstanding rows from before do not count.
-    pub epoch: u32,
-    /// Bumped when its table changed other than by growing.
+    /// Bumped when the table changed other than by growing.
     pub table_version: u32,
-    pub table: Vec<i32>,
+    pub table_len: u32,
+    /// The table's last entry.
+    pub tail: i32,
+    pub(crate) rest: Box<Rest>,
+}
+
+/// How many sampled tokens are kept beside each other before they join the others.
+const RECENT: usize = 16;
+
+/// A sequence's newest tokens, token p at `p % RECENT`: one cache line near its neighbours', where
+/// appending to each sequence's own memory would miss the cache every time.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+pub struct RecentTokens([i32; RECENT]);
+
+/// What is touched when a sequence arrives, moves between queues, fills a block, or ends.
+#[derive(Debug, Clone)]
+pub struct Rest {
+    /// Prompt and outputs, but for the recent ones.
     pub tokens: Vec<i32>,
+    table: Vec<i32>,
+    /// Leading table entries given back to a sliding window.
+    pub released: u32,
+    /// The entry of block `hashed − 1`, on which the sequence has a hold, and its hash.
+    pub chain: EntryId,
+    pub chain_hash: u128,
     pub stop_token_ids: Vec<i32>,
     pub min_tokens: u32,
-    // The rest is touched when it arrives, moves between queues, or ends.
     pub content: Content,
     pub salt: u32,
     pub root_hash: u128,
-    /// Hashes of its leading full blocks, as far as they were needed.
+    /// Hashes of its leading full blocks, as far as matching needed them.
     pub hashes: Vec<u128>,
     pub rank: Rank,
     pub priority: i64,
@@ -242,6 +292,22 @@ pub struct Sequence {
     pub saved: Vec<SavedBlock>,
 }
 
+impl Deref for Sequence {
+    type Target = Rest;
+
+    #[inline]
+    fn deref(&self) -> &Rest {
+        &self.rest
+    }
+}
+
+impl DerefMut for Sequence {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Rest {
+        &mut self.rest
+    }
+}
+
 impl Sequence {
     pub fn vacant() -> Self {
         Sequence {
@@ -250,6 +316,9 @@ impl Sequence {
             cacheable: false,
             pending: 0,
             rows_outstanding: 0,
+            epoch: 0,
+            stoppable: false,
+            stores_tokens: false,
             lane: NONE,
             uid: 0,
             prompt_len: 0,
@@ -257,28 +326,42 @@ impl Sequence {
             max_tokens: 0,
             planned: 0,
             computed: 0,
-            released: 0,
             hashed: 0,
-            chain: ROOT,
             last_token: 0,
-            epoch: 0,
             table_version: 0,
-            table: Vec::new(),
-            tokens: Vec::new(),
-            stop_token_ids: Vec::new(),
-            min_tokens: 0,
-            content: Content::Length,
-            salt: 0,
-            root_hash: 0,
-            hashes: Vec::new(),
-            rank: Rank { score: 0.0, arrival: 0.0, sequence: 0 },
-            priority: 0,
-            lanes_wanted: 1,
-            reserved_lanes: Vec::new(),
-            cached_tokens: 0,
-            preemptions: 0,
-            saved: Vec::new(),
+            table_len: 0,
+            tail: NONE,
+            rest: Box::new(Rest::vacant()),
         }
+    }
+
+    /// The physical blocks, −1 where a sliding window has passed.
+    #[inline]
+    pub fn table(&self) -> &[i32] {
+        &self.rest.table
+    }
+
+    #[inline]
+    pub fn push_block(&mut self, block: i32) {
+        self.rest.table.push(block);
+        self.table_len += 1;
+        self.tail = block;
+    }
+
+    /// Changes one entry; what it was.
+    pub fn replace_block(&mut self, index: usize, block: i32) -> i32 {
+        let before = std::mem::replace(&mut self.rest.table[index], block);
+        self.table_version += 1;
+        self.tail = self.rest.table.last().copied().unwrap_or(NONE);
+        before
+    }
+
+    /// Empties the table; what it was.
+    pub fn take_table(&mut self) -> Vec<i32> {
+        self.table_version += 1;
+        self.table_len = 0;
+        self.tail = NONE;
+        std::mem::take(&mut self.rest.table)
     }
 
     /// Tokens whose value is known: the prompt and the outputs so far.
@@ -289,14 +372,14 @@ impl Sequence {
 
     /// Tokens that exist, those still on the device included.
     #[inline]
-    pub fn len(&self) -> u32 {
+    pub fn total(&self) -> u32 {
         self.known() + u32::from(self.pending)
     }
 
     /// Whether its next row computes the one newest token.
     #[inline]
     pub fn decodes(&self) -> bool {
-        self.len() == self.planned + 1 && self.len() > self.prompt_len
+        self.total() == self.planned + 1 && self.total() > self.prompt_len
     }
 
     /// Whether its last token is sampled, or will be by an outstanding step.
@@ -328,30 +411,64 @@ impl Sequence {
         }
     }
 
-    /// The value of token `position`, where it is known; 0 where only lengths are.
+    /// The value of a known token; 0 where only lengths are. All but the newest must be settled.
     #[inline]
     pub fn token(&self, position: u32) -> i32 {
-        match self.content {
-            Content::Tokens => self.tokens[position as usize],
-            Content::Length | Content::Blocks { .. } => {
-                if position + 1 == self.known() && self.outputs > 0 { self.last_token } else { 0 }
-            }
+        if position + 1 == self.known() && self.outputs > 0 {
+            self.last_token
+        } else if self.stores_tokens {
+            self.tokens[position as usize]
+        } else {
+            0
         }
     }
 
-    /// Takes a sampled token.
+    /// Takes a sampled token. Whether the recent ones are to be settled now.
     #[inline]
-    pub fn append(&mut self, token: i32) {
-        if let Content::Tokens = self.content {
-            self.tokens.push(token);
-        }
+    pub fn append(&mut self, token: i32, recent: &mut RecentTokens) -> bool {
+        recent.0[self.known() as usize % RECENT] = token;
         self.last_token = token;
         self.outputs += 1;
         self.pending -= 1;
+        self.stores_tokens && self.known() as usize % RECENT == 0
+    }
+
+    /// Moves the recent tokens to where all tokens are.
+    pub fn settle(&mut self, recent: &RecentTokens) {
+        if self.stores_tokens {
+            let known = self.known() as usize;
+            let settled = self.rest.tokens.len();
+            self.rest.tokens.extend((settled..known).map(|position| recent.0[position % RECENT]));
+        }
     }
 
     /// Prompt tokens to compute plus output tokens to produce.
     pub fn remaining_tokens(&self) -> u32 {
         self.prompt_len.saturating_sub(self.planned) + self.max_tokens.saturating_sub(self.outputs)
+    }
+}
+
+impl Rest {
+    fn vacant() -> Self {
+        Rest {
+            tokens: Vec::new(),
+            table: Vec::new(),
+            released: 0,
+            chain: ROOT,
+            chain_hash: 0,
+            stop_token_ids: Vec::new(),
+            min_tokens: 0,
+            content: Content::Length,
+            salt: 0,
+            root_hash: 0,
+            hashes: Vec::new(),
+            rank: Rank { score: 0.0, arrival: 0.0, sequence: 0 },
+            priority: 0,
+            lanes_wanted: 1,
+            reserved_lanes: Vec::new(),
+            cached_tokens: 0,
+            preemptions: 0,
+            saved: Vec::new(),
+        }
     }
 }

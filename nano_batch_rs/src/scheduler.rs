@@ -18,11 +18,14 @@ use crate::error::{Error, Result};
 use crate::events::{EventLog, Kind, NONE};
 use crate::policy::{Candidate, Policy, Rank};
 use crate::prefix_cache::{EntryId, Key, ROOT};
-use crate::request::{Content, FinishReason, Prompt, Request, SavedBlock, Sequence, Status};
+use crate::request::{Content, FinishReason, Prompt, RecentTokens, Request, SavedBlock, Sequence, Status};
 use crate::step::Step;
 
 /// Steps that may await their tokens at once.
 pub const MAX_OUTSTANDING: usize = 2;
+
+/// Output tokens that room is taken for when a request arrives, so that no step has to.
+const EXPECTED_OUTPUTS: u32 = 512;
 
 /// A sequence that ended, with the slot and number it had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct Scheduler {
     config: Config,
     policy: Box<dyn Policy>,
     sequences: Vec<Sequence>,
+    /// By slot.
+    recent: Vec<RecentTokens>,
     vacant: Vec<u32>,
     next_uid: u32,
     blocks: BlockAllocator,
@@ -71,10 +76,12 @@ impl Scheduler {
 
     /// With a policy of the caller's; `config` is taken as checked.
     fn with_policy(config: Config, policy: Box<dyn Policy>) -> Self {
-        let blocks = BlockAllocator::new(config.num_blocks, config.block_size, config.eviction, config.hash_bits);
+        let blocks =
+            BlockAllocator::new(config.num_blocks, config.block_size, config.eviction, config.hash_bits);
         let mut scheduler = Scheduler {
             policy,
             sequences: Vec::new(),
+            recent: Vec::new(),
             vacant: Vec::new(),
             next_uid: 0,
             blocks,
@@ -198,13 +205,20 @@ impl Scheduler {
         if let (Some(eos), false) = (self.config.eos_token_id, request.ignore_eos) {
             sequence.stop_token_ids.push(eos);
         }
+        sequence.stoppable = !sequence.stop_token_ids.is_empty();
         sequence.salt = salt;
         sequence.root_hash = root_hash;
+        sequence.chain_hash = root_hash;
         (sequence.content, sequence.tokens) = match request.prompt {
             Prompt::Tokens(tokens) => (Content::Tokens, tokens),
             Prompt::Length(_) => (Content::Length, Vec::new()),
             Prompt::Blocks { ids, size, .. } => (Content::Blocks { ids: ids.into(), size }, Vec::new()),
         };
+        sequence.stores_tokens = matches!(sequence.content, Content::Tokens);
+        if sequence.stores_tokens {
+            let room = sequence.max_tokens.min(EXPECTED_OUTPUTS) as usize;
+            sequence.tokens.reserve_exact(room);
+        }
         sequence.cacheable = caching && !matches!(sequence.content, Content::Length);
         self.record(Kind::Arrived, uid, NONE, prompt_len.into());
         self.enqueue(slot);
@@ -215,6 +229,7 @@ impl Scheduler {
     fn take_slot(&mut self) -> u32 {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.sequences.push(Sequence::vacant());
+            self.recent.push(RecentTokens::default());
             (self.sequences.len() - 1) as u32
         });
         let sequence = &mut self.sequences[slot as usize];
@@ -255,7 +270,11 @@ impl Scheduler {
         if let Some(keep) = keep {
             let outputs = self.sequences[slot as usize].outputs;
             if keep > outputs {
-                return Err(Error::invalid("keep", keep, format!("at most the {outputs} output tokens so far")));
+                return Err(Error::invalid(
+                    "keep",
+                    keep,
+                    format!("at most the {outputs} output tokens so far"),
+                ));
             }
         }
         self.end(slot, reason, keep);
@@ -296,7 +315,7 @@ impl Scheduler {
 
     /// Frees the cached content of a sequence's own blocks that reach past `tokens`.
     fn discard_after(&mut self, slot: u32, tokens: u32) {
-        let table = std::mem::take(&mut self.sequences[slot as usize].table);
+        let table = self.sequences[slot as usize].table().to_vec();
         for &block in table.iter().skip((tokens / self.config.block_size) as usize) {
             if block >= 0
                 && self.blocks.references(block as u32) == 1
@@ -305,7 +324,6 @@ impl Scheduler {
                 self.record(Kind::Evicted, crate::events::NO_SEQUENCE, block, hash);
             }
         }
-        self.sequences[slot as usize].table = table;
     }
 
     /// Gives back all that a sequence holds and frees its slot.
@@ -313,12 +331,8 @@ impl Scheduler {
         self.release_table(slot);
         self.release_chain(slot);
         self.release_lanes(slot);
-        let vacant = Sequence {
-            table: std::mem::take(&mut self.sequences[slot as usize].table),
-            uid: self.sequences[slot as usize].uid,
-            ..Sequence::vacant()
-        };
-        self.sequences[slot as usize] = vacant;
+        let uid = self.sequences[slot as usize].uid;
+        self.sequences[slot as usize] = Sequence { uid, ..Sequence::vacant() };
         self.vacant.push(slot);
     }
 
@@ -326,17 +340,14 @@ impl Scheduler {
     fn release_table(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let uid = sequence.uid;
-        let mut table = std::mem::take(&mut sequence.table);
+        let table = sequence.take_table();
         for (index, &block) in table.iter().enumerate().rev() {
             if block >= 0 {
                 self.blocks.release(block as u32);
                 self.record(Kind::Freed, uid, block, index as i64);
             }
         }
-        table.clear();
         let sequence = &mut self.sequences[slot as usize];
-        sequence.table = table;
-        sequence.table_version += 1;
         sequence.released = 0;
         sequence.shared_tail = false;
     }
@@ -344,6 +355,7 @@ impl Scheduler {
     fn release_chain(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let chain = std::mem::replace(&mut sequence.chain, ROOT);
+        sequence.chain_hash = sequence.root_hash;
         sequence.hashed = 0;
         self.blocks.cache.release(chain);
     }
@@ -369,13 +381,19 @@ impl Scheduler {
         }
     }
 
+    /// Makes all of a sequence's tokens readable.
+    fn settle(&mut self, slot: u32) {
+        self.sequences[slot as usize].settle(&self.recent[slot as usize]);
+    }
+
     /// The chained hash of a sequence's full block, remembered.
     fn block_hash(&mut self, slot: u32, index: u32) -> u128 {
         let block_size = self.config.block_size;
         let sequence = &mut self.sequences[slot as usize];
         while sequence.hashes.len() <= index as usize {
             let parent = sequence.hashes.last().copied().unwrap_or(sequence.root_hash);
-            let tokens = sequence.block_tokens(sequence.hashes.len() as u32, block_size, &mut self.virtual_tokens);
+            let tokens =
+                sequence.block_tokens(sequence.hashes.len() as u32, block_size, &mut self.virtual_tokens);
             let hash = self.blocks.cache.chain_hash(parent, tokens, &mut self.hash_bytes);
             sequence.hashes.push(hash);
         }
@@ -386,6 +404,7 @@ impl Scheduler {
     /// out: it must be computed, to be sampled from.
     fn match_prefix(&mut self, slot: u32) {
         self.matched.clear();
+        self.settle(slot);
         let sequence = &self.sequences[slot as usize];
         if !sequence.cacheable {
             return;

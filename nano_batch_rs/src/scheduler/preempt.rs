@@ -35,6 +35,7 @@ impl Restore {
 impl Scheduler {
     /// Preempts a running sequence: its row of this step, if it has one already, is taken back.
     pub(super) fn preempt(&mut self, step: &mut Step, budget: &mut u32, slot: u32) {
+        self.settle(slot);
         let copied = self.unschedule(step, budget, slot);
         self.running.retain(|&other| other != slot);
         let sequence = &mut self.sequences[slot as usize];
@@ -60,7 +61,7 @@ impl Scheduler {
         if at < step.num_decodes {
             step.num_decodes -= 1;
         }
-        let table = &self.sequences[slot as usize].table;
+        let table = self.sequences[slot as usize].table();
         let before = step.copies.len();
         step.copies.retain(|&(_, destination)| !table.contains(&destination));
         step.copies.len() < before
@@ -72,7 +73,7 @@ impl Scheduler {
         let sequence = &mut self.sequences[slot as usize];
         sequence.planned = 0;
         sequence.computed = 0;
-        sequence.epoch += 1;
+        sequence.epoch = sequence.epoch.wrapping_add(1);
     }
 
     /// Copies to the host what would otherwise be lost, and remembers where the rest is. False,
@@ -84,11 +85,11 @@ impl Scheduler {
             let block = block as u32;
             self.blocks.references(block) == 1 && self.blocks.entry_of(block).is_none()
         };
-        let wanted = sequence.table[..stored].iter().filter(|&&block| block >= 0 && own(block)).count();
+        let wanted = sequence.table()[..stored].iter().filter(|&&block| block >= 0 && own(block)).count();
         if wanted > self.host_free.len() {
             return false;
         }
-        let (uid, table) = (sequence.uid, sequence.table[..stored].to_vec());
+        let (uid, table) = (sequence.uid, sequence.table()[..stored].to_vec());
         let mut saved = Vec::with_capacity(stored);
         for block in table {
             saved.push(self.save_block(step, uid, block));
@@ -124,10 +125,12 @@ impl Scheduler {
         let block_size = self.config.block_size;
         let matched = self.matched.len() as u32;
         let sequence = &self.sequences[slot as usize];
-        let released = sequence.saved.iter().take_while(|saved| **saved == SavedBlock::Released).count() as u32;
+        let released =
+            sequence.saved.iter().take_while(|saved| **saved == SavedBlock::Released).count() as u32;
         let total = sequence.saved.len() as u32;
         let start = matched.max(released).min(total);
-        let there = sequence.saved[start as usize..].iter().take_while(|saved| self.restorable(saved)).count() as u32;
+        let there =
+            sequence.saved[start as usize..].iter().take_while(|saved| self.restorable(saved)).count() as u32;
         let complete = total > 0 && start + there == total;
         // Past a window's gap only everything helps; without one, any longer prefix does.
         let (entries, tokens) = if complete && sequence.planned > matched * block_size {
@@ -143,8 +146,16 @@ impl Scheduler {
             None => 0,
         };
         let skipped = if complete { past.max(released) } else { past };
-        let mut restore =
-            Restore { skipped, matched: matched.min(entries), complete, entries, tokens, block_size, shared: 0, pinned: 0 };
+        let mut restore = Restore {
+            skipped,
+            matched: matched.min(entries),
+            complete,
+            entries,
+            tokens,
+            block_size,
+            shared: 0,
+            pinned: 0,
+        };
         for index in skipped..entries {
             if let Some(block) = self.cached_block(slot, &restore, index) {
                 restore.shared += 1;
@@ -200,15 +211,18 @@ impl Scheduler {
             self.release_chain(slot);
             let sequence = &mut self.sequences[slot as usize];
             sequence.chain = last.unwrap_or(ROOT);
+            sequence.chain_hash = match restore.matched {
+                0 => sequence.root_hash,
+                matched => sequence.hashes[matched as usize - 1],
+            };
             sequence.hashed = restore.matched;
             sequence.planned = restore.tokens;
             sequence.computed = restore.tokens;
-            sequence.epoch += 1;
+            sequence.epoch = sequence.epoch.wrapping_add(1);
         }
         let sequence = &mut self.sequences[slot as usize];
         sequence.released = restore.skipped;
         sequence.status = Status::Running;
-        sequence.table_version += 1;
     }
 
     /// The table, with the entries that lie on the device; the others −1 for now. Blocks before
@@ -218,7 +232,7 @@ impl Scheduler {
         for index in 0..restore.entries {
             let block = self.cached_block(slot, restore, index);
             let held = index >= restore.skipped;
-            self.sequences[slot as usize].table.push(match block {
+            self.sequences[slot as usize].push_block(match block {
                 Some(block) if held => block as i32,
                 _ => -1,
             });
@@ -239,7 +253,7 @@ impl Scheduler {
             let at = index as usize;
             let SavedBlock::Host(host) = self.sequences[slot as usize].saved[at] else { continue };
             let Some(block) = self.take_block(uid) else { continue };
-            self.sequences[slot as usize].table[at] = block;
+            self.sequences[slot as usize].replace_block(at, block);
             // Not dropped with the rest: this step reads it.
             self.sequences[slot as usize].saved[at] = SavedBlock::Lost;
             self.host_read.push(host);

@@ -25,11 +25,20 @@ impl Scheduler {
         let Some(step) = self.outstanding.pop_front() else {
             return Err(Error::WrongStep { given: number, expected });
         };
-        for row in step.rows.iter().chain(&step.forked_rows) {
+        // A sequence's row is retired before it takes its token. Samples are in the order of rows;
+        // those of forks, whose rows come first, may lie between or behind.
+        for row in &step.forked_rows {
             self.retire_row(row);
         }
         let mut any_ended = false;
-        for (sample, token) in step.samples.iter().zip(tokens) {
+        let mut samples = step.samples.iter().zip(tokens).peekable();
+        for (at, row) in step.rows.iter().enumerate() {
+            self.retire_row(row);
+            while let Some((sample, token)) = samples.next_if(|(sample, _)| sample.row as usize == at) {
+                any_ended |= self.take_token(sample, token);
+            }
+        }
+        for (sample, token) in samples {
             any_ended |= self.take_token(sample, token);
         }
         if any_ended {
@@ -75,6 +84,7 @@ impl Scheduler {
 
     /// Enters into the prefix cache the blocks of which all tokens are known and computed.
     fn index_full_blocks(&mut self, slot: u32) {
+        self.settle(slot);
         let block_size = self.config.block_size;
         loop {
             let sequence = &mut self.sequences[slot as usize];
@@ -83,15 +93,14 @@ impl Scheduler {
             if full > sequence.computed.min(sequence.cacheable_len()) {
                 return;
             }
-            let block = sequence.table[index as usize];
+            let block = sequence.table()[index as usize];
             if block < 0 {
                 // Given back to the window before its content was settled: the chain is broken.
                 sequence.cacheable = false;
                 return;
             }
-            let hash = self.block_hash(slot, index);
-            let sequence = &self.sequences[slot as usize];
             let tokens = sequence.block_tokens(index, block_size, &mut self.virtual_tokens);
+            let hash = self.blocks.cache.chain_hash(sequence.chain_hash, tokens, &mut self.hash_bytes);
             let key = Key { parent: sequence.chain, salt: sequence.salt, hash, tokens };
             let (entry, ours) = self.blocks.index(block as u32, &key);
             self.blocks.cache.retain(entry);
@@ -99,6 +108,7 @@ impl Scheduler {
             let uid = sequence.uid;
             let sequence = &mut self.sequences[slot as usize];
             sequence.chain = entry;
+            sequence.chain_hash = hash;
             sequence.hashed += 1;
             if ours {
                 let short = self.blocks.cache.short_hash(entry);
@@ -114,7 +124,9 @@ impl Scheduler {
             return false;
         }
         let sequence = &mut self.sequences[sample.slot as usize];
-        sequence.append(token);
+        if sequence.append(token, &mut self.recent[sample.slot as usize]) {
+            sequence.settle(&self.recent[sample.slot as usize]);
+        }
         match finish_reason(sequence) {
             None => false,
             Some(reason) => {
@@ -128,8 +140,8 @@ impl Scheduler {
 /// Whether a sequence's newest token ended it. A stop token counts from `min_tokens` on.
 #[inline]
 fn finish_reason(sequence: &Sequence) -> Option<FinishReason> {
-    if sequence.outputs >= sequence.min_tokens
-        && !sequence.stop_token_ids.is_empty()
+    if sequence.stoppable
+        && sequence.outputs >= sequence.min_tokens
         && sequence.stop_token_ids.contains(&sequence.last_token)
     {
         return Some(FinishReason::Stop);
