@@ -1,7 +1,7 @@
 """The metrics of docs/metrics.md: each is defined there once, in symbols, and computed here once.
 
-Functions take the columns of a run's records and give NumPy arrays or plain numbers; NaN where a metric is not
-defined for a request.
+Functions take the columns of a run's records and give NumPy arrays or plain numbers; NaN where a metric is
+not defined for a request.
 """
 
 from nano_batch.metrics.latency import (

@@ -58,7 +58,7 @@ def token_times(run: Run) -> TokenTimes:
     """When each token was there, from the event log: at the end of the step that stores all tokens known so
     far.
 
-    A sequence forked off another begins with the token that it has at its fork.
+    A sequence forked off another begins with the newest token that both have.
 
     Raises:
         MetricsError: the run has no event log, or the log's start was dropped.
@@ -92,13 +92,12 @@ def _token_steps(log: EventLog) -> dict[int, list[int]]:
         if kind == Kind.ARRIVED:
             known[number], stored[number], steps[number] = argument, 0, []
         elif kind == Kind.FORKED:
-            known[number], stored[number] = stored[argument] + 1, stored[argument]
-            steps[number] = steps[argument][-1:] or [step]
-        elif kind == Kind.SCHEDULED:
-            stored[number] += argument
+            known[number], stored[number], steps[number] = known[argument], 0, steps[argument][-1:]
+        elif kind == Kind.PREEMPTED:
+            stored[number] = 0
+        else:
+            stored[number] = argument + (stored[number] if kind == Kind.SCHEDULED else 0)
             if stored[number] == known[number]:
                 known[number] += 1
                 steps[number].append(step)
-        else:
-            stored[number] = argument if kind == Kind.ADMITTED else 0
     return steps

@@ -38,8 +38,8 @@ class StepOutput(Protocol):
         """Tokens computed for each."""
 
     @property
-    def num_cached_tokens(self) -> Sequence[int]:
-        """Prompt tokens each found in the prefix cache."""
+    def num_computed_tokens(self) -> Sequence[int]:
+        """The position of each one's first token of this step."""
 
     @property
     def num_decodes(self) -> int:
@@ -238,11 +238,12 @@ class _Driver:
         )
 
     def note_scheduled(self, output: StepOutput) -> None:
-        for request_id, cached in zip(output.scheduled_requests, output.num_cached_tokens, strict=True):
+        for request_id, position in zip(output.scheduled_requests, output.num_computed_tokens, strict=True):
             row = self.rows[request_id]
             if np.isnan(self.times["scheduled"][row]):
                 self.times["scheduled"][row] = self.now
-                self.counts["cached"][row] = cached
+                # What it starts behind was cached; a static batch admits it steps before it runs.
+                self.counts["cached"][row] = position
         for request_id in output.preempted:
             self.counts["preempted"][self.rows[request_id]] += 1
 

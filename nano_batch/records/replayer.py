@@ -109,10 +109,10 @@ class Replayer:
 
     def _move(self, kind: int, sequence: int, lane: int, argument: int) -> None:
         """What changes a sequence's own state."""
-        if kind == Kind.ARRIVED:
-            self._add(sequence, _Sequence())
-        elif kind == Kind.FORKED:
-            self._add(sequence, _Sequence(stored=self._sequences[argument].stored))
+        if kind in (Kind.ARRIVED, Kind.FORKED):
+            if sequence in self._sequences:
+                raise ValueError("the sequence exists already")
+            self._sequences[sequence] = _Sequence()
         elif kind == Kind.ADMITTED:
             one = self._sequences[sequence]
             one.state, one.stored, one.lane = _RUNNING, argument, lane
@@ -125,11 +125,6 @@ class Replayer:
             self._drop_if_gone(sequence)
         else:
             raise ValueError("unknown kind")
-
-    def _add(self, number: int, sequence: _Sequence) -> None:
-        if number in self._sequences:
-            raise ValueError("the sequence exists already")
-        self._sequences[number] = sequence
 
     def _hold(self, sequence: int, block: int, index: int, fresh: bool) -> None:
         table = self._sequences[sequence].table

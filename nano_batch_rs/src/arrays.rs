@@ -39,7 +39,8 @@ pub struct TokenArrays {
 impl TokenArrays {
     pub fn of(scheduler: &Scheduler, step: &Step) -> Self {
         let (tokens, rows) = (step.num_tokens as usize, step.rows.len());
-        let width = step.rows.iter().map(|row| scheduler.sequence(row.slot).table_len as usize).max().unwrap_or(0);
+        let width =
+            step.rows.iter().map(|row| scheduler.sequence(row.slot).table_len as usize).max().unwrap_or(0);
         let mut arrays = TokenArrays { token_ids: vec![0; tokens], slot_mapping: vec![0; tokens] };
         ArraySet {
             token_ids: &mut arrays.token_ids,
@@ -115,7 +116,8 @@ impl Remembered {
     fn write_changes(&mut self, target: &mut [i32], at: usize, now: Written, table: &[i32]) {
         let before = std::mem::replace(&mut self.rows[at], now);
         let row = &mut target[at * self.width..(at + 1) * self.width];
-        let kept = if (before.uid, before.version) == (now.uid, now.version) { before.len as usize } else { 0 };
+        let kept =
+            if (before.uid, before.version) == (now.uid, now.version) { before.len as usize } else { 0 };
         row[kept..table.len()].copy_from_slice(&table[kept..]);
         if before.len as usize > table.len() {
             row[table.len()..before.len as usize].fill(-1);
@@ -133,7 +135,13 @@ pub struct Filled {
 impl ArraySet<'_> {
     /// Writes a step just planned by `scheduler`. `pad_to`: rows to fill up to; padding rows have
     /// one token each, lane −1, context 0, slot −1 and an empty table.
-    pub fn fill(&mut self, scheduler: &Scheduler, step: &Step, remembered: &mut Remembered, pad_to: usize) -> Filled {
+    pub fn fill(
+        &mut self,
+        scheduler: &Scheduler,
+        step: &Step,
+        remembered: &mut Remembered,
+        pad_to: usize,
+    ) -> Filled {
         let block_size = scheduler.config().block_size;
         let mut token = 0;
         for (at, row) in step.rows.iter().enumerate() {
@@ -181,7 +189,8 @@ impl ArraySet<'_> {
         while position < end {
             let (index, offset) = (position / block_size, position % block_size);
             let run = (block_size - offset).min(end - position);
-            let slot = i64::from(sequence.table()[index as usize]) * i64::from(block_size) + i64::from(offset);
+            let slot =
+                i64::from(sequence.table()[index as usize]) * i64::from(block_size) + i64::from(offset);
             for ahead in 0..run {
                 self.token_ids[token] = if row.unknown { -1 } else { sequence.token(position + ahead) };
                 self.positions[token] = (position + ahead) as i32;

@@ -219,7 +219,10 @@ impl Engine {
         if tokens.iter().fold(0, |bits, token| bits | token) < 0 {
             let wanted = |&(sample, token): &(&Sample, &i32)| *token < 0 && self.scheduler.awaits(sample);
             if let Some((sample, &token)) = step.samples.iter().zip(tokens).find(wanted) {
-                return Err(Error::InvalidToken { id: self.name(sample.slot).to_owned(), value: token.into() });
+                return Err(Error::InvalidToken {
+                    id: self.name(sample.slot).to_owned(),
+                    value: token.into(),
+                });
             }
         }
         self.retire(number, tokens.iter().copied())
@@ -280,7 +283,8 @@ impl Engine {
             for &slot in &members {
                 let outputs = self.scheduler.sequence(slot).outputs;
                 if keep > outputs {
-                    let limit = format!("at most the {outputs} output tokens of {:?} so far", self.name(slot));
+                    let limit =
+                        format!("at most the {outputs} output tokens of {:?} so far", self.name(slot));
                     return Err(Error::invalid("keep", keep, limit));
                 }
             }

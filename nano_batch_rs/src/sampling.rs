@@ -27,11 +27,7 @@ pub const MAX_REQUESTS: usize = 100_000_000;
 
 fn check_count(requests: usize) -> Result<()> {
     if requests > MAX_REQUESTS {
-        return Err(Error::invalid(
-            "number of requests",
-            requests,
-            format!("at most {MAX_REQUESTS}"),
-        ));
+        return Err(Error::invalid("number of requests", requests, format!("at most {MAX_REQUESTS}")));
     }
     Ok(())
 }

@@ -15,22 +15,13 @@ fn draw<T: Send>(py: Python<'_>, sample: impl FnOnce() -> Result<T> + Send) -> P
 }
 
 fn stream(outputs: bool) -> Stream {
-    if outputs {
-        Stream::Outputs
-    } else {
-        Stream::Prompts
-    }
+    if outputs { Stream::Outputs } else { Stream::Prompts }
 }
 
 /// Arrival times in seconds, ascending, float64 [count]; gaps are exponential.
 #[pyfunction]
 #[pyo3(signature = (count, *, rate, seed))]
-pub fn poisson_arrivals(
-    py: Python<'_>,
-    count: usize,
-    rate: f64,
-    seed: u64,
-) -> PyResult<Array<'_, f64>> {
+pub fn poisson_arrivals(py: Python<'_>, count: usize, rate: f64, seed: u64) -> PyResult<Array<'_, f64>> {
     let times = draw(py, || Arrivals::Poisson { rate }.sample(count, seed))?;
     Ok(times.into_pyarray(py))
 }
@@ -67,10 +58,7 @@ pub fn uniform_lengths(
 /// Lengths in tokens, int64 [count], log-normal, clipped to [low, high].
 #[pyfunction]
 #[pyo3(signature = (count, *, mu, sigma, low, high, seed, outputs))]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "keyword arguments of a Python function"
-)]
+#[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python function")]
 pub fn log_normal_lengths(
     py: Python<'_>,
     count: usize,
@@ -81,12 +69,7 @@ pub fn log_normal_lengths(
     seed: u64,
     outputs: bool,
 ) -> PyResult<Array<'_, i64>> {
-    let lengths = Lengths::LogNormal {
-        mu,
-        sigma,
-        low,
-        high,
-    };
+    let lengths = Lengths::LogNormal { mu, sigma, low, high };
     Ok(draw(py, || lengths.sample(count, seed, stream(outputs)))?.into_pyarray(py))
 }
 
@@ -101,28 +84,17 @@ pub fn quantile_lengths(
     seed: u64,
     outputs: bool,
 ) -> PyResult<Array<'_, i64>> {
-    let lengths = Lengths::Quantiles {
-        probabilities,
-        tokens,
-    };
+    let lengths = Lengths::Quantiles { probabilities, tokens };
     Ok(draw(py, || lengths.sample(count, seed, stream(outputs)))?.into_pyarray(py))
 }
 
 /// (family int32 [n], prompt tokens int64 [n], offsets int64 [n + 1], block ids int32).
-type PyPrompts<'py> = (
-    Array<'py, i32>,
-    Array<'py, i64>,
-    Array<'py, i64>,
-    Array<'py, i32>,
-);
+type PyPrompts<'py> = (Array<'py, i32>, Array<'py, i64>, Array<'py, i64>, Array<'py, i32>);
 
 /// The prompts of shared-prefix families: family (−1: none), tokens with the prefix, and block ids.
 #[pyfunction]
 #[pyo3(signature = (own_tokens, *, count, prefix_blocks, block_size, share, skew, seed))]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "keyword arguments of a Python function"
-)]
+#[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python function")]
 pub fn family_prompts<'py>(
     py: Python<'py>,
     own_tokens: PyReadonlyArray1<'py, i64>,
@@ -134,13 +106,7 @@ pub fn family_prompts<'py>(
     seed: u64,
 ) -> PyResult<PyPrompts<'py>> {
     let own_tokens = own_tokens.as_array().to_vec();
-    let families = Families {
-        count,
-        prefix_blocks,
-        block_size,
-        share,
-        skew,
-    };
+    let families = Families { count, prefix_blocks, block_size, share, skew };
     let prompts = draw(py, || families.sample(&own_tokens, seed))?;
     Ok((
         prompts.family.into_pyarray(py),

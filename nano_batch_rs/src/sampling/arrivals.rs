@@ -66,12 +66,7 @@ mod tests {
     #[test]
     fn bursty_has_its_rate_and_cv() {
         for wanted in [0.3, 1.0, 3.0, 13.2] {
-            let times = Arrivals::Bursty {
-                rate: 2.57,
-                cv: wanted,
-            }
-            .sample(1_000_000, 7)
-            .unwrap();
+            let times = Arrivals::Bursty { rate: 2.57, cv: wanted }.sample(1_000_000, 7).unwrap();
             let (rate, cv) = rate_and_cv(&times);
             assert!((rate / 2.57 - 1.0).abs() < 0.05, "{rate}");
             assert!((cv / wanted - 1.0).abs() < 0.08, "{cv} for {wanted}");
@@ -81,17 +76,10 @@ mod tests {
     #[test]
     fn bad_numbers_are_refused_by_name() {
         for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let error = Arrivals::Poisson { rate }
-                .sample(1, 0)
-                .unwrap_err()
-                .to_string();
+            let error = Arrivals::Poisson { rate }.sample(1, 0).unwrap_err().to_string();
             assert!(error.starts_with("rate is "), "{error}");
         }
-        assert!(
-            Arrivals::Poisson { rate: 1.0 }
-                .sample(usize::MAX, 0)
-                .is_err()
-        );
+        assert!(Arrivals::Poisson { rate: 1.0 }.sample(usize::MAX, 0).is_err());
         for cv in [0.0, f64::NAN, 1e200, 1e-200] {
             assert!(Arrivals::Bursty { rate: 1.0, cv }.sample(1, 0).is_err());
         }

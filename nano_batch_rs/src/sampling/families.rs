@@ -34,11 +34,7 @@ impl Families {
         self.check()?;
         check_count(own_tokens.len())?;
         if let Some(tokens) = own_tokens.iter().find(|&&t| !(1..=MAX_TOKENS).contains(&t)) {
-            return Err(Error::invalid(
-                "prompt tokens",
-                tokens,
-                format!("from 1 to {MAX_TOKENS}"),
-            ));
+            return Err(Error::invalid("prompt tokens", tokens, format!("from 1 to {MAX_TOKENS}")));
         }
         self.check_ids(own_tokens)?;
         let family = self.choose(own_tokens.len(), seed);
@@ -50,9 +46,7 @@ impl Families {
         let shared = i64::from(self.count).saturating_mul(i64::from(self.prefix_blocks));
         let own = own_tokens.iter().map(|&t| self.blocks_of(t)).sum::<i64>();
         if shared.saturating_add(own) > (MAX_TOKENS + 1) / i64::from(self.block_size) {
-            return Err(Error::Overflow {
-                what: "block id × block_size of the prompts",
-            });
+            return Err(Error::Overflow { what: "block id × block_size of the prompts" });
         }
         Ok(())
     }
@@ -63,11 +57,9 @@ impl Families {
     }
 
     fn check(&self) -> Result<()> {
-        for (name, value) in [
-            ("families", self.count),
-            ("prefix_blocks", self.prefix_blocks),
-            ("block_size", self.block_size),
-        ] {
+        for (name, value) in
+            [("families", self.count), ("prefix_blocks", self.prefix_blocks), ("block_size", self.block_size)]
+        {
             if value == 0 {
                 return Err(Error::invalid(name, value, "at least 1"));
             }
@@ -76,11 +68,7 @@ impl Families {
             return Err(Error::invalid("share", self.share, "from 0 to 1"));
         }
         if !self.skew.is_finite() || self.skew < 0.0 {
-            return Err(Error::invalid(
-                "skew",
-                self.skew,
-                "a finite number of at least 0",
-            ));
+            return Err(Error::invalid("skew", self.skew, "a finite number of at least 0"));
         }
         Ok(())
     }
@@ -108,19 +96,12 @@ impl Families {
     fn assemble(&self, own_tokens: &[i64], family: Vec<i32>) -> Prompts {
         let prefix = i64::from(self.prefix_blocks);
         let mut next = i64::from(self.count) * prefix;
-        let mut prompts = Prompts {
-            family,
-            tokens: Vec::new(),
-            offsets: vec![0],
-            ids: Vec::new(),
-        };
+        let mut prompts = Prompts { family, tokens: Vec::new(), offsets: vec![0], ids: Vec::new() };
         for (&tokens, &family) in own_tokens.iter().zip(&prompts.family) {
             let mut total = tokens;
             if family >= 0 {
                 let first = i64::from(family) * prefix;
-                prompts
-                    .ids
-                    .extend((first..first + prefix).map(|id| id as i32));
+                prompts.ids.extend((first..first + prefix).map(|id| id as i32));
                 total += prefix * i64::from(self.block_size);
             }
             let end = next + self.blocks_of(tokens);
@@ -138,13 +119,7 @@ mod tests {
     use super::*;
 
     fn families() -> Families {
-        Families {
-            count: 3,
-            prefix_blocks: 2,
-            block_size: 16,
-            share: 0.7,
-            skew: 1.0,
-        }
+        Families { count: 3, prefix_blocks: 2, block_size: 16, share: 0.7, skew: 1.0 }
     }
 
     #[test]
@@ -169,10 +144,7 @@ mod tests {
     fn shares_follow_zipf_and_the_joining_share() {
         let prompts = families().sample(&vec![1; 60_000], 9).unwrap();
         let mut counts = [0.0f64; 4];
-        prompts
-            .family
-            .iter()
-            .for_each(|&f| counts[(f + 1) as usize] += 1.0 / 60_000.0);
+        prompts.family.iter().for_each(|&f| counts[(f + 1) as usize] += 1.0 / 60_000.0);
         let weight = 1.0 + 0.5 + 1.0 / 3.0;
         let expected = [0.3, 0.7 / weight, 0.35 / weight, 0.7 / 3.0 / weight];
         for (got, want) in counts.iter().zip(expected) {
@@ -182,18 +154,9 @@ mod tests {
 
     #[test]
     fn another_share_keeps_the_members_families() {
-        let all = Families {
-            share: 1.0,
-            ..families()
-        }
-        .sample(&[1; 500], 4)
-        .unwrap();
+        let all = Families { share: 1.0, ..families() }.sample(&[1; 500], 4).unwrap();
         let some = families().sample(&[1; 500], 4).unwrap();
-        let kept = some
-            .family
-            .iter()
-            .zip(&all.family)
-            .filter(|(s, _)| **s >= 0);
+        let kept = some.family.iter().zip(&all.family).filter(|(s, _)| **s >= 0);
         assert!(kept.clone().all(|(s, a)| s == a));
         assert!(kept.count() > 300);
     }
@@ -201,67 +164,18 @@ mod tests {
     #[test]
     fn bad_numbers_are_refused_by_name() {
         for (broken, name) in [
-            (
-                Families {
-                    count: 0,
-                    ..families()
-                },
-                "families",
-            ),
-            (
-                Families {
-                    prefix_blocks: 0,
-                    ..families()
-                },
-                "prefix_blocks",
-            ),
-            (
-                Families {
-                    block_size: 0,
-                    ..families()
-                },
-                "block_size",
-            ),
-            (
-                Families {
-                    share: 1.5,
-                    ..families()
-                },
-                "share",
-            ),
-            (
-                Families {
-                    skew: f64::NAN,
-                    ..families()
-                },
-                "skew",
-            ),
+            (Families { count: 0, ..families() }, "families"),
+            (Families { prefix_blocks: 0, ..families() }, "prefix_blocks"),
+            (Families { block_size: 0, ..families() }, "block_size"),
+            (Families { share: 1.5, ..families() }, "share"),
+            (Families { skew: f64::NAN, ..families() }, "skew"),
         ] {
-            assert!(
-                broken
-                    .sample(&[1], 0)
-                    .unwrap_err()
-                    .to_string()
-                    .starts_with(name)
-            );
+            assert!(broken.sample(&[1], 0).unwrap_err().to_string().starts_with(name));
         }
-        assert!(
-            families()
-                .sample(&[0], 0)
-                .unwrap_err()
-                .to_string()
-                .starts_with("prompt tokens")
-        );
+        assert!(families().sample(&[0], 0).unwrap_err().to_string().starts_with("prompt tokens"));
         let huge = families().sample(&[MAX_TOKENS, 1], 0).unwrap_err();
         assert!(matches!(huge, Error::Overflow { .. }));
-        let many = Families {
-            count: u32::MAX,
-            prefix_blocks: u32::MAX,
-            ..families()
-        };
-        assert!(matches!(
-            many.sample(&[1], 0).unwrap_err(),
-            Error::Overflow { .. }
-        ));
+        let many = Families { count: u32::MAX, prefix_blocks: u32::MAX, ..families() };
+        assert!(matches!(many.sample(&[1], 0).unwrap_err(), Error::Overflow { .. }));
     }
 }

@@ -32,9 +32,7 @@ impl Generator {
     }
 
     fn from_splitmix(state: &mut u64) -> Self {
-        Self {
-            state: std::array::from_fn(|_| splitmix64(state)),
-        }
+        Self { state: std::array::from_fn(|_| splitmix64(state)) }
     }
 
     pub fn next_u64(&mut self) -> u64 {
@@ -123,10 +121,7 @@ mod tests {
     }
 
     fn close(got: f64, want: f64, tolerance: f64) {
-        assert!(
-            (got - want).abs() <= tolerance,
-            "{got} is not within {tolerance} of {want}"
-        );
+        assert!((got - want).abs() <= tolerance, "{got} is not within {tolerance} of {want}");
     }
 
     /// The first outputs that both algorithms' authors' reference programs print.
@@ -135,19 +130,9 @@ mod tests {
         let mut state = 1_234_567;
         assert_eq!(splitmix64(&mut state), 6_457_827_717_110_365_317);
         assert_eq!(splitmix64(&mut state), 3_203_168_211_198_807_973);
-        let mut generator = Generator {
-            state: [1, 2, 3, 4],
-        };
+        let mut generator = Generator { state: [1, 2, 3, 4] };
         let first: Vec<u64> = (0..4).map(|_| generator.next_u64()).collect();
-        assert_eq!(
-            first,
-            [
-                41_943_041,
-                58_720_359,
-                3_588_806_011_781_223,
-                3_591_011_842_654_386
-            ]
-        );
+        assert_eq!(first, [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386]);
     }
 
     #[test]
@@ -155,12 +140,7 @@ mod tests {
         let first = |seed, stream| Generator::new(seed, stream).next_u64();
         let mut seen = std::collections::HashSet::new();
         for seed in 0..64 {
-            for stream in [
-                Stream::Arrivals,
-                Stream::Prompts,
-                Stream::Outputs,
-                Stream::Families,
-            ] {
+            for stream in [Stream::Arrivals, Stream::Prompts, Stream::Outputs, Stream::Families] {
                 assert!(seen.insert(first(seed, stream)));
             }
         }
@@ -178,10 +158,7 @@ mod tests {
         close(variance, 1.0 / 12.0, 0.001);
         let mut counts = [0u32; 7];
         (0..70_000).for_each(|_| counts[generator.below(7) as usize] += 1);
-        assert!(
-            counts.iter().all(|&c| (9_600..10_400).contains(&c)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|&c| (9_600..10_400).contains(&c)), "{counts:?}");
     }
 
     #[test]

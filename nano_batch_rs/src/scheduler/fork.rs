@@ -56,6 +56,7 @@ impl Scheduler {
 
     /// A copy of a sequence, running on `lane` over shared blocks, or not computed at all.
     fn copy_sequence(&mut self, parent: u32, lane: Option<i32>) -> u32 {
+        self.settle(parent);
         let child = self.take_slot();
         let uid = self.sequences[child as usize].uid;
         let source = &self.sequences[parent as usize];

@@ -115,7 +115,7 @@ impl Scheduler {
             let slot = self.running[at];
             at += 1;
             let sequence = &self.sequences[slot as usize];
-            let remaining = sequence.len() - sequence.planned;
+            let remaining = sequence.total() - sequence.planned;
             if remaining == 0 || sequence.decodes() {
                 continue;
             }
@@ -222,8 +222,8 @@ impl Scheduler {
         let Some(window) = self.config.sliding_window else { return };
         let sequence = &self.sequences[slot as usize];
         let (uid, first) = (sequence.uid, sequence.released);
-        let past = ((sequence.planned + 1).saturating_sub(window) / self.config.block_size)
-            .min(sequence.table_len);
+        let past =
+            ((sequence.planned + 1).saturating_sub(window) / self.config.block_size).min(sequence.table_len);
         for index in first..past {
             let block = self.sequences[slot as usize].replace_block(index as usize, -1);
             self.blocks.release(block as u32);
@@ -348,7 +348,8 @@ impl Scheduler {
     /// Blocks reserved by the members of a batch that do not hold them yet.
     fn promised_blocks(&self) -> u64 {
         let missing = |&slot: &u32| {
-            let held = self.sequences[slot as usize].table().iter().filter(|&&block| block >= 0).count() as u32;
+            let held =
+                self.sequences[slot as usize].table().iter().filter(|&&block| block >= 0).count() as u32;
             u64::from(self.batch_blocks(slot).saturating_sub(held))
         };
         self.running.iter().map(missing).sum()
@@ -371,7 +372,7 @@ impl Scheduler {
             let sequence = &mut self.sequences[row.slot as usize];
             sequence.planned += row.count;
             sequence.rows_outstanding += 1;
-            let samples = sequence.planned == sequence.len();
+            let samples = sequence.planned == sequence.total();
             if let Some(log) = &mut self.log {
                 log.push(Kind::Scheduled, row.uid, -1, row.count.into());
             }
