@@ -201,7 +201,7 @@ impl Engine {
             return Err(Error::MissingTokens { ids: missing });
         }
         let number = step.number;
-        self.retire(number, tokens.into_iter())
+        self.retire(number, &tokens)
     }
 
     /// Retires outstanding step `number` with one token for each of its samples; what ended.
@@ -225,10 +225,10 @@ impl Engine {
                 });
             }
         }
-        self.retire(number, tokens.iter().copied())
+        self.retire(number, tokens)
     }
 
-    fn retire(&mut self, number: u64, tokens: impl Iterator<Item = i32>) -> Result<Vec<Finished>> {
+    fn retire(&mut self, number: u64, tokens: &[i32]) -> Result<Vec<Finished>> {
         let step = self.scheduler.retire(number, tokens)?;
         self.scheduler.recycle(step);
         Ok(self.name_ended())
