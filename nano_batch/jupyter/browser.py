@@ -131,8 +131,7 @@ class NotebookPage:
 
     def settle(self, view: Locator) -> None:
         """Wait until a rerun that was asked for is drawn."""
-        self.page.wait_for_timeout(100)  # the page's message is on its way: the kernel is not busy yet
-        self.idle()
+        self.page.wait_for_function("!document.querySelector('.nb-view[data-asking]')", timeout=PATIENCE_MS)
         view.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def poster(self, view: Locator) -> bytes:

@@ -56,6 +56,7 @@ class RunView(View):
     _controls: traitlets.List[Any] = traitlets.List().tag(sync=True)
     _settings_line = traitlets.Unicode("").tag(sync=True)
     _source = traitlets.Unicode("").tag(sync=True)
+    _answers = traitlets.Int(0).tag(sync=True)  # to what the page asked: an answer may change nothing else
 
     def __init__(
         self,
@@ -110,6 +111,8 @@ class RunView(View):
             super().set_state(sync_data)
         finally:
             self._from_page = False
+        if not set(self._control_names).isdisjoint(sync_data):
+            self._answers += 1
 
     def _steered(self, change: Any) -> None:
         settings = self._settings()

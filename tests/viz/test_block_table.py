@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from nano_batch import Engine, lab
 from nano_batch.errors import EventLogOffError, UnknownOptionError, ViewError
 from nano_batch.records import walk
@@ -46,7 +47,9 @@ def plain_frame(engine, computed):
     return state, fill
 
 
-@pytest.mark.parametrize("options", [{}, {"sliding_window": 40}, {"preemption": "swap", "num_swap_blocks": 8}])
+@pytest.mark.parametrize(
+    "options", [{}, {"sliding_window": 40}, {"preemption": "swap", "num_swap_blocks": 8}]
+)
 def test_every_frame_is_what_the_engine_says(options):
     workload, _ = small_run()
     engine = Engine(40, 16, event_log=True, **BATCH, **options)
@@ -55,7 +58,7 @@ def test_every_frame_is_what_the_engine_says(options):
     seen, wanted = set(), {}
     while engine.has_unfinished:
         output = engine.step()
-        ended = {name for name, _ in engine.update({name: 0 for name in output.sampled_requests})}
+        ended = {name for name, _ in engine.update(dict.fromkeys(output.sampled_requests, 0))}
         rows = zip(
             output.scheduled_requests,
             output.num_computed_tokens,
@@ -89,7 +92,7 @@ def test_usage_of_a_ring_that_dropped_its_start():
     for i in range(8):
         engine.add_request(f"a{i}", num_prompt_tokens=60, max_tokens=200)
     while engine.has_unfinished:
-        engine.update({name: 0 for name in engine.step().sampled_requests})
+        engine.update(dict.fromkeys(engine.step().sampled_requests, 0))
     log = BlockTableView(engine)._log
     assert log.first_event > 0
     held = blocks_held(log)
@@ -103,7 +106,7 @@ def test_opens_at_peak_use_without_a_preemption():
     engine.add_request("a", num_prompt_tokens=100, max_tokens=50)
     engine.add_request("b", num_prompt_tokens=100, max_tokens=20)
     while engine.has_unfinished:
-        engine.update({name: 0 for name in engine.step().sampled_requests})
+        engine.update(dict.fromkeys(engine.step().sampled_requests, 0))
     view = BlockTableView(engine)
     held = blocks_held(view._log)
     assert held[view.step] == held.max() == 16
@@ -206,7 +209,13 @@ def test_without_a_rerun_there_is_no_control():
 
 def test_what_goes_to_the_browser_is_the_log(view):
     message, log = view._run, view._log
-    for name, dtype in {"step": "<u4", "kind": "u1", "sequence": "<u4", "block": "<i4", "argument": "<i8"}.items():
+    for name, dtype in {
+        "step": "<u4",
+        "kind": "u1",
+        "sequence": "<u4",
+        "block": "<i4",
+        "argument": "<i8",
+    }.items():
         assert np.array_equal(np.frombuffer(message["events"][name], dtype), getattr(log, name))
     assert len(message["keyframes"]) == len(log.keyframes)
     first = np.frombuffer(message["keyframes"][0]["block_references"], "<i4")

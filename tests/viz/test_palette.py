@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from nano_batch.viz.palette import STATES
 
 XYZ = np.array(

@@ -24,7 +24,7 @@ class BlockTable {
   build() {
     const { root, model } = this;
     root.classList.add("nb-view");
-    const marks = { tabindex: "0", role: "group", "data-lm-suppress-shortcuts": "true", "aria-label": model.get("title") };
+    const marks = { tabindex: "0", role: "group", "aria-label": model.get("title") };
     for (const [name, value] of Object.entries(marks)) root.setAttribute(name, value);
     this.settings = element("span", { class: "nb-settings" });
     const source = element("span", { class: "nb-source", text: model.get("_source") });
@@ -54,11 +54,17 @@ class BlockTable {
       element("div", { class: "nb-stamp", text: "recorded: Run All makes it live" }),
       this.live,
     );
+    // JupyterLab looks for a shortcut from the focused element upwards and stops at this mark: without it on
+    // each of them, D D on a button would delete the cell and an arrow on the slider would leave it.
+    for (const node of [root, ...root.querySelectorAll("button, input, select, summary")]) {
+      node.setAttribute("data-lm-suppress-shortcuts", "true");
+    }
   }
 
   listen() {
     const { model, root } = this;
     model.on("change:_run", () => this.load());
+    model.on("change:_answers", () => this.settle());
     model.on("change:error", () => this.settle());
     model.on("change:step", () => model.get("step") !== this.player.step && this.player.seek(model.get("step")));
     for (const control of this.controls) model.on(`change:${control.name}`, () => control.set(model.get(control.name)));
@@ -86,18 +92,21 @@ class BlockTable {
     for (const control of this.controls) control.set(this.model.get(control.name));
     this.settings.textContent = this.model.get("_settings_line");
     this.settle();
-    this.player.seek(this.model.get("step"));
+    this.player.seek(this.opening ? this.run.openingStep : this.model.get("step"));
+    this.opening = false;
   }
 
   // A rerun is asked of the kernel; the last picture stays, dimmed when it takes longer than 150 ms.
   ask(name, value) {
     this.model.set(name, value);
     this.model.save_changes();
+    this.root.dataset.asking = "";
     clearTimeout(this.dimming);
     this.dimming = setTimeout(() => this.stage.classList.add("nb-busy"), 150);
   }
 
   settle() {
+    delete this.root.dataset.asking;
     clearTimeout(this.dimming);
     this.stage.classList.remove("nb-busy");
     const message = this.model.get("error");
@@ -107,8 +116,10 @@ class BlockTable {
   }
 
   reset() {
-    for (const control of this.controls) if (this.model.get(control.name) !== control.home) this.ask(control.name, control.home);
-    this.player.seek(this.run.openingStep);
+    const moved = this.controls.filter((control) => this.model.get(control.name) !== control.home);
+    this.opening = moved.length > 0; // the step to open at comes with the rerun
+    for (const control of moved) this.ask(control.name, control.home);
+    if (!this.opening) this.player.seek(this.run.openingStep);
   }
 
   redraw() {

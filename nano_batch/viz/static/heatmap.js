@@ -7,7 +7,8 @@ const FONT = "10px ui-monospace, Menlo, Consolas, monospace";
 
 export function drawBlocks(canvas, grid, run, picture, replay, colours, ink) {
   const context = prepare(canvas, grid.width, grid.height);
-  drawIds(context, grid, run.numBlocks, ink);
+  Object.assign(canvas.dataset, { columns: grid.columns, cell: grid.cell, left: GUTTER, top: HEADER });
+  drawIds(context, grid, ink);
   if (grid.cell < 6) return drawSmall(context, grid, picture, colours);
   const draw = grid.cell >= 24 ? drawLarge : drawMedium;
   for (let block = 0; block < run.numBlocks; block++) {
@@ -22,7 +23,7 @@ export function drawBlocks(canvas, grid, run, picture, replay, colours, ink) {
   }
 }
 
-function drawIds(context, grid, numBlocks, ink) {
+function drawIds(context, grid, ink) {
   context.font = FONT;
   context.fillStyle = ink.quiet;
   context.textBaseline = "middle";
