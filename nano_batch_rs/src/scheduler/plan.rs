@@ -94,12 +94,15 @@ impl Scheduler {
     fn decode_pass(&mut self, step: &mut Step, budget: &mut u32) -> bool {
         let mut prefills = false;
         let mut at = 0;
+        let windowless = self.config.sliding_window.is_none();
         while at < self.running.len() && *budget > 0 {
             let slot = self.running[at];
             let sequence = &self.sequences[slot as usize];
+            // Most steps of most sequences stay within their last block.
+            let has_room = windowless && self.has_room(sequence, 1);
             if !sequence.decodes() {
                 prefills = true;
-            } else if !sequence.exhausted() && self.make_room(step, budget, slot, 1) {
+            } else if !sequence.exhausted() && (has_room || self.make_room(step, budget, slot, 1)) {
                 step.rows.push(row_of(&self.sequences[slot as usize], slot, 1));
                 *budget -= 1;
             }
@@ -131,7 +134,6 @@ impl Scheduler {
 
     /// Blocks for the next `count` tokens of a running sequence, by preemption of lower-ranked
     /// ones if need be. False if it was itself preempted or has to wait.
-    #[inline]
     fn make_room(&mut self, step: &mut Step, budget: &mut u32, slot: u32, count: u32) -> bool {
         while !self.reserve(step, slot, count) {
             let Some(&victim) = self.running.last() else { return false };
@@ -149,21 +151,20 @@ impl Scheduler {
         true
     }
 
-    /// Takes the blocks that the next `count` tokens of a sequence need, or nothing.
+    /// Whether the next `count` tokens fit into blocks that are the sequence's own to write.
     #[inline]
-    fn reserve(&mut self, step: &mut Step, slot: u32, count: u32) -> bool {
-        let sequence = &self.sequences[slot as usize];
-        let end = sequence.planned + count;
-        let held = sequence.table_len * self.config.block_size;
-        if end <= held && !sequence.shared_tail && self.config.sliding_window.is_none() {
-            return true;
-        }
-        self.reserve_blocks(step, slot, end)
+    fn has_room(&self, sequence: &Sequence, count: u32) -> bool {
+        sequence.planned + count <= sequence.table_len * self.config.block_size && !sequence.shared_tail
     }
 
-    fn reserve_blocks(&mut self, step: &mut Step, slot: u32, end: u32) -> bool {
+    /// Takes the blocks that the next `count` tokens of a sequence need, or nothing.
+    fn reserve(&mut self, step: &mut Step, slot: u32, count: u32) -> bool {
         self.leave_window(slot);
         let sequence = &self.sequences[slot as usize];
+        if self.has_room(sequence, count) {
+            return true;
+        }
+        let end = sequence.planned + count;
         let copied = self.block_to_copy(sequence);
         let missing = self.config.blocks_for(end).saturating_sub(sequence.table_len);
         if missing + u32::from(copied.is_some()) > self.blocks.available() {
@@ -379,7 +380,8 @@ impl Scheduler {
             if samples {
                 sequence.pending += 1;
                 step.samples.push(Sample { slot: row.slot, uid: row.uid, row: at as u32, lane: row.lane });
-                if sequence.lanes_wanted > 1 {
+                // Only a prompt's end can split; asking decodes too would touch their cold half.
+                if at >= step.num_decodes && sequence.lanes_wanted > 1 {
                     self.split(step, at);
                 }
             }

@@ -17,7 +17,7 @@ impl Scheduler {
     /// Retires the oldest outstanding step with one checked token for each of its samples
     /// (whatever stands for those that are not awaited any more). The step's record is given
     /// back for reading; hand it to `recycle`.
-    pub fn retire(&mut self, number: u64, tokens: impl Iterator<Item = i32>) -> Result<Step> {
+    pub fn retire(&mut self, number: u64, tokens: &[i32]) -> Result<Step> {
         let expected = self.outstanding.front().map(|step| step.number);
         if expected != Some(number) {
             return Err(Error::WrongStep { given: number, expected });
@@ -31,14 +31,17 @@ impl Scheduler {
             self.retire_row(row);
         }
         let mut any_ended = false;
-        let mut samples = step.samples.iter().zip(tokens).peekable();
+        let mut taken = 0;
         for (at, row) in step.rows.iter().enumerate() {
             self.retire_row(row);
-            while let Some((sample, token)) = samples.next_if(|(sample, _)| sample.row as usize == at) {
-                any_ended |= self.take_token(sample, token);
+            while let Some(sample) = step.samples.get(taken)
+                && sample.row as usize <= at
+            {
+                any_ended |= self.take_token(sample, tokens[taken]);
+                taken += 1;
             }
         }
-        for (sample, token) in samples {
+        for (sample, &token) in step.samples[taken..].iter().zip(&tokens[taken..]) {
             any_ended |= self.take_token(sample, token);
         }
         if any_ended {
