@@ -142,25 +142,14 @@ impl ArraySet<'_> {
         remembered: &mut Remembered,
         pad_to: usize,
     ) -> Filled {
-        let block_size = scheduler.config().block_size;
-        let mut token = 0;
-        for (at, row) in step.rows.iter().enumerate() {
-            let sequence = scheduler.sequence(row.slot);
+        self.fill_decodes(scheduler, &step.rows[..step.num_decodes], remembered);
+        let mut token = step.num_decodes;
+        for (at, row) in step.rows.iter().enumerate().skip(step.num_decodes) {
             self.lanes[at] = row.lane;
             self.query_start_loc[at] = token as i32;
             self.context_lens[at] = (row.start + row.count) as i32;
-            remembered.write(self.block_table, at, sequence);
-            let tail_start = (sequence.table_len - 1) * block_size;
-            if at < step.num_decodes && row.start >= tail_start {
-                // The common row: one token, in the last block.
-                self.token_ids[token] = if row.unknown { -1 } else { sequence.last_token };
-                self.positions[token] = row.start as i32;
-                let offset = i64::from(row.start - tail_start);
-                self.slot_mapping[token] = i64::from(sequence.tail) * i64::from(block_size) + offset;
-                token += 1;
-            } else {
-                token = self.fill_chunk(scheduler, row, token);
-            }
+            remembered.write(self.block_table, at, scheduler.sequence(row.slot));
+            token = self.fill_chunk(scheduler, row, token);
         }
         for (at, sample) in step.samples.iter().enumerate() {
             self.sample_rows[at] = sample.row as i32;
@@ -179,6 +168,33 @@ impl ArraySet<'_> {
         }
         self.query_start_loc[rows] = token as i32;
         Filled { rows, tokens: token }
+    }
+
+    /// Rows of one token each. Slices of one length spare the loop its bounds checks.
+    fn fill_decodes(&mut self, scheduler: &Scheduler, rows: &[Row], remembered: &mut Remembered) {
+        let block_size = scheduler.config().block_size;
+        let count = rows.len();
+        let (token_ids, positions) = (&mut self.token_ids[..count], &mut self.positions[..count]);
+        let (slot_mapping, lanes) = (&mut self.slot_mapping[..count], &mut self.lanes[..count]);
+        let query_start_loc = &mut self.query_start_loc[..count];
+        let context_lens = &mut self.context_lens[..count];
+        for (at, row) in rows.iter().enumerate() {
+            let sequence = scheduler.sequence(row.slot);
+            lanes[at] = row.lane;
+            query_start_loc[at] = at as i32;
+            context_lens[at] = row.start as i32 + 1;
+            token_ids[at] = if row.unknown { -1 } else { sequence.last_token };
+            positions[at] = row.start as i32;
+            let tail_start = (sequence.table_len - 1) * block_size;
+            let (block, offset) = if row.start >= tail_start {
+                (sequence.tail, row.start - tail_start)
+            } else {
+                // A batch member with its whole reservation writes before its last block.
+                (sequence.table()[(row.start / block_size) as usize], row.start % block_size)
+            };
+            slot_mapping[at] = i64::from(block) * i64::from(block_size) + i64::from(offset);
+            remembered.write(self.block_table, at, sequence);
+        }
     }
 
     fn fill_chunk(&mut self, scheduler: &Scheduler, row: &Row, mut token: usize) -> usize {

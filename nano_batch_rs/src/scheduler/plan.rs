@@ -51,7 +51,7 @@ impl Scheduler {
                 }
             }
         }
-        self.commit(&mut step);
+        self.commit(&mut step, budget);
         if step.rows.is_empty() {
             return Ok(self.empty_step.insert(step));
         }
@@ -103,8 +103,7 @@ impl Scheduler {
             if !sequence.decodes() {
                 prefills = true;
             } else if !sequence.exhausted() && (has_room || self.make_room(step, budget, slot, 1)) {
-                step.rows.push(row_of(&self.sequences[slot as usize], slot, 1));
-                *budget -= 1;
+                self.schedule(step, budget, slot, 1);
             }
             at += 1;
         }
@@ -126,8 +125,7 @@ impl Scheduler {
             if !self.make_room(step, budget, slot, chunk) {
                 return Pass::Stalled;
             }
-            step.rows.push(row_of(&self.sequences[slot as usize], slot, chunk));
-            *budget -= chunk;
+            self.schedule(step, budget, slot, chunk);
         }
         Pass::Done
     }
@@ -302,8 +300,7 @@ impl Scheduler {
             let end = self.sequences[slot as usize].planned + chunk;
             let missing = self.config.blocks_for(end).saturating_sub(self.sequences[slot as usize].table_len);
             self.grow_table(slot, missing);
-            step.rows.push(row_of(&self.sequences[slot as usize], slot, chunk));
-            *budget -= chunk;
+            self.schedule(step, budget, slot, chunk);
         }
         if forms_batch {
             self.grow_to_reservation(slot);
@@ -365,25 +362,37 @@ impl Scheduler {
         }
     }
 
-    /// Makes the planned rows count: what they write, what they end with.
-    fn commit(&mut self, step: &mut Step) {
-        for at in 0..step.rows.len() {
-            let row = step.rows[at];
-            step.num_tokens += row.count;
-            let sequence = &mut self.sequences[row.slot as usize];
-            sequence.planned += row.count;
-            sequence.rows_outstanding += 1;
-            let samples = sequence.planned == sequence.total();
-            if let Some(log) = &mut self.log {
+    /// A row for a sequence that has the blocks for it: what it writes and ends with counts from
+    /// now on (`unschedule` takes it back).
+    #[inline]
+    fn schedule(&mut self, step: &mut Step, budget: &mut u32, slot: u32, count: u32) {
+        *budget -= count;
+        let sequence = &mut self.sequences[slot as usize];
+        let row = row_of(sequence, slot, count);
+        sequence.planned += count;
+        sequence.rows_outstanding += 1;
+        if sequence.planned == sequence.total() {
+            sequence.pending += 1;
+            let at = step.rows.len() as u32;
+            step.samples.push(Sample { slot, uid: row.uid, row: at, lane: row.lane });
+        }
+        step.rows.push(row);
+    }
+
+    /// What has to wait until all rows are known: their events, and the sequences of requests with
+    /// n > 1 whose prompts end here.
+    fn commit(&mut self, step: &mut Step, budget_left: u32) {
+        step.num_tokens = self.config.max_num_batched_tokens - budget_left;
+        if let Some(log) = &mut self.log {
+            for row in &step.rows {
                 log.push(Kind::Scheduled, row.uid, -1, row.count.into());
             }
-            if samples {
-                sequence.pending += 1;
-                step.samples.push(Sample { slot: row.slot, uid: row.uid, row: at as u32, lane: row.lane });
-                // Only a prompt's end can split; asking decodes too would touch their cold half.
-                if at >= step.num_decodes && sequence.lanes_wanted > 1 {
-                    self.split(step, at);
-                }
+        }
+        // Only a prompt's end can split; asking decodes too would touch their cold half.
+        for at in step.num_decodes..step.rows.len() {
+            let sequence = &self.sequences[step.rows[at].slot as usize];
+            if sequence.lanes_wanted > 1 && sequence.pending > 0 {
+                self.split(step, at);
             }
         }
     }

@@ -61,6 +61,17 @@ impl Scheduler {
         if at < step.num_decodes {
             step.num_decodes -= 1;
         }
+        let sampled = step.samples.iter().position(|sample| sample.uid == row.uid);
+        if let Some(sampled) = sampled {
+            step.samples.remove(sampled);
+        }
+        for sample in step.samples.iter_mut().filter(|sample| sample.row as usize > at) {
+            sample.row -= 1;
+        }
+        let sequence = &mut self.sequences[slot as usize];
+        sequence.planned -= row.count;
+        sequence.rows_outstanding -= 1;
+        sequence.pending -= u8::from(sampled.is_some());
         let table = self.sequences[slot as usize].table();
         let before = step.copies.len();
         step.copies.retain(|&(_, destination)| !table.contains(&destination));
