@@ -20,10 +20,10 @@ POLICIES = ("fcfs", "priority", "sjf", "lpm", "static", "prefill_first")
 def random_engine(rng: random.Random, event_log: bool | int = True) -> Engine:
     window = rng.choice([None, None, 5, 17])
     return Engine(
-        num_blocks=rng.randint(12, 40),
+        num_blocks=rng.randint(12, 32),
         block_size=rng.choice([1, 2, 4, 7]) if window is None else 4,
-        max_num_seqs=rng.randint(2, 10),
-        max_num_batched_tokens=rng.randint(8, 40),
+        max_num_seqs=rng.randint(4, 12),
+        max_num_batched_tokens=rng.randint(12, 60),
         policy=rng.choice(POLICIES),
         preemption=rng.choice(["recompute", "swap"]),
         num_swap_blocks=rng.choice([4, 40]),
@@ -36,13 +36,14 @@ def random_engine(rng: random.Random, event_log: bool | int = True) -> Engine:
 
 
 def random_request(rng: random.Random, engine: Engine, number: int) -> None:
-    limit = min(engine.max_num_batched_tokens, engine.num_blocks * engine.block_size // 3)
-    prompt = rng.randint(1, max(1, limit // 2))
+    pool = engine.num_blocks * engine.block_size
+    n = rng.choice([1, 1, 1, 2]) if engine.policy != "static" else 1
+    prompt = rng.randint(1, min(max(1, pool // 4), engine.max_num_batched_tokens))
     options = {
-        "max_tokens": rng.randint(1, max(1, limit // 3)),
+        "max_tokens": rng.randint(1, max(1, pool // (4 * n))),
         "arrival_time": float(number),
         "priority": rng.randint(0, 3),
-        "n": rng.choice([1, 1, 1, 2]) if engine.policy != "static" else 1,
+        "n": n,
         "stop_token_ids": [7],
     }
     if rng.random() < 0.3:
@@ -83,7 +84,7 @@ def random_moments(rng: random.Random, engine: Engine, steps: int):
 
 
 def token(rng: random.Random) -> int:
-    return rng.choice([0, 1, 0, 1, 0, 1, 0, 7])
+    return 7 if rng.random() < 0.03 else rng.randint(0, 1)
 
 
 def samples(engine: Engine, output):

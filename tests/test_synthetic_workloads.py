@@ -134,6 +134,18 @@ def test_a_spec_recreates_its_workload(name):
     assert Workload.from_spec(spec).name == workload.name
 
 
+def test_a_spec_is_json_whatever_kind_of_numbers_were_given():
+    workload = Workload.synthetic(
+        np.int64(5),
+        seed=np.uint32(3),
+        rate=np.float32(2.0),
+        prompts=Uniform(np.int64(1), np.int64(9)),
+        outputs=np.int32(4),
+        families=Families(np.int64(2), np.int64(32), share=np.float64(0.5)),
+    )
+    assert Workload.from_spec(json.loads(json.dumps(workload.spec))) == workload
+
+
 def test_a_spec_of_another_generator_is_refused():
     spec = {**Workload.synthetic(1).spec, "generator": "mt19937/0"}
     with pytest.raises(WorkloadError, match="mt19937/0"):

@@ -169,6 +169,16 @@ def test_from_frame_names_what_is_wrong(table, words):
         Workload.from_frame(table, arrival="t", prompt="p", output="o")
 
 
+def test_from_frame_names_the_columns_a_frame_has():
+    with pytest.raises(WorkloadError, match="no column 't'; it has: x, y"):
+        Workload.from_frame(pd.DataFrame({"x": [1], "y": [2]}), arrival="t", prompt="x", output="y")
+
+
+def test_from_frame_takes_nullable_integers():
+    frame = pd.DataFrame({"p": pd.array([1, 2], dtype="Int64"), "o": pd.array([3, 4], dtype="Int64")})
+    assert Workload.from_frame(frame, arrival=None, prompt="p", output="o").output_tokens.tolist() == [3, 4]
+
+
 def test_equality_is_of_columns():
     assert blocks() == Workload(
         *[

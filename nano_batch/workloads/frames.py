@@ -39,7 +39,7 @@ def _find(df: Any, name: str) -> Any:
     try:
         return df[name]
     except Exception as error:  # each kind of table has its own error for a missing column
-        columns = ", ".join(str(column) for column in getattr(df, "columns", None) or list(df))
+        columns = ", ".join(str(column) for column in getattr(df, "columns", df))
         raise WorkloadError(f"the table has no column {name!r}; it has: {columns}") from error
 
 

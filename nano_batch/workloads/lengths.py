@@ -164,9 +164,14 @@ def to_spec(lengths: int | str | Lengths) -> Any:
     """The lengths as JSON values."""
     for kind, cls in _KINDS.items():
         if isinstance(lengths, cls):
-            values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(lengths).items()}
-            return {"kind": kind, **values}
+            return {"kind": kind, **plain(asdict(lengths))}
     return lengths if isinstance(lengths, str) else int(lengths)  # type: ignore[arg-type]
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as JSON has them: lists for tuples, Python's numbers for NumPy's."""
+    lists = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    return {name: v.item() if isinstance(v, np.generic) else v for name, v in lists.items()}
 
 
 def from_spec(spec: Any) -> Any:

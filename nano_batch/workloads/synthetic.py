@@ -62,7 +62,7 @@ def specify(
         "arrivals": {"kind": arrivals, **_arrival_numbers(arrivals, given, table(like)["arrivals"])},
         "prompts": lengths_module.to_spec(prompts),
         "outputs": lengths_module.to_spec(outputs),
-        "families": None if families is None else asdict(families),
+        "families": None if families is None else lengths_module.plain(asdict(families)),
     }
 
 
