@@ -70,12 +70,12 @@ class State:
         return self.tables[self.table_offsets[row] : self.table_offsets[row + 1]]
 
     @property
-    def running(self) -> int:
+    def num_running(self) -> int:
         """Sequences that run."""
         return int((self.state == SequenceState.RUNNING).sum())
 
     @property
-    def waiting(self) -> int:
+    def num_waiting(self) -> int:
         """Sequences that wait."""
         return int((self.state == SequenceState.WAITING).sum())
 
@@ -112,7 +112,7 @@ class State:
     def __repr__(self) -> str:
         used, cached, free = self.block_counts
         return (
-            f"State after step {self.step}: {self.running} running, {self.waiting} waiting, "
+            f"State after step {self.step}: {self.num_running} running, {self.num_waiting} waiting, "
             f"blocks {used} used, {cached} cached, {free} free"
         )
 
