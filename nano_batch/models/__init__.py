@@ -1,0 +1,5 @@
+"""Transformers that compute over a paged KV cache."""
+
+from nano_batch.models.tiny import PagedInputs, TinyConfig, TinyTransformer
+
+__all__ = ["PagedInputs", "TinyConfig", "TinyTransformer"]
