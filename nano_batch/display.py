@@ -1,22 +1,36 @@
-"""Small HTML tables for objects that a notebook cell ends with."""
+"""Small HTML tables for what a notebook cell ends with: no script, the host's own colours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from html import escape
 
+MAX_ROWS = 10
+MAX_CHARACTERS = 60
 
-def html_table(title: str, rows: Iterable[tuple[str, object]]) -> str:
-    """Return a two-column HTML table: no script, no colours of its own, so that both themes suit it."""
-    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows)
-    return f"<table><caption>{escape(title)}</caption><tbody>{body}</tbody></table>"
+
+def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """An HTML table of at most 10 rows; a last line says how many more there are."""
+    parts = [f"<table><caption>{escape(title)}</caption><thead><tr>"]
+    parts += [f"<th>{escape(name)}</th>" for name in header]
+    parts.append("</tr></thead><tbody>")
+    for row in rows[:MAX_ROWS]:
+        parts.append("<tr>" + "".join(f"<td>{escape(_short(cell))}</td>" for cell in row) + "</tr>")
+    if len(rows) > MAX_ROWS:
+        parts.append(f'<tr><td colspan="{len(header)}">… and {len(rows) - MAX_ROWS} more</td></tr>')
+    return "".join(parts) + "</tbody></table>"
+
+
+def _short(cell: object) -> str:
+    text = str(cell)
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
 
 def readable_bytes(count: int) -> str:
-    """Return a byte count with a binary unit and at most 3 significant digits: 65536 -> '64 KiB'."""
+    """A byte count in a binary unit, at most 3 significant digits: 65536 -> '64 KiB'."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1000:
             return f"{value:.3g} {unit}"
         value /= 1024
-    return f"{value:,.3g} TiB" if value < 1000 else f"{value:,.0f} TiB"
+    return f"{value:.3g} TiB" if value < 1000 else f"{value:,.0f} TiB"

@@ -1,21 +1,86 @@
-"""Every exception that nano_batch raises by name. A bad argument is a `ValueError` too."""
+"""Every error of nano_batch by name. Messages carry the value and the limit it broke."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from difflib import get_close_matches
-
 
 class NanoBatchError(Exception):
-    """The base of all named errors of this package."""
+    """Base of all errors of this package."""
+
+
+class InvalidArgumentError(NanoBatchError, ValueError):
+    """A value lies outside its range."""
 
 
 class UnknownOptionError(NanoBatchError, ValueError):
-    """An option is not among the known ones; the message names the nearest."""
+    """An option's name or word is not one of the choices; the message names the nearest."""
 
 
-class SizeError(NanoBatchError, ValueError):
-    """A size (of a cache, a block, a window) is not a whole number in its range."""
+class DuplicateRequestError(NanoBatchError, ValueError):
+    """A request with this id is being served."""
+
+
+class UnknownRequestError(NanoBatchError, ValueError):
+    """No request with this id is being served."""
+
+
+class ReservedRequestIdError(NanoBatchError, ValueError):
+    """The id has the form ``name/number``, kept for the sequences of a request with n > 1."""
+
+
+class EmptyPromptError(NanoBatchError, ValueError):
+    """A prompt needs at least one token."""
+
+
+class RequestTooLargeError(NanoBatchError, ValueError):
+    """The request could never be served, however empty the engine is."""
+
+
+class InvalidTokenError(NanoBatchError, ValueError):
+    """A token id is negative or too large."""
+
+
+class NotSampledError(NanoBatchError, ValueError):
+    """A token was given for a request whose step did not end with one."""
+
+
+class MissingTokensError(NanoBatchError, ValueError):
+    """A sampled request got no token."""
+
+
+class WrongTokenCountError(NanoBatchError, ValueError):
+    """Not as many tokens as were sampled."""
+
+
+class StepPendingError(NanoBatchError, RuntimeError):
+    """A step was asked for while the tokens of earlier ones are awaited."""
+
+
+class WrongStepError(NanoBatchError, ValueError):
+    """Tokens were given for a step that is not the oldest outstanding one."""
+
+
+class CannotForkError(NanoBatchError, ValueError):
+    """The sequence cannot be forked now."""
+
+
+class InvalidBufferError(NanoBatchError, ValueError):
+    """An array given to ``Engine.bind`` does not fit."""
+
+
+class NotBoundError(NanoBatchError, RuntimeError):
+    """The array form was used before ``Engine.bind``."""
+
+
+class EventLogOffError(NanoBatchError, RuntimeError):
+    """The event log was asked for, but the engine keeps none."""
+
+
+class CapacityError(NanoBatchError, OverflowError):
+    """A 32-bit counter of the core is full."""
+
+
+class StaleBuildError(NanoBatchError, ImportError):
+    """The compiled core is of another version than the Python package."""
 
 
 class ShapeError(NanoBatchError, ValueError):
@@ -48,11 +113,3 @@ class ContextLengthError(NanoBatchError, ValueError):
 
 class CacheAllocationError(NanoBatchError, MemoryError):
     """There is not enough memory for a KV cache of this size."""
-
-
-def unknown_option(name: str, value: object, choices: Iterable[str]) -> UnknownOptionError:
-    """Return the error for the option `name` with a `value` that is none of `choices`."""
-    known = list(choices)
-    near = get_close_matches(str(value), known, n=1, cutoff=0.0)
-    listed = ", ".join(repr(choice) for choice in known)
-    return UnknownOptionError(f"{name}={value!r} is not one of {listed}; the nearest is {near[0]!r}")

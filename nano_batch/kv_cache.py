@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nano_batch._core import nearest
 from nano_batch.block_pairs import BlockPairs, checked_pairs, checked_slots, runs
 from nano_batch.display import html_table, readable_bytes
 from nano_batch.errors import (
     CacheAllocationError,
     DeviceError,
     DtypeError,
+    InvalidArgumentError,
     ShapeError,
-    SizeError,
-    unknown_option,
+    UnknownOptionError,
 )
 
 Layout = Literal["NHD", "HND"]
@@ -42,7 +43,7 @@ class MemoryUsage:
     swap_bytes: int
 
     def _repr_html_(self) -> str:
-        return html_table("KV cache memory", [
+        return html_table("KV cache memory", ["what", "bytes"], [
             ("total", readable_bytes(self.total_bytes)),
             ("per token", readable_bytes(self.per_token_bytes)),
             ("per block", readable_bytes(self.per_block_bytes)),
@@ -66,7 +67,7 @@ class KVCache:
         num_swap_blocks: blocks of the host pool that `swap_out` fills (pinned when the device is CUDA).
 
     Raises:
-        SizeError, DtypeError, DeviceError, UnknownOptionError: an argument is out of range.
+        InvalidArgumentError, DtypeError, DeviceError, UnknownOptionError: an argument is out of range.
         CacheAllocationError: the memory is not there; the message says how much was asked for.
     """
 
@@ -91,7 +92,10 @@ class KVCache:
         self.num_layers = _size("num_layers", num_layers)
         self.num_swap_blocks = _size("num_swap_blocks", num_swap_blocks, least=0)
         if layout not in get_args(Layout):
-            raise unknown_option("layout", layout, get_args(Layout))
+            choice = nearest(str(layout), list(get_args(Layout)))
+            raise UnknownOptionError(
+                f"layout={layout!r} is neither 'NHD' nor 'HND'; did you mean {choice!r}?"
+            )
         self.layout = layout
         self.dtype = dtype
         self.device = _usable_device(dtype, device)
@@ -121,7 +125,7 @@ class KVCache:
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return views (keys, values) of one layer, each [num_blocks, block_size, num_kv_heads, head_dim].
 
-        The last dimension is contiguous in both layouts. Raises `SizeError` for a layer that is not there.
+        The last dimension is contiguous in both layouts. Raises `InvalidArgumentError` for a layer it lacks.
         """
         index = _size("layer", index, least=0, most=self.num_layers - 1)
         keys, values = self._blocks[index]
@@ -149,7 +153,7 @@ class KVCache:
             layer: the layer written.
 
         Raises:
-            ShapeError, DtypeError, DeviceError, SlotRangeError, SizeError: before anything is written.
+            ShapeError, DtypeError, DeviceError, SlotRangeError, InvalidArgumentError: nothing is written.
         """
         cached_keys, cached_values = self.layer(layer)
         slots = checked_slots(slot_mappings, self.num_blocks * self.block_size)
@@ -234,7 +238,7 @@ class KVCache:
 
     def _repr_html_(self) -> str:
         usage = self.get_memory_usage()
-        return html_table("KV cache", [
+        return html_table("KV cache", ["what", "value"], [
             ("blocks", f"{self.num_blocks:,} of {self.block_size} tokens"),
             ("layers", self.num_layers),
             ("heads", f"{self.num_kv_heads} of {self.head_dim} {str(self.dtype).removeprefix('torch.')}"),
@@ -248,7 +252,7 @@ class KVCache:
 def _size(name: str, value: int, least: int = 1, most: int = INT32_MAX) -> int:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or not least <= value <= most:
-        raise SizeError(f"{name}={value!r} is not a whole number from {least} to {most}")
+        raise InvalidArgumentError(f"{name}={value!r} is not a whole number from {least} to {most}")
     return int(value)
 
 

@@ -269,9 +269,9 @@ def refuse(error, message, form="decode", **change):
         ({"context_lens": lambda lens: lens.short()}, errors.DtypeError, "context_lens is torch.int16"),
         ({"context_lens": lambda lens: lens + 20}, errors.ContextLengthError, "29 of row 0 exceeds the 16"),
         ({"context_lens": lambda lens: -lens}, errors.ContextLengthError, "-9 of row 0 is negative"),
-        ({"scale": float("nan")}, errors.SizeError, "scale=nan"),
-        ({"sliding_window": 0}, errors.SizeError, "sliding_window=0"),
-        ({"sliding_window": 1.5}, errors.SizeError, "sliding_window=1.5"),
+        ({"scale": float("nan")}, errors.InvalidArgumentError, "scale=nan"),
+        ({"sliding_window": 0}, errors.InvalidArgumentError, "sliding_window=0"),
+        ({"sliding_window": 1.5}, errors.InvalidArgumentError, "sliding_window=1.5"),
     ],
 )
 def test_bad_input_is_refused_by_name(form, change, error, message):

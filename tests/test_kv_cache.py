@@ -166,18 +166,18 @@ GOOD = {"num_blocks": 4, "block_size": 2, "num_kv_heads": 2, "head_dim": 4, "dty
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"num_blocks": 0}, errors.SizeError, "num_blocks=0"),
-        ({"num_blocks": 2**31}, errors.SizeError, "2147483647"),
-        ({"block_size": -1}, errors.SizeError, "block_size=-1"),
-        ({"block_size": 1.5}, errors.SizeError, "block_size=1.5"),
-        ({"num_kv_heads": 0}, errors.SizeError, "num_kv_heads=0"),
-        ({"head_dim": True}, errors.SizeError, "head_dim=True"),
-        ({"num_layers": 0}, errors.SizeError, "num_layers=0"),
-        ({"num_swap_blocks": -1}, errors.SizeError, "num_swap_blocks=-1"),
+        ({"num_blocks": 0}, errors.InvalidArgumentError, "num_blocks=0"),
+        ({"num_blocks": 2**31}, errors.InvalidArgumentError, "2147483647"),
+        ({"block_size": -1}, errors.InvalidArgumentError, "block_size=-1"),
+        ({"block_size": 1.5}, errors.InvalidArgumentError, "block_size=1.5"),
+        ({"num_kv_heads": 0}, errors.InvalidArgumentError, "num_kv_heads=0"),
+        ({"head_dim": True}, errors.InvalidArgumentError, "head_dim=True"),
+        ({"num_layers": 0}, errors.InvalidArgumentError, "num_layers=0"),
+        ({"num_swap_blocks": -1}, errors.InvalidArgumentError, "num_swap_blocks=-1"),
         ({"dtype": torch.int8}, errors.DtypeError, "torch.int8"),
         ({"dtype": "float32"}, errors.DtypeError, "'float32'"),
         ({"device": "nowhere"}, errors.DeviceError, "'nowhere'"),
-        ({"layout": "NHDD"}, errors.UnknownOptionError, "nearest is 'NHD'"),
+        ({"layout": "NHDD"}, errors.UnknownOptionError, "did you mean 'NHD'"),
         ({"num_blocks": 2**31 - 1, "head_dim": 2**20}, errors.CacheAllocationError, "TiB"),
     ],
 )
@@ -200,7 +200,7 @@ def test_bad_sizes_are_refused_by_name(change, error, message):
         ({"slots": torch.tensor([0, 1], dtype=torch.int32)}, errors.DtypeError, "slots are int64"),
         ({"slots": [[0, 1]]}, errors.ShapeError, "one dimension"),
         ({"slots": [0, 2**70]}, errors.DtypeError, "object"),
-        ({"layer": 2}, errors.SizeError, "layer=2"),
+        ({"layer": 2}, errors.InvalidArgumentError, "layer=2"),
     ],
 )
 def test_bad_writes_change_nothing(change, error, message):

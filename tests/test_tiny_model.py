@@ -114,7 +114,7 @@ def test_a_seed_gives_one_model():
     ],
 )
 def test_sizes_that_make_no_model_are_refused(change, message):
-    with pytest.raises(errors.SizeError, match=message):
+    with pytest.raises(errors.InvalidArgumentError, match=message):
         TinyConfig(**change)
 
 

@@ -11,8 +11,8 @@ from nano_batch.errors import (
     ContextLengthError,
     DeviceError,
     DtypeError,
+    InvalidArgumentError,
     ShapeError,
-    SizeError,
 )
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -121,14 +121,16 @@ def checked_scale(scale: float | None, head_dim: int) -> float:
     if scale is None:
         return 1 / math.sqrt(head_dim)
     if not math.isfinite(scale):
-        raise SizeError(f"scale={scale!r} is not finite")
+        raise InvalidArgumentError(f"scale={scale!r} is not finite")
     return float(scale)
 
 
 def checked_window(window: int | None) -> int | None:
     """Return the window, None or a whole number of at least 1."""
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-        raise SizeError(f"sliding_window={window!r} is neither None nor a whole number of at least 1")
+        raise InvalidArgumentError(
+            f"sliding_window={window!r} is neither None nor a whole number of at least 1"
+        )
     return window
 
 

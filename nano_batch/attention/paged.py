@@ -47,7 +47,7 @@ def paged_attention_fwd(
         [batch, num_heads, 1, head_dim] in the query's dtype. Sums are in float32 (float64 for float64).
 
     Raises:
-        ShapeError, DtypeError, DeviceError, SizeError, ContextLengthError, BlockRangeError.
+        ShapeError, DtypeError, DeviceError, InvalidArgumentError, ContextLengthError, BlockRangeError.
 
     Source: Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention"
     (2023).
@@ -94,7 +94,7 @@ def paged_attention_prefill(
         [tokens, num_heads, head_dim] in the query's dtype.
 
     Raises:
-        ShapeError, DtypeError, DeviceError, SizeError, ContextLengthError, BlockRangeError.
+        ShapeError, DtypeError, DeviceError, InvalidArgumentError, ContextLengthError, BlockRangeError.
     """
     if query.dim() != 3:
         raise ShapeError(f"query has shape {list(query.shape)}; it needs [tokens, num_heads, head_dim]")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from nano_batch.attention import dense_attention, paged_attention_fwd, paged_attention_prefill
-from nano_batch.errors import ShapeError, SizeError
+from nano_batch.errors import InvalidArgumentError, ShapeError
 from nano_batch.kv_cache import KVCache, Layout
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -41,7 +41,7 @@ class TinyConfig:
     sliding_window: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise `SizeError` for sizes that make no model."""
+        """Raise `InvalidArgumentError` for sizes that make no model."""
         for name in (
             "vocab_size",
             "hidden_size",
@@ -51,13 +51,15 @@ class TinyConfig:
             "num_kv_heads",
         ):
             if getattr(self, name) < 1:
-                raise SizeError(f"{name}={getattr(self, name)} is less than 1")
+                raise InvalidArgumentError(f"{name}={getattr(self, name)} is less than 1")
         if self.num_heads % self.num_kv_heads:
-            raise SizeError(f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}")
+            raise InvalidArgumentError(
+                f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}"
+            )
         if self.sliding_window is not None and self.sliding_window < 1:
-            raise SizeError(f"sliding_window={self.sliding_window} is less than 1")
+            raise InvalidArgumentError(f"sliding_window={self.sliding_window} is less than 1")
         if self.head_dim < 2 or self.head_dim % 2:
-            raise SizeError(f"head_dim={self.head_dim} is not even: rotary positions turn pairs")
+            raise InvalidArgumentError(f"head_dim={self.head_dim} is not even: rotary positions turn pairs")
 
 
 @dataclass(frozen=True)

@@ -3,5 +3,19 @@
 //! The core has no clock, no randomness of its own and no I/O: the same inputs give the same
 //! outputs, bit for bit. Only the module `python` knows PyO3.
 
+pub mod arrays;
+pub mod block_allocator;
+pub mod block_cache;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod events;
+pub mod evictor;
+pub mod policy;
+pub mod prefix_cache;
+pub mod request;
+pub mod scheduler;
+pub mod step;
+
 #[cfg(feature = "python")]
 mod python;

@@ -1,0 +1,183 @@
+//! The array form of a step: what a model runner needs, in flat arrays that the caller owns.
+//!
+//! Shapes: T = tokens of the step, R = rows, S = samples; capacities are at least
+//! `max_num_batched_tokens + max_num_seqs` (padding rows have a token each), `max_num_seqs`.
+
+use crate::error::{Error, Result};
+use crate::scheduler::Scheduler;
+use crate::step::{Row, Step};
+
+/// One set of arrays.
+pub struct ArraySet<'a> {
+    /// [T] input tokens; −1: the lane's newest token, still on the device.
+    pub token_ids: &'a mut [i32],
+    /// [T]
+    pub positions: &'a mut [i32],
+    /// [T] `block × block_size + offset`
+    pub slot_mapping: &'a mut [i64],
+    /// [R]
+    pub lanes: &'a mut [i32],
+    /// [R + 1] where each row's tokens begin
+    pub query_start_loc: &'a mut [i32],
+    /// [R] keys that a row's last query sees, this step's included
+    pub context_lens: &'a mut [i32],
+    /// [R, width] physical blocks, −1 where there is none
+    pub block_table: &'a mut [i32],
+    /// [S] the row that each sample is taken from
+    pub sample_rows: &'a mut [i32],
+    /// [S] the lane that each sampled token belongs to
+    pub sample_lanes: &'a mut [i32],
+}
+
+/// The per-token arrays of a step, on their own.
+pub struct TokenArrays {
+    pub token_ids: Vec<i32>,
+    pub slot_mapping: Vec<i64>,
+}
+
+impl TokenArrays {
+    pub fn of(scheduler: &Scheduler, step: &Step) -> Self {
+        let (tokens, rows) = (step.num_tokens as usize, step.rows.len());
+        let width = step.rows.iter().map(|row| scheduler.sequence(row.slot).table.len()).max().unwrap_or(0);
+        let mut arrays = TokenArrays { token_ids: vec![0; tokens], slot_mapping: vec![0; tokens] };
+        ArraySet {
+            token_ids: &mut arrays.token_ids,
+            positions: &mut vec![0; tokens],
+            slot_mapping: &mut arrays.slot_mapping,
+            lanes: &mut vec![0; rows],
+            query_start_loc: &mut vec![0; rows + 1],
+            context_lens: &mut vec![0; rows],
+            block_table: &mut vec![-1; rows * width],
+            sample_rows: &mut vec![0; step.samples.len()],
+            sample_lanes: &mut vec![0; step.samples.len()],
+        }
+        .fill(scheduler, step, &mut Remembered::new(rows, width), 0);
+        arrays
+    }
+}
+
+/// How long each array must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    pub tokens: usize,
+    pub rows: usize,
+    /// Columns of the block table.
+    pub width: usize,
+}
+
+impl Capacity {
+    /// What an engine of this configuration can fill in one step.
+    pub fn needed(scheduler: &Scheduler) -> Result<Self> {
+        let config = scheduler.config();
+        let Some(width) = config.max_blocks_per_sequence() else {
+            return Err(Error::InvalidBuffer {
+                name: "block_table".into(),
+                problem: "has no bound on its width: set max_model_len with a sliding window".into(),
+            });
+        };
+        let rows = config.max_num_seqs as usize;
+        Ok(Capacity { tokens: config.max_num_batched_tokens as usize + rows, rows, width: width as usize })
+    }
+}
+
+/// What a row of a bound block table holds, so that only its changes are written.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    uid: u32,
+    version: u32,
+    len: u32,
+}
+
+/// What a set of arrays holds from its last use.
+pub struct Remembered {
+    rows: Vec<Written>,
+    width: usize,
+}
+
+impl Remembered {
+    /// For a block table [rows, width] that is filled with −1.
+    pub fn new(rows: usize, width: usize) -> Self {
+        Remembered { rows: vec![Written { uid: u32::MAX, version: 0, len: 0 }; rows], width }
+    }
+
+    fn write(&mut self, target: &mut [i32], at: usize, uid: u32, version: u32, table: &[i32]) {
+        let row = &mut target[at * self.width..(at + 1) * self.width];
+        let before = self.rows[at];
+        let kept = if before.uid == uid && before.version == version { before.len as usize } else { 0 };
+        row[kept..table.len()].copy_from_slice(&table[kept..]);
+        if before.len as usize > table.len() {
+            row[table.len()..before.len as usize].fill(-1);
+        }
+        self.rows[at] = Written { uid, version, len: table.len() as u32 };
+    }
+}
+
+/// Rows and tokens written, padding included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filled {
+    pub rows: usize,
+    pub tokens: usize,
+}
+
+impl ArraySet<'_> {
+    /// Writes a step just planned by `scheduler`. `pad_to`: rows to fill up to; padding rows have
+    /// one token each, lane −1, context 0, slot −1 and an empty table.
+    pub fn fill(&mut self, scheduler: &Scheduler, step: &Step, remembered: &mut Remembered, pad_to: usize) -> Filled {
+        let block_size = scheduler.config().block_size;
+        let mut token = 0;
+        for (at, row) in step.rows.iter().enumerate() {
+            let sequence = scheduler.sequence(row.slot);
+            self.lanes[at] = row.lane;
+            self.query_start_loc[at] = token as i32;
+            self.context_lens[at] = (row.start + row.count) as i32;
+            remembered.write(self.block_table, at, row.uid, sequence.table_version, &sequence.table);
+            if row.count == 1 {
+                let (index, offset) = (row.start / block_size, row.start % block_size);
+                self.token_ids[token] = if row.unknown { -1 } else { sequence.token(row.start) };
+                self.positions[token] = row.start as i32;
+                self.slot_mapping[token] =
+                    i64::from(sequence.table[index as usize]) * i64::from(block_size) + i64::from(offset);
+                token += 1;
+            } else {
+                token = self.fill_chunk(scheduler, row, token);
+            }
+        }
+        for (at, sample) in step.samples.iter().enumerate() {
+            self.sample_rows[at] = sample.row as i32;
+            self.sample_lanes[at] = sample.lane;
+        }
+        let rows = step.rows.len().max(pad_to);
+        for at in step.rows.len()..rows {
+            self.lanes[at] = -1;
+            self.query_start_loc[at] = token as i32;
+            self.context_lens[at] = 0;
+            remembered.write(self.block_table, at, u32::MAX, 0, &[]);
+            self.token_ids[token] = 0;
+            self.positions[token] = 0;
+            self.slot_mapping[token] = -1;
+            token += 1;
+        }
+        self.query_start_loc[rows] = token as i32;
+        Filled { rows, tokens: token }
+    }
+
+    fn fill_chunk(&mut self, scheduler: &Scheduler, row: &Row, mut token: usize) -> usize {
+        let block_size = scheduler.config().block_size;
+        let sequence = scheduler.sequence(row.slot);
+        let mut position = row.start;
+        let end = row.start + row.count;
+        while position < end {
+            let (index, offset) = (position / block_size, position % block_size);
+            let run = (block_size - offset).min(end - position);
+            let slot = i64::from(sequence.table[index as usize]) * i64::from(block_size) + i64::from(offset);
+            for ahead in 0..run {
+                self.token_ids[token] = sequence.token(position + ahead);
+                self.positions[token] = (position + ahead) as i32;
+                self.slot_mapping[token] = slot + i64::from(ahead);
+                token += 1;
+            }
+            position += run;
+        }
+        token
+    }
+}

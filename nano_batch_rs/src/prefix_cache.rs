@@ -1,0 +1,195 @@
+//! The index of cached content: which chain of full blocks is known, and where it lies.
+//!
+//! An entry stands for one full block of tokens behind one parent entry. The chained hash only
+//! finds candidates; a hit compares the tokens, the salt and the parent's identity, so a collision
+//! cannot serve another request's KV. An entry whose block was evicted stays, without a block,
+//! while cached children or running sequences hang on it: their identity is built on its own.
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_128;
+
+pub type EntryId = u32;
+/// The parent of a first block.
+pub const ROOT: EntryId = u32::MAX;
+const NO_BLOCK: u32 = u32::MAX;
+
+/// What identifies a full block's content.
+#[derive(Clone, Copy)]
+pub struct Key<'a> {
+    pub parent: EntryId,
+    pub salt: u32,
+    pub hash: u128,
+    pub tokens: &'a [i32],
+}
+
+struct Entry {
+    hash: u128,
+    parent: EntryId,
+    salt: u32,
+    block: u32,
+    /// Child entries and sequences that stand on this entry.
+    holders: u32,
+    uses: u64,
+    indexed: u64,
+}
+
+pub struct PrefixCache {
+    entries: Vec<Entry>,
+    vacant: Vec<EntryId>,
+    index: HashTable<EntryId>,
+    /// The tokens of entry e are at `e × block_size`.
+    tokens: Vec<i32>,
+    block_size: usize,
+    hash_mask: u128,
+}
+
+impl PrefixCache {
+    pub fn new(block_size: u32, hash_bits: u32) -> Self {
+        PrefixCache {
+            entries: Vec::new(),
+            vacant: Vec::new(),
+            index: HashTable::new(),
+            tokens: Vec::new(),
+            block_size: block_size as usize,
+            hash_mask: u128::MAX >> (128 - hash_bits),
+        }
+    }
+
+    /// The hash that a chain under `salt` starts from.
+    pub fn root_hash(&self, salt: &str) -> u128 {
+        xxh3_128(salt.as_bytes()) & self.hash_mask
+    }
+
+    /// The hash of a block behind its parent's. `bytes` is scratch space.
+    pub fn chain_hash(&self, parent: u128, tokens: &[i32], bytes: &mut Vec<u8>) -> u128 {
+        bytes.clear();
+        bytes.extend_from_slice(&parent.to_le_bytes());
+        bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        xxh3_128(bytes) & self.hash_mask
+    }
+
+    pub fn find(&self, key: &Key) -> Option<EntryId> {
+        self.index.find(key.hash as u64, |&id| self.matches(id, key)).copied()
+    }
+
+    fn matches(&self, id: EntryId, key: &Key) -> bool {
+        let entry = &self.entries[id as usize];
+        entry.hash == key.hash
+            && entry.parent == key.parent
+            && entry.salt == key.salt
+            && self.tokens_of(id) == key.tokens
+    }
+
+    fn tokens_of(&self, id: EntryId) -> &[i32] {
+        let start = id as usize * self.block_size;
+        &self.tokens[start..start + self.block_size]
+    }
+
+    /// The entry of `key`, made without a block if it is new. The caller attaches a block or
+    /// retains it: an entry with neither is forgotten by the next `release` that reaches it.
+    pub fn intern(&mut self, key: &Key, now: u64) -> EntryId {
+        if let Some(id) = self.find(key) {
+            return id;
+        }
+        let entry = Entry {
+            hash: key.hash,
+            parent: key.parent,
+            salt: key.salt,
+            block: NO_BLOCK,
+            holders: 0,
+            uses: 0,
+            indexed: now,
+        };
+        let id = match self.vacant.pop() {
+            Some(id) => {
+                self.entries[id as usize] = entry;
+                id
+            }
+            None => {
+                self.entries.push(entry);
+                self.tokens.resize(self.entries.len() * self.block_size, 0);
+                (self.entries.len() - 1) as EntryId
+            }
+        };
+        let start = id as usize * self.block_size;
+        self.tokens[start..start + self.block_size].copy_from_slice(key.tokens);
+        let entries = &self.entries;
+        self.index.insert_unique(key.hash as u64, id, |&id| entries[id as usize].hash as u64);
+        self.retain(key.parent);
+        id
+    }
+
+    pub fn retain(&mut self, id: EntryId) {
+        if id != ROOT {
+            self.entries[id as usize].holders += 1;
+        }
+    }
+
+    /// Gives up one hold on an entry; entries that nothing needs any more are forgotten, upwards.
+    pub fn release(&mut self, mut id: EntryId) {
+        while id != ROOT {
+            let entry = &mut self.entries[id as usize];
+            entry.holders -= 1;
+            if entry.holders > 0 || entry.block != NO_BLOCK {
+                return;
+            }
+            id = self.forget(id);
+        }
+    }
+
+    /// Removes an entry and returns its parent, on which one hold is left to give up.
+    fn forget(&mut self, id: EntryId) -> EntryId {
+        let (hash, parent) = (self.entries[id as usize].hash, self.entries[id as usize].parent);
+        if let Ok(found) = self.index.find_entry(hash as u64, |&other| other == id) {
+            found.remove();
+        }
+        self.vacant.push(id);
+        parent
+    }
+
+    pub fn block(&self, id: EntryId) -> Option<u32> {
+        let block = self.entries[id as usize].block;
+        (block != NO_BLOCK).then_some(block)
+    }
+
+    pub fn attach(&mut self, id: EntryId, block: u32, now: u64) {
+        let entry = &mut self.entries[id as usize];
+        entry.block = block;
+        entry.uses = 1;
+        entry.indexed = now;
+    }
+
+    /// Takes an entry's block away.
+    pub fn detach(&mut self, id: EntryId) {
+        let entry = &mut self.entries[id as usize];
+        entry.block = NO_BLOCK;
+        if entry.holders == 0 {
+            let parent = self.forget(id);
+            self.release(parent);
+        }
+    }
+
+    pub fn count_use(&mut self, id: EntryId) {
+        self.entries[id as usize].uses += 1;
+    }
+
+    /// (uses, time of indexing), as the evictor orders by.
+    pub fn history(&self, id: EntryId) -> (u64, u64) {
+        let entry = &self.entries[id as usize];
+        (entry.uses, entry.indexed)
+    }
+
+    /// The low 63 bits of an entry's hash: what the event log shows of it.
+    pub fn short_hash(&self, id: EntryId) -> i64 {
+        (self.entries[id as usize].hash as u64 & i64::MAX as u64) as i64
+    }
+
+    /// Entries alive, with a block or without.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+}

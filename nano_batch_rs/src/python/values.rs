@@ -1,0 +1,68 @@
+//! Numbers from Python, refused by name where they do not fit.
+
+use numpy::{PyArrayMethods, PyReadonlyArray1};
+use pyo3::exceptions::PyOverflowError;
+use pyo3::prelude::*;
+
+use super::errors::raise;
+use crate::error::{Error, MAX_TOKEN_ID};
+
+/// An integer of any size; one beyond 64 bits is refused with what it was.
+pub fn integer(name: &'static str, value: &Bound<'_, PyAny>, limit: &str) -> PyResult<i64> {
+    value.extract::<i64>().map_err(|_| {
+        let shown = value.repr().map_or_else(|_| "?".to_owned(), |text| text.to_string());
+        raise(Error::invalid(name, shown, limit))
+    })
+}
+
+/// A count that fits the core's 32 bits. Whether 0 is allowed is the core's to say.
+pub fn count(name: &'static str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let limit = format!("an integer between 1 and {}", i32::MAX);
+    let number = integer(name, value, &limit)?;
+    u32::try_from(number)
+        .ok()
+        .filter(|&number| number <= i32::MAX as u32)
+        .ok_or_else(|| raise(Error::invalid(name, number, limit)))
+}
+
+/// Token ids from a NumPy array of int32 or int64 or any iterable of integers.
+pub fn tokens(id: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<i32>> {
+    if let Ok(array) = value.extract::<PyReadonlyArray1<'_, i32>>() {
+        return Ok(array.as_array().to_vec());
+    }
+    if let Ok(array) = value.extract::<PyReadonlyArray1<'_, i64>>() {
+        return array.as_array().iter().map(|&token| token_id(id, token)).collect();
+    }
+    value.try_iter()?.map(|item| token_id(id, token(id, &item?)?)).collect()
+}
+
+fn token_id(id: &str, token: i64) -> PyResult<i32> {
+    crate::request::check_token(|| id.to_owned(), token).map_err(raise)
+}
+
+/// One token id, still unchecked but for being an integer.
+pub fn token(id: &str, value: &Bound<'_, PyAny>) -> PyResult<i64> {
+    value.extract::<i64>().map_err(|error| {
+        if error.is_instance_of::<PyOverflowError>(value.py()) {
+            raise(Error::InvalidToken { id: id.to_owned(), value: i64::MAX })
+        } else {
+            let shown = value.repr().map_or_else(|_| "?".to_owned(), |text| text.to_string());
+            raise(Error::invalid("token id", shown, format!("an integer between 0 and {MAX_TOKEN_ID}")))
+        }
+    })
+}
+
+/// Block ids of a trace.
+pub fn block_ids(value: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    if let Ok(array) = value.extract::<PyReadonlyArray1<'_, u32>>() {
+        return Ok(array.to_vec()?);
+    }
+    let limit = format!("integers between 0 and {}", u32::MAX);
+    value
+        .try_iter()?
+        .map(|item| {
+            let number = integer("prompt_block_ids", &item?, &limit)?;
+            u32::try_from(number).map_err(|_| raise(Error::invalid("prompt_block_ids", number, &limit)))
+        })
+        .collect()
+}
