@@ -4,6 +4,7 @@
 //! `max_num_batched_tokens + max_num_seqs` (padding rows have a token each), `max_num_seqs`.
 
 use crate::error::{Error, Result};
+use crate::request::Sequence;
 use crate::scheduler::Scheduler;
 use crate::step::{Row, Step};
 
@@ -38,7 +39,7 @@ pub struct TokenArrays {
 impl TokenArrays {
     pub fn of(scheduler: &Scheduler, step: &Step) -> Self {
         let (tokens, rows) = (step.num_tokens as usize, step.rows.len());
-        let width = step.rows.iter().map(|row| scheduler.sequence(row.slot).table.len()).max().unwrap_or(0);
+        let width = step.rows.iter().map(|row| scheduler.sequence(row.slot).table_len as usize).max().unwrap_or(0);
         let mut arrays = TokenArrays { token_ids: vec![0; tokens], slot_mapping: vec![0; tokens] };
         ArraySet {
             token_ids: &mut arrays.token_ids,
@@ -81,12 +82,14 @@ impl Capacity {
 }
 
 /// What a row of a bound block table holds, so that only its changes are written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Written {
     uid: u32,
     version: u32,
     len: u32,
 }
+
+const EMPTY: Written = Written { uid: u32::MAX, version: 0, len: 0 };
 
 /// What a set of arrays holds from its last use.
 pub struct Remembered {
@@ -97,18 +100,26 @@ pub struct Remembered {
 impl Remembered {
     /// For a block table [rows, width] that is filled with −1.
     pub fn new(rows: usize, width: usize) -> Self {
-        Remembered { rows: vec![Written { uid: u32::MAX, version: 0, len: 0 }; rows], width }
+        Remembered { rows: vec![EMPTY; rows], width }
     }
 
-    fn write(&mut self, target: &mut [i32], at: usize, uid: u32, version: u32, table: &[i32]) {
-        let row = &mut target[at * self.width..(at + 1) * self.width];
+    #[inline]
+    fn write(&mut self, target: &mut [i32], at: usize, sequence: &Sequence) {
         let before = self.rows[at];
-        let kept = if before.uid == uid && before.version == version { before.len as usize } else { 0 };
+        let now = Written { uid: sequence.uid, version: sequence.table_version, len: sequence.table_len };
+        if before != now {
+            self.write_changes(target, at, now, sequence.table());
+        }
+    }
+
+    fn write_changes(&mut self, target: &mut [i32], at: usize, now: Written, table: &[i32]) {
+        let before = std::mem::replace(&mut self.rows[at], now);
+        let row = &mut target[at * self.width..(at + 1) * self.width];
+        let kept = if (before.uid, before.version) == (now.uid, now.version) { before.len as usize } else { 0 };
         row[kept..table.len()].copy_from_slice(&table[kept..]);
         if before.len as usize > table.len() {
             row[table.len()..before.len as usize].fill(-1);
         }
-        self.rows[at] = Written { uid, version, len: table.len() as u32 };
     }
 }
 
@@ -130,13 +141,14 @@ impl ArraySet<'_> {
             self.lanes[at] = row.lane;
             self.query_start_loc[at] = token as i32;
             self.context_lens[at] = (row.start + row.count) as i32;
-            remembered.write(self.block_table, at, row.uid, sequence.table_version, &sequence.table);
-            if row.count == 1 {
-                let (index, offset) = (row.start / block_size, row.start % block_size);
-                self.token_ids[token] = if row.unknown { -1 } else { sequence.token(row.start) };
+            remembered.write(self.block_table, at, sequence);
+            let tail_start = (sequence.table_len - 1) * block_size;
+            if at < step.num_decodes && row.start >= tail_start {
+                // The common row: one token, in the last block.
+                self.token_ids[token] = if row.unknown { -1 } else { sequence.last_token };
                 self.positions[token] = row.start as i32;
-                self.slot_mapping[token] =
-                    i64::from(sequence.table[index as usize]) * i64::from(block_size) + i64::from(offset);
+                let offset = i64::from(row.start - tail_start);
+                self.slot_mapping[token] = i64::from(sequence.tail) * i64::from(block_size) + offset;
                 token += 1;
             } else {
                 token = self.fill_chunk(scheduler, row, token);
@@ -151,7 +163,7 @@ impl ArraySet<'_> {
             self.lanes[at] = -1;
             self.query_start_loc[at] = token as i32;
             self.context_lens[at] = 0;
-            remembered.write(self.block_table, at, u32::MAX, 0, &[]);
+            remembered.write_changes(self.block_table, at, EMPTY, &[]);
             self.token_ids[token] = 0;
             self.positions[token] = 0;
             self.slot_mapping[token] = -1;
@@ -169,9 +181,9 @@ impl ArraySet<'_> {
         while position < end {
             let (index, offset) = (position / block_size, position % block_size);
             let run = (block_size - offset).min(end - position);
-            let slot = i64::from(sequence.table[index as usize]) * i64::from(block_size) + i64::from(offset);
+            let slot = i64::from(sequence.table()[index as usize]) * i64::from(block_size) + i64::from(offset);
             for ahead in 0..run {
-                self.token_ids[token] = sequence.token(position + ahead);
+                self.token_ids[token] = if row.unknown { -1 } else { sequence.token(position + ahead) };
                 self.positions[token] = (position + ahead) as i32;
                 self.slot_mapping[token] = slot + i64::from(ahead);
                 token += 1;

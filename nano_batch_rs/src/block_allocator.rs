@@ -8,6 +8,8 @@ use crate::evictor::Evictor;
 use crate::prefix_cache::{EntryId, Key, PrefixCache};
 
 const NO_ENTRY: EntryId = EntryId::MAX;
+/// Tokens of cached content that room is taken for from the start.
+const EXPECTED_TOKENS: u32 = 1 << 20;
 
 /// A block taken, and the hash of the cached content that went for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub struct BlockAllocator {
 
 impl BlockAllocator {
     pub fn new(num_blocks: u32, block_size: u32, eviction: Eviction, hash_bits: u32) -> Self {
+        let expected = num_blocks.min(EXPECTED_TOKENS / block_size) as usize;
         BlockAllocator {
             num_blocks,
             references: vec![0; num_blocks as usize],
@@ -37,7 +40,7 @@ impl BlockAllocator {
             fresh: 0,
             recycled: Vec::new(),
             evictor: Evictor::new(eviction),
-            cache: PrefixCache::new(block_size, hash_bits),
+            cache: PrefixCache::new(block_size, hash_bits, expected),
             now: 0,
         }
     }

@@ -5,7 +5,7 @@
 //! cannot serve another request's KV. An entry whose block was evicted stays, without a block,
 //! while cached children or running sequences hang on it: their identity is built on its own.
 
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table};
 use xxhash_rust::xxh3::xxh3_128;
 
 pub type EntryId = u32;
@@ -33,6 +33,13 @@ struct Entry {
     indexed: u64,
 }
 
+impl Entry {
+    #[inline]
+    fn matches(&self, key: &Key, tokens: &[i32]) -> bool {
+        self.hash == key.hash && self.parent == key.parent && self.salt == key.salt && tokens == key.tokens
+    }
+}
+
 pub struct PrefixCache {
     entries: Vec<Entry>,
     vacant: Vec<EntryId>,
@@ -44,12 +51,13 @@ pub struct PrefixCache {
 }
 
 impl PrefixCache {
-    pub fn new(block_size: u32, hash_bits: u32) -> Self {
+    /// Room for `expected` entries is taken at once, so that no step waits for a table to grow.
+    pub fn new(block_size: u32, hash_bits: u32, expected: usize) -> Self {
         PrefixCache {
-            entries: Vec::new(),
+            entries: Vec::with_capacity(expected),
             vacant: Vec::new(),
-            index: HashTable::new(),
-            tokens: Vec::new(),
+            index: HashTable::with_capacity(expected),
+            tokens: Vec::with_capacity(expected * block_size as usize),
             block_size: block_size as usize,
             hash_mask: u128::MAX >> (128 - hash_bits),
         }
@@ -62,35 +70,29 @@ impl PrefixCache {
 
     /// The hash of a block behind its parent's. `bytes` is scratch space.
     pub fn chain_hash(&self, parent: u128, tokens: &[i32], bytes: &mut Vec<u8>) -> u128 {
-        bytes.clear();
-        bytes.extend_from_slice(&parent.to_le_bytes());
-        bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        bytes.resize(16 + 4 * tokens.len(), 0);
+        bytes[..16].copy_from_slice(&parent.to_le_bytes());
+        for (target, token) in bytes[16..].chunks_exact_mut(4).zip(tokens) {
+            target.copy_from_slice(&token.to_le_bytes());
+        }
         xxh3_128(bytes) & self.hash_mask
     }
 
     pub fn find(&self, key: &Key) -> Option<EntryId> {
-        self.index.find(key.hash as u64, |&id| self.matches(id, key)).copied()
-    }
-
-    fn matches(&self, id: EntryId, key: &Key) -> bool {
-        let entry = &self.entries[id as usize];
-        entry.hash == key.hash
-            && entry.parent == key.parent
-            && entry.salt == key.salt
-            && self.tokens_of(id) == key.tokens
-    }
-
-    fn tokens_of(&self, id: EntryId) -> &[i32] {
-        let start = id as usize * self.block_size;
-        &self.tokens[start..start + self.block_size]
+        let (entries, tokens, size) = (&self.entries, &self.tokens, self.block_size);
+        let matches = |&id: &EntryId| entries[id as usize].matches(key, &tokens[id as usize * size..][..size]);
+        self.index.find(key.hash as u64, matches).copied()
     }
 
     /// The entry of `key`, made without a block if it is new. The caller attaches a block or
     /// retains it: an entry with neither is forgotten by the next `release` that reaches it.
     pub fn intern(&mut self, key: &Key, now: u64) -> EntryId {
-        if let Some(id) = self.find(key) {
-            return id;
-        }
+        let (entries, tokens, size) = (&self.entries, &self.tokens, self.block_size);
+        let matches = |&id: &EntryId| entries[id as usize].matches(key, &tokens[id as usize * size..][..size]);
+        let vacancy = match self.index.entry(key.hash as u64, matches, |&id| entries[id as usize].hash as u64) {
+            hash_table::Entry::Occupied(found) => return *found.get(),
+            hash_table::Entry::Vacant(vacancy) => vacancy,
+        };
         let entry = Entry {
             hash: key.hash,
             parent: key.parent,
@@ -100,21 +102,16 @@ impl PrefixCache {
             uses: 0,
             indexed: now,
         };
-        let id = match self.vacant.pop() {
-            Some(id) => {
-                self.entries[id as usize] = entry;
-                id
-            }
-            None => {
-                self.entries.push(entry);
-                self.tokens.resize(self.entries.len() * self.block_size, 0);
-                (self.entries.len() - 1) as EntryId
-            }
-        };
-        let start = id as usize * self.block_size;
-        self.tokens[start..start + self.block_size].copy_from_slice(key.tokens);
-        let entries = &self.entries;
-        self.index.insert_unique(key.hash as u64, id, |&id| entries[id as usize].hash as u64);
+        let id = self.vacant.pop().unwrap_or(self.entries.len() as EntryId);
+        vacancy.insert(id);
+        let start = id as usize * size;
+        if id as usize == self.entries.len() {
+            self.entries.push(entry);
+            self.tokens.extend_from_slice(key.tokens);
+        } else {
+            self.entries[id as usize] = entry;
+            self.tokens[start..start + size].copy_from_slice(key.tokens);
+        }
         self.retain(key.parent);
         id
     }

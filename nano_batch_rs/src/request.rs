@@ -1,5 +1,7 @@
 //! What is asked for, and the state of one sequence that answers it.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::config::Config;
 use crate::error::{Error, MAX_TOKEN_ID, Result};
 use crate::events::NONE;
@@ -190,9 +192,13 @@ pub enum Content {
 }
 
 /// One sequence. Positions and counts are in tokens.
+///
+/// What every step touches is kept in one cache line; the rest lies behind a pointer, read and
+/// written as if it were here (`Deref`). The table changes only through methods, which keep
+/// `table_len`, `tail` and `table_version` true.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub struct Sequence {
-    // What every step touches comes first.
     pub status: Status,
     /// A shared partial last block may have to be copied before the next write.
     pub shared_tail: bool,
@@ -202,6 +208,13 @@ pub struct Sequence {
     pub pending: u8,
     /// Outstanding steps with a row of this sequence.
     pub rows_outstanding: u8,
+    /// Changed when its KV is dropped, so that outstanding rows from before do not count. At most
+    /// two steps are outstanding: a wrapped counter cannot be mistaken.
+    pub epoch: u8,
+    /// Whether a token can stop it before `max_tokens`.
+    pub stoppable: bool,
+    /// Whether output tokens are stored.
+    pub stores_tokens: bool,
     pub lane: i32,
     pub uid: u32,
     pub prompt_len: u32,
@@ -211,26 +224,33 @@ pub struct Sequence {
     pub planned: u32,
     /// Tokens whose KV the retired steps have written.
     pub computed: u32,
-    /// Leading table entries given back to a sliding window.
-    pub released: u32,
     /// Full blocks whose place in the prefix cache is settled.
     pub hashed: u32,
-    /// The entry of block `hashed − 1`; the sequence has a hold on it.
-    pub chain: EntryId,
     pub last_token: i32,
-    /// Bumped when its KV is dropped, so that outstanding rows from before do not count.
-    pub epoch: u32,
-    /// Bumped when its table changed other than by growing.
+    /// Bumped when the table changed other than by growing.
     pub table_version: u32,
-    pub table: Vec<i32>,
+    pub table_len: u32,
+    /// The table's last entry.
+    pub tail: i32,
+    pub(crate) rest: Box<Rest>,
+}
+
+/// What is touched when a sequence arrives, moves between queues, fills a block, or ends.
+#[derive(Debug, Clone)]
+pub struct Rest {
     pub tokens: Vec<i32>,
+    table: Vec<i32>,
+    /// Leading table entries given back to a sliding window.
+    pub released: u32,
+    /// The entry of block `hashed − 1`, on which the sequence has a hold, and its hash.
+    pub chain: EntryId,
+    pub chain_hash: u128,
     pub stop_token_ids: Vec<i32>,
     pub min_tokens: u32,
-    // The rest is touched when it arrives, moves between queues, or ends.
     pub content: Content,
     pub salt: u32,
     pub root_hash: u128,
-    /// Hashes of its leading full blocks, as far as they were needed.
+    /// Hashes of its leading full blocks, as far as matching needed them.
     pub hashes: Vec<u128>,
     pub rank: Rank,
     pub priority: i64,
@@ -242,6 +262,22 @@ pub struct Sequence {
     pub saved: Vec<SavedBlock>,
 }
 
+impl Deref for Sequence {
+    type Target = Rest;
+
+    #[inline]
+    fn deref(&self) -> &Rest {
+        &self.rest
+    }
+}
+
+impl DerefMut for Sequence {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Rest {
+        &mut self.rest
+    }
+}
+
 impl Sequence {
     pub fn vacant() -> Self {
         Sequence {
@@ -250,6 +286,9 @@ impl Sequence {
             cacheable: false,
             pending: 0,
             rows_outstanding: 0,
+            epoch: 0,
+            stoppable: false,
+            stores_tokens: false,
             lane: NONE,
             uid: 0,
             prompt_len: 0,
@@ -257,28 +296,42 @@ impl Sequence {
             max_tokens: 0,
             planned: 0,
             computed: 0,
-            released: 0,
             hashed: 0,
-            chain: ROOT,
             last_token: 0,
-            epoch: 0,
             table_version: 0,
-            table: Vec::new(),
-            tokens: Vec::new(),
-            stop_token_ids: Vec::new(),
-            min_tokens: 0,
-            content: Content::Length,
-            salt: 0,
-            root_hash: 0,
-            hashes: Vec::new(),
-            rank: Rank { score: 0.0, arrival: 0.0, sequence: 0 },
-            priority: 0,
-            lanes_wanted: 1,
-            reserved_lanes: Vec::new(),
-            cached_tokens: 0,
-            preemptions: 0,
-            saved: Vec::new(),
+            table_len: 0,
+            tail: NONE,
+            rest: Box::new(Rest::vacant()),
         }
+    }
+
+    /// The physical blocks, −1 where a sliding window has passed.
+    #[inline]
+    pub fn table(&self) -> &[i32] {
+        &self.rest.table
+    }
+
+    #[inline]
+    pub fn push_block(&mut self, block: i32) {
+        self.rest.table.push(block);
+        self.table_len += 1;
+        self.tail = block;
+    }
+
+    /// Changes one entry; what it was.
+    pub fn replace_block(&mut self, index: usize, block: i32) -> i32 {
+        let before = std::mem::replace(&mut self.rest.table[index], block);
+        self.table_version += 1;
+        self.tail = self.rest.table.last().copied().unwrap_or(NONE);
+        before
+    }
+
+    /// Empties the table; what it was.
+    pub fn take_table(&mut self) -> Vec<i32> {
+        self.table_version += 1;
+        self.table_len = 0;
+        self.tail = NONE;
+        std::mem::take(&mut self.rest.table)
     }
 
     /// Tokens whose value is known: the prompt and the outputs so far.
@@ -342,8 +395,8 @@ impl Sequence {
     /// Takes a sampled token.
     #[inline]
     pub fn append(&mut self, token: i32) {
-        if let Content::Tokens = self.content {
-            self.tokens.push(token);
+        if self.stores_tokens {
+            self.rest.tokens.push(token);
         }
         self.last_token = token;
         self.outputs += 1;
@@ -353,5 +406,30 @@ impl Sequence {
     /// Prompt tokens to compute plus output tokens to produce.
     pub fn remaining_tokens(&self) -> u32 {
         self.prompt_len.saturating_sub(self.planned) + self.max_tokens.saturating_sub(self.outputs)
+    }
+}
+
+impl Rest {
+    fn vacant() -> Self {
+        Rest {
+            tokens: Vec::new(),
+            table: Vec::new(),
+            released: 0,
+            chain: ROOT,
+            chain_hash: 0,
+            stop_token_ids: Vec::new(),
+            min_tokens: 0,
+            content: Content::Length,
+            salt: 0,
+            root_hash: 0,
+            hashes: Vec::new(),
+            rank: Rank { score: 0.0, arrival: 0.0, sequence: 0 },
+            priority: 0,
+            lanes_wanted: 1,
+            reserved_lanes: Vec::new(),
+            cached_tokens: 0,
+            preemptions: 0,
+            saved: Vec::new(),
+        }
     }
 }

@@ -24,6 +24,9 @@ use crate::step::Step;
 /// Steps that may await their tokens at once.
 pub const MAX_OUTSTANDING: usize = 2;
 
+/// Output tokens that room is taken for when a request arrives, so that no step has to.
+const EXPECTED_OUTPUTS: u32 = 512;
+
 /// A sequence that ended, with the slot and number it had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
@@ -198,13 +201,20 @@ impl Scheduler {
         if let (Some(eos), false) = (self.config.eos_token_id, request.ignore_eos) {
             sequence.stop_token_ids.push(eos);
         }
+        sequence.stoppable = !sequence.stop_token_ids.is_empty();
         sequence.salt = salt;
         sequence.root_hash = root_hash;
+        sequence.chain_hash = root_hash;
         (sequence.content, sequence.tokens) = match request.prompt {
             Prompt::Tokens(tokens) => (Content::Tokens, tokens),
             Prompt::Length(_) => (Content::Length, Vec::new()),
             Prompt::Blocks { ids, size, .. } => (Content::Blocks { ids: ids.into(), size }, Vec::new()),
         };
+        sequence.stores_tokens = matches!(sequence.content, Content::Tokens);
+        if sequence.stores_tokens {
+            let room = sequence.max_tokens.min(EXPECTED_OUTPUTS) as usize;
+            sequence.tokens.reserve_exact(room);
+        }
         sequence.cacheable = caching && !matches!(sequence.content, Content::Length);
         self.record(Kind::Arrived, uid, NONE, prompt_len.into());
         self.enqueue(slot);
@@ -296,7 +306,7 @@ impl Scheduler {
 
     /// Frees the cached content of a sequence's own blocks that reach past `tokens`.
     fn discard_after(&mut self, slot: u32, tokens: u32) {
-        let table = std::mem::take(&mut self.sequences[slot as usize].table);
+        let table = self.sequences[slot as usize].table().to_vec();
         for &block in table.iter().skip((tokens / self.config.block_size) as usize) {
             if block >= 0
                 && self.blocks.references(block as u32) == 1
@@ -305,7 +315,6 @@ impl Scheduler {
                 self.record(Kind::Evicted, crate::events::NO_SEQUENCE, block, hash);
             }
         }
-        self.sequences[slot as usize].table = table;
     }
 
     /// Gives back all that a sequence holds and frees its slot.
@@ -313,12 +322,8 @@ impl Scheduler {
         self.release_table(slot);
         self.release_chain(slot);
         self.release_lanes(slot);
-        let vacant = Sequence {
-            table: std::mem::take(&mut self.sequences[slot as usize].table),
-            uid: self.sequences[slot as usize].uid,
-            ..Sequence::vacant()
-        };
-        self.sequences[slot as usize] = vacant;
+        let uid = self.sequences[slot as usize].uid;
+        self.sequences[slot as usize] = Sequence { uid, ..Sequence::vacant() };
         self.vacant.push(slot);
     }
 
@@ -326,17 +331,14 @@ impl Scheduler {
     fn release_table(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let uid = sequence.uid;
-        let mut table = std::mem::take(&mut sequence.table);
+        let table = sequence.take_table();
         for (index, &block) in table.iter().enumerate().rev() {
             if block >= 0 {
                 self.blocks.release(block as u32);
                 self.record(Kind::Freed, uid, block, index as i64);
             }
         }
-        table.clear();
         let sequence = &mut self.sequences[slot as usize];
-        sequence.table = table;
-        sequence.table_version += 1;
         sequence.released = 0;
         sequence.shared_tail = false;
     }
@@ -344,6 +346,7 @@ impl Scheduler {
     fn release_chain(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let chain = std::mem::replace(&mut sequence.chain, ROOT);
+        sequence.chain_hash = sequence.root_hash;
         sequence.hashed = 0;
         self.blocks.cache.release(chain);
     }

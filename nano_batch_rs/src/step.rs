@@ -5,7 +5,7 @@
 pub struct Row {
     pub slot: u32,
     pub uid: u32,
-    pub epoch: u32,
+    pub epoch: u8,
     pub lane: i32,
     pub start: u32,
     pub count: u32,

@@ -356,7 +356,7 @@ impl CoreEngine {
 fn friendly<'py>(py: Python<'py>, engine: &Engine, step: &Step) -> PyResult<Bound<'py, PyTuple>> {
     let scheduler = engine.scheduler();
     let name = |slot| engine.name_in(step, slot);
-    let tables = step.rows.iter().map(|row| scheduler.sequence(row.slot).table.clone());
+    let tables = step.rows.iter().map(|row| scheduler.sequence(row.slot).table().to_vec());
     let arrays = TokenArrays::of(scheduler, step);
     let mut sampled: Vec<&str> = Vec::with_capacity(step.samples.len());
     for sample in &step.samples {

@@ -60,7 +60,8 @@ impl Scheduler {
         let uid = self.sequences[child as usize].uid;
         let source = &self.sequences[parent as usize];
         let parent_uid = source.uid;
-        let mut copy = Sequence { uid, lane: NONE, rows_outstanding: 0, preemptions: 0, ..source.clone() };
+        let mut copy = Sequence { uid, lane: NONE, rows_outstanding: 0, ..source.clone() };
+        copy.preemptions = 0;
         copy.rank.sequence = uid;
         copy.saved.clear();
         self.record(Kind::Forked, uid, NONE, parent_uid.into());
@@ -71,7 +72,7 @@ impl Scheduler {
                 self.sequences[parent as usize].shared_tail = true;
                 self.blocks.cache.retain(copy.chain);
                 self.record(Kind::Admitted, uid, lane, copy.planned.into());
-                for (index, &block) in copy.table.iter().enumerate().filter(|(_, block)| **block >= 0) {
+                for (index, &block) in copy.table().iter().enumerate().filter(|(_, block)| **block >= 0) {
                     self.blocks.share(block as u32);
                     self.record(Kind::Shared, uid, block, index as i64);
                 }
@@ -79,12 +80,11 @@ impl Scheduler {
                 self.insert_running(child);
             }
             None => {
-                copy.table.clear();
+                copy.take_table();
                 copy.reserved_lanes.clear();
                 copy.chain = crate::prefix_cache::ROOT;
                 (copy.planned, copy.computed, copy.hashed, copy.released) = (0, 0, 0, 0);
                 copy.shared_tail = false;
-                copy.epoch += 1;
                 self.sequences[child as usize] = copy;
             }
         }

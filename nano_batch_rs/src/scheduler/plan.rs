@@ -29,8 +29,8 @@ impl Scheduler {
         let mut budget = self.config.max_num_batched_tokens;
         match self.config.batching {
             Batching::Continuous => {
-                self.decode_pass(&mut step, &mut budget);
-                let pass = self.prefill_pass(&mut step, &mut budget);
+                let prefills = self.decode_pass(&mut step, &mut budget);
+                let pass = if prefills { self.prefill_pass(&mut step, &mut budget) } else { Pass::Done };
                 if pass == Pass::Done && step.preempted.is_empty() {
                     self.admission_pass(&mut step, &mut budget);
                 }
@@ -89,18 +89,24 @@ impl Scheduler {
         self.running.sort_by(|&a, &b| sequences[a as usize].rank.cmp(&sequences[b as usize].rank));
     }
 
-    fn decode_pass(&mut self, step: &mut Step, budget: &mut u32) {
+    /// One token for each running sequence that decodes, in rank order. Whether it met any that
+    /// still computes its prompt.
+    fn decode_pass(&mut self, step: &mut Step, budget: &mut u32) -> bool {
+        let mut prefills = false;
         let mut at = 0;
         while at < self.running.len() && *budget > 0 {
             let slot = self.running[at];
             let sequence = &self.sequences[slot as usize];
-            if sequence.decodes() && !sequence.exhausted() && self.make_room(step, budget, slot, 1) {
+            if !sequence.decodes() {
+                prefills = true;
+            } else if !sequence.exhausted() && self.make_room(step, budget, slot, 1) {
                 step.rows.push(row_of(&self.sequences[slot as usize], slot, 1));
-                step.num_decodes += 1;
                 *budget -= 1;
             }
             at += 1;
         }
+        step.num_decodes = step.rows.len();
+        prefills
     }
 
     fn prefill_pass(&mut self, step: &mut Step, budget: &mut u32) -> Pass {
@@ -148,7 +154,7 @@ impl Scheduler {
     fn reserve(&mut self, step: &mut Step, slot: u32, count: u32) -> bool {
         let sequence = &self.sequences[slot as usize];
         let end = sequence.planned + count;
-        let held = sequence.table.len() as u32 * self.config.block_size;
+        let held = sequence.table_len * self.config.block_size;
         if end <= held && !sequence.shared_tail && self.config.sliding_window.is_none() {
             return true;
         }
@@ -159,7 +165,7 @@ impl Scheduler {
         self.leave_window(slot);
         let sequence = &self.sequences[slot as usize];
         let copied = self.block_to_copy(sequence);
-        let missing = self.config.blocks_for(end).saturating_sub(sequence.table.len() as u32);
+        let missing = self.config.blocks_for(end).saturating_sub(sequence.table_len);
         if missing + u32::from(copied.is_some()) > self.blocks.available() {
             return false;
         }
@@ -177,7 +183,7 @@ impl Scheduler {
             return None;
         }
         let index = (sequence.planned / self.config.block_size) as usize;
-        let block = *sequence.table.get(index)? as u32;
+        let block = *sequence.table().get(index)? as u32;
         (self.blocks.references(block) > 1).then_some((index, block))
     }
 
@@ -185,9 +191,7 @@ impl Scheduler {
         let uid = self.sequences[slot as usize].uid;
         let Some(block) = self.take_block(uid) else { return };
         self.blocks.release(source);
-        let sequence = &mut self.sequences[slot as usize];
-        sequence.table[index] = block;
-        sequence.table_version += 1;
+        self.sequences[slot as usize].replace_block(index, block);
         step.copies.push((source as i32, block));
         self.record(Kind::Copied, uid, block, source.into());
     }
@@ -197,9 +201,9 @@ impl Scheduler {
         let uid = self.sequences[slot as usize].uid;
         for _ in 0..missing {
             let Some(block) = self.take_block(uid) else { return };
-            let table = &mut self.sequences[slot as usize].table;
-            table.push(block);
-            let index = table.len() as i64 - 1;
+            let sequence = &mut self.sequences[slot as usize];
+            sequence.push_block(block);
+            let index = i64::from(sequence.table_len) - 1;
             self.record(Kind::Allocated, uid, block, index);
         }
     }
@@ -219,16 +223,14 @@ impl Scheduler {
         let sequence = &self.sequences[slot as usize];
         let (uid, first) = (sequence.uid, sequence.released);
         let past = ((sequence.planned + 1).saturating_sub(window) / self.config.block_size)
-            .min(sequence.table.len() as u32);
+            .min(sequence.table_len);
         for index in first..past {
-            let block = std::mem::replace(&mut self.sequences[slot as usize].table[index as usize], -1);
+            let block = self.sequences[slot as usize].replace_block(index as usize, -1);
             self.blocks.release(block as u32);
             self.record(Kind::Freed, uid, block, index.into());
         }
         if past > first {
-            let sequence = &mut self.sequences[slot as usize];
-            sequence.released = past;
-            sequence.table_version += 1;
+            self.sequences[slot as usize].released = past;
         }
     }
 
@@ -297,7 +299,7 @@ impl Scheduler {
         if chunk > 0 {
             self.leave_window(slot);
             let end = self.sequences[slot as usize].planned + chunk;
-            let missing = self.config.blocks_for(end).saturating_sub(self.sequences[slot as usize].table.len() as u32);
+            let missing = self.config.blocks_for(end).saturating_sub(self.sequences[slot as usize].table_len);
             self.grow_table(slot, missing);
             step.rows.push(row_of(&self.sequences[slot as usize], slot, chunk));
             *budget -= chunk;
@@ -346,7 +348,7 @@ impl Scheduler {
     /// Blocks reserved by the members of a batch that do not hold them yet.
     fn promised_blocks(&self) -> u64 {
         let missing = |&slot: &u32| {
-            let held = self.sequences[slot as usize].table.iter().filter(|&&block| block >= 0).count() as u32;
+            let held = self.sequences[slot as usize].table().iter().filter(|&&block| block >= 0).count() as u32;
             u64::from(self.batch_blocks(slot).saturating_sub(held))
         };
         self.running.iter().map(missing).sum()
@@ -356,7 +358,7 @@ impl Scheduler {
     fn grow_to_reservation(&mut self, slot: u32) {
         let sequence = &self.sequences[slot as usize];
         if sequence.lanes_wanted == 1 && self.config.sliding_window.is_none() {
-            let missing = self.batch_blocks(slot).saturating_sub(sequence.table.len() as u32);
+            let missing = self.batch_blocks(slot).saturating_sub(sequence.table_len);
             self.grow_table(slot, missing);
         }
     }

@@ -60,7 +60,7 @@ impl Scheduler {
         if at < step.num_decodes {
             step.num_decodes -= 1;
         }
-        let table = &self.sequences[slot as usize].table;
+        let table = self.sequences[slot as usize].table();
         let before = step.copies.len();
         step.copies.retain(|&(_, destination)| !table.contains(&destination));
         step.copies.len() < before
@@ -72,7 +72,7 @@ impl Scheduler {
         let sequence = &mut self.sequences[slot as usize];
         sequence.planned = 0;
         sequence.computed = 0;
-        sequence.epoch += 1;
+        sequence.epoch = sequence.epoch.wrapping_add(1);
     }
 
     /// Copies to the host what would otherwise be lost, and remembers where the rest is. False,
@@ -84,11 +84,11 @@ impl Scheduler {
             let block = block as u32;
             self.blocks.references(block) == 1 && self.blocks.entry_of(block).is_none()
         };
-        let wanted = sequence.table[..stored].iter().filter(|&&block| block >= 0 && own(block)).count();
+        let wanted = sequence.table()[..stored].iter().filter(|&&block| block >= 0 && own(block)).count();
         if wanted > self.host_free.len() {
             return false;
         }
-        let (uid, table) = (sequence.uid, sequence.table[..stored].to_vec());
+        let (uid, table) = (sequence.uid, sequence.table()[..stored].to_vec());
         let mut saved = Vec::with_capacity(stored);
         for block in table {
             saved.push(self.save_block(step, uid, block));
@@ -200,15 +200,18 @@ impl Scheduler {
             self.release_chain(slot);
             let sequence = &mut self.sequences[slot as usize];
             sequence.chain = last.unwrap_or(ROOT);
+            sequence.chain_hash = match restore.matched {
+                0 => sequence.root_hash,
+                matched => sequence.hashes[matched as usize - 1],
+            };
             sequence.hashed = restore.matched;
             sequence.planned = restore.tokens;
             sequence.computed = restore.tokens;
-            sequence.epoch += 1;
+            sequence.epoch = sequence.epoch.wrapping_add(1);
         }
         let sequence = &mut self.sequences[slot as usize];
         sequence.released = restore.skipped;
         sequence.status = Status::Running;
-        sequence.table_version += 1;
     }
 
     /// The table, with the entries that lie on the device; the others −1 for now. Blocks before
@@ -218,7 +221,7 @@ impl Scheduler {
         for index in 0..restore.entries {
             let block = self.cached_block(slot, restore, index);
             let held = index >= restore.skipped;
-            self.sequences[slot as usize].table.push(match block {
+            self.sequences[slot as usize].push_block(match block {
                 Some(block) if held => block as i32,
                 _ => -1,
             });
@@ -239,7 +242,7 @@ impl Scheduler {
             let at = index as usize;
             let SavedBlock::Host(host) = self.sequences[slot as usize].saved[at] else { continue };
             let Some(block) = self.take_block(uid) else { continue };
-            self.sequences[slot as usize].table[at] = block;
+            self.sequences[slot as usize].replace_block(at, block);
             // Not dropped with the rest: this step reads it.
             self.sequences[slot as usize].saved[at] = SavedBlock::Lost;
             self.host_read.push(host);

@@ -83,15 +83,14 @@ impl Scheduler {
             if full > sequence.computed.min(sequence.cacheable_len()) {
                 return;
             }
-            let block = sequence.table[index as usize];
+            let block = sequence.table()[index as usize];
             if block < 0 {
                 // Given back to the window before its content was settled: the chain is broken.
                 sequence.cacheable = false;
                 return;
             }
-            let hash = self.block_hash(slot, index);
-            let sequence = &self.sequences[slot as usize];
             let tokens = sequence.block_tokens(index, block_size, &mut self.virtual_tokens);
+            let hash = self.blocks.cache.chain_hash(sequence.chain_hash, tokens, &mut self.hash_bytes);
             let key = Key { parent: sequence.chain, salt: sequence.salt, hash, tokens };
             let (entry, ours) = self.blocks.index(block as u32, &key);
             self.blocks.cache.retain(entry);
@@ -99,6 +98,7 @@ impl Scheduler {
             let uid = sequence.uid;
             let sequence = &mut self.sequences[slot as usize];
             sequence.chain = entry;
+            sequence.chain_hash = hash;
             sequence.hashed += 1;
             if ours {
                 let short = self.blocks.cache.short_hash(entry);
@@ -128,8 +128,8 @@ impl Scheduler {
 /// Whether a sequence's newest token ended it. A stop token counts from `min_tokens` on.
 #[inline]
 fn finish_reason(sequence: &Sequence) -> Option<FinishReason> {
-    if sequence.outputs >= sequence.min_tokens
-        && !sequence.stop_token_ids.is_empty()
+    if sequence.stoppable
+        && sequence.outputs >= sequence.min_tokens
         && sequence.stop_token_ids.contains(&sequence.last_token)
     {
         return Some(FinishReason::Stop);

@@ -11,7 +11,7 @@ impl Scheduler {
         let cached = blocks.map(|b| u8::from(self.blocks.entry_of(b).is_some())).collect();
         let mut live: Vec<_> = self.sequences.iter().filter(|s| s.status != Status::Vacant).collect();
         // An ended sequence is there for the blocks it still holds.
-        live.retain(|s| s.status != Status::Ending || s.table.iter().any(|&block| block >= 0));
+        live.retain(|s| s.status != Status::Ending || s.table().iter().any(|&block| block >= 0));
         live.sort_by_key(|s| s.uid);
         let mut snapshot = Snapshot {
             step: self.step as u32,
@@ -32,7 +32,7 @@ impl Scheduler {
             snapshot.state.push(state);
             snapshot.stored.push(if waiting { 0 } else { sequence.planned as i32 });
             snapshot.lane.push(if state == 1 { sequence.lane } else { -1 });
-            snapshot.tables.extend(&sequence.table);
+            snapshot.tables.extend(sequence.table());
             snapshot.table_offsets.push(snapshot.tables.len() as i32);
         }
         snapshot
