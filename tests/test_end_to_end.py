@@ -8,6 +8,7 @@ import pytest
 import torch
 from paged_serving import Serving
 
+from nano_batch.core import Engine
 from nano_batch.models import PagedRunner, TinyConfig, TinyTransformer
 
 POLICIES = ["fcfs", "priority", "sjf", "lpm", "static", "prefill_first"]
@@ -257,3 +258,16 @@ def test_beam_search_on_forks(width, block_size, window):
     found = sorted(beams.values(), key=lambda beam: -beam[1])
     assert [tokens for tokens, _ in found] == [tokens for tokens, _ in dense]
     torch.testing.assert_close([score for _, score in found], [score for _, score in dense])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_fork_never_writes_its_parents_slots(policy):
+    engine = Engine(20, 2, policy=policy)
+    engine.add_request("root", [1, 2, 3], 12)
+    engine.step()
+    engine.update({"root": 5})
+    engine.fork("root", "child")
+    while engine.has_unfinished:
+        output = engine.step()
+        assert len(set(output.slot_mappings)) == len(output.slot_mappings), output.block_tables
+        engine.update(dict.fromkeys(output.sampled_requests, 7))
