@@ -1,4 +1,4 @@
-"""The array form, one step in flight or none, gives the tokens of the dense model and of the friendly form."""
+"""The array form, one step in flight or none, gives the tokens of the dense model and the friendly form."""
 
 from __future__ import annotations
 
