@@ -6,11 +6,48 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import disjoint_base
 
-__all__ = ["BlockCache", "CoreEngine", "StepCounts", "__version__", "nearest"]
+__all__ = [
+    "SAMPLER_VERSION",
+    "BlockCache",
+    "CoreEngine",
+    "StepCounts",
+    "__version__",
+    "bursty_arrivals",
+    "family_prompts",
+    "length_tables",
+    "log_normal_lengths",
+    "nearest",
+    "poisson_arrivals",
+    "quantile_lengths",
+    "uniform_lengths",
+]
 
 __version__: str
+SAMPLER_VERSION: str
 
 def nearest(word: str, choices: list[str]) -> str | None: ...
+def poisson_arrivals(count: int, *, rate: float, seed: int) -> npt.NDArray[np.float64]: ...
+def bursty_arrivals(count: int, *, rate: float, cv: float, seed: int) -> npt.NDArray[np.float64]: ...
+def uniform_lengths(
+    count: int, *, low: int, high: int, seed: int, outputs: bool
+) -> npt.NDArray[np.int64]: ...
+def log_normal_lengths(
+    count: int, *, mu: float, sigma: float, low: int, high: int, seed: int, outputs: bool
+) -> npt.NDArray[np.int64]: ...
+def quantile_lengths(
+    count: int, *, probabilities: list[float], tokens: list[float], seed: int, outputs: bool
+) -> npt.NDArray[np.int64]: ...
+def family_prompts(
+    own_tokens: npt.NDArray[np.int64],
+    *,
+    count: int,
+    prefix_blocks: int,
+    block_size: int,
+    share: float,
+    skew: float,
+    seed: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]]: ...
+def length_tables() -> list[tuple[str, str]]: ...
 
 @final
 class BlockCache:

@@ -14,11 +14,12 @@ from nano_batch._core import BlockCache, StepCounts
 from nano_batch._version import VERSION
 from nano_batch.display import html_table
 from nano_batch.errors import EventLogOffError, InvalidBufferError, StaleBuildError, UnknownOptionError
+from nano_batch.records.events import EventLog, State
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BlockCache", "Engine", "EventLog", "Keyframe", "SchedulerOutput", "Snapshot", "StepCounts"]
+__all__ = ["BlockCache", "Engine", "EventLog", "SchedulerOutput", "Snapshot", "StepCounts"]
 
 if _core.__version__ != VERSION:
     raise StaleBuildError(
@@ -92,46 +93,9 @@ class SchedulerOutput:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Keyframe:
-    """The state of all blocks and sequences at one moment (columns: docs/records.md)."""
-
-    step: int
-    #: events before this moment, counted from the run's start
-    event: int
-    #: int32 [num_blocks]
-    block_references: IntArray
-    #: uint8 [num_blocks], 1 where the prefix cache knows the content
-    block_cached: npt.NDArray[np.uint8]
-    #: uint32 [S], ascending
-    sequence: npt.NDArray[np.uint32]
-    #: uint8 [S]: 0 waiting, 1 running, 2 ending
-    state: npt.NDArray[np.uint8]
-    #: int32 [S] tokens whose KV the steps planned so far write
-    stored: IntArray
-    #: int32 [S], −1 when not running
-    lane: IntArray
-    #: int32 [S + 1]
-    table_offsets: IntArray
-    #: int32, the block tables one after the other
-    tables: IntArray
-
-    def table(self, index: int) -> IntArray:
-        """The block table of the sequence in row `index`, int32 [blocks]."""
-        return self.tables[self.table_offsets[index] : self.table_offsets[index + 1]]
-
-    def __repr__(self) -> str:
-        used = int((self.block_references > 0).sum())
-        kept = int(((self.block_references == 0) & (self.block_cached > 0)).sum())
-        return (
-            f"{type(self).__name__}(step={self.step}, sequences={len(self.sequence)},"
-            f" blocks={len(self.block_references)}: {used} in use, {kept} cached)"
-        )
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Snapshot(Keyframe):
-    """The engine's state now: a keyframe, with the names and the queues."""
+class Snapshot(State):
+    """The engine's state now, with the names and the queues."""
 
     #: ids in rank order
     running: list[str]
@@ -154,39 +118,6 @@ class Snapshot(Keyframe):
             )
         ]
         return html_table(repr(self), ["sequence", "state", "stored tokens", "block table"], rows)
-
-
-@dataclass(frozen=True, eq=False)
-class EventLog:
-    """What happened to sequences and blocks, in causal order (docs/records.md)."""
-
-    #: uint32 [E]
-    step: npt.NDArray[np.uint32]
-    #: uint8 [E]
-    kind: npt.NDArray[np.uint8]
-    #: uint32 [E]
-    sequence: npt.NDArray[np.uint32]
-    #: int32 [E]
-    block: IntArray
-    #: int64 [E]
-    argument: npt.NDArray[np.int64]
-    keyframes: list[Keyframe]
-    #: events dropped by the ring before the first one here
-    first_event: int
-    num_blocks: int
-    block_size: int
-    #: sequence number -> id
-    request_ids: dict[int, str]
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    def __repr__(self) -> str:
-        last = int(self.step[-1]) if len(self) else 0
-        return (
-            f"EventLog({len(self)} events to step {last}, {len(self.keyframes)} keyframes,"
-            f" {self.num_blocks} blocks of {self.block_size})"
-        )
 
 
 class Engine(_core.CoreEngine):
@@ -371,7 +302,7 @@ class Engine(_core.CoreEngine):
         columns = self._events()
         if columns is None:
             raise EventLogOffError("no event log is kept; make the engine with event_log=True")
-        keyframes = [Keyframe(**keyframe) for keyframe in columns.pop("keyframes")]
+        keyframes = tuple(State(**keyframe) for keyframe in columns.pop("keyframes"))
         return EventLog(
             **columns, keyframes=keyframes, num_blocks=self.num_blocks, block_size=self.block_size
         )

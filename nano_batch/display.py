@@ -34,3 +34,12 @@ def readable_bytes(count: int) -> str:
             return f"{value:.3g} {unit}"
         value /= 1024
     return f"{value:.3g} TiB" if value < 1000 else f"{value:,.0f} TiB"
+
+
+def number(value: float) -> str:
+    """`value` with 3 significant digits; whole, thousands separated, from 1,000 on; "–" for NaN."""
+    if value != value:
+        return "–"
+    if abs(value) >= 1000 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nano_batch._core import nearest
+from nano_batch._choices import check_choice
 from nano_batch.block_pairs import BlockPairs, checked_pairs, checked_slots, runs
 from nano_batch.display import html_table, readable_bytes
 from nano_batch.errors import (
@@ -23,7 +23,6 @@ from nano_batch.errors import (
     DtypeError,
     InvalidArgumentError,
     ShapeError,
-    UnknownOptionError,
 )
 
 Layout = Literal["NHD", "HND"]
@@ -91,11 +90,7 @@ class KVCache:
         self.head_dim = _size("head_dim", head_dim)
         self.num_layers = _size("num_layers", num_layers)
         self.num_swap_blocks = _size("num_swap_blocks", num_swap_blocks, least=0)
-        if layout not in get_args(Layout):
-            choice = nearest(str(layout), list(get_args(Layout)))
-            raise UnknownOptionError(
-                f"layout={layout!r} is neither 'NHD' nor 'HND'; did you mean {choice!r}?"
-            )
+        check_choice("layout", layout, Layout)
         self.layout = layout
         self.dtype = dtype
         self.device = _usable_device(dtype, device)

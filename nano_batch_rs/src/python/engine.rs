@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::events::Snapshot;
 use crate::policy::parse_policy;
 use crate::request::{Prompt, Request};
-use crate::step::Step;
+use crate::step::{Row, Step};
 
 /// Scheduler and block allocator behind request ids; `nano_batch.Engine` is its friendly form.
 #[pyclass(subclass, module = "nano_batch._core")]
@@ -390,13 +390,20 @@ fn friendly<'py>(py: Python<'py>, engine: &Engine, step: &Step) -> PyResult<Boun
         PyList::new(py, sampled)?.into_any(),
         PyList::new(py, step.preempted.iter().map(|p| engine.name(p.slot)))?.into_any(),
         PyList::new(py, finished.collect::<Vec<_>>())?.into_any(),
-        PyList::new(py, rows().map(|row| step.cached_tokens(row)))?.into_any(),
+        PyList::new(py, rows().map(|row| cached_tokens(engine, step, row)))?.into_any(),
         PyList::new(py, &step.swap_out)?.into_any(),
         PyList::new(py, &step.swap_in)?.into_any(),
         PyList::new(py, &step.copies)?.into_any(),
         step.num_decodes.into_pyobject(py)?.into_any(),
     ];
     PyTuple::new(py, lists)
+}
+
+/// Prompt tokens that the cache spared a sequence, if this is its first row since it was admitted
+/// (a member of a static batch may get that row in a later step).
+fn cached_tokens(engine: &Engine, step: &Step, row: &Row) -> u32 {
+    let cached = engine.scheduler().sequence(row.slot).cached_tokens;
+    if row.start == cached { cached } else { step.cached_tokens(row) }
 }
 
 fn pair_array<'py>(py: Python<'py>, pairs: &[(i32, i32)]) -> PyResult<Bound<'py, PyArray2<i32>>> {
