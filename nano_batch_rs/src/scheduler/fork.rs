@@ -47,7 +47,9 @@ impl Scheduler {
         for lane in lanes.into_iter().rev() {
             let child = self.copy_sequence(row.slot, Some(lane));
             let uid = self.sequences[child as usize].uid;
-            self.sequences[child as usize].rows_outstanding = 1;
+            // Earlier chunks of the prompt may be outstanding as well.
+            self.copy_outstanding(row.slot, child);
+            self.sequences[child as usize].rows_outstanding += 1;
             step.forked_rows.push(Row { slot: child, uid, lane, ..row });
             step.samples.push(Sample { slot: child, uid, row: at as u32, lane });
             step.forks.push((row.slot, child));
