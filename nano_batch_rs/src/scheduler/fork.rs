@@ -66,6 +66,8 @@ impl Scheduler {
         copy.preemptions = 0;
         copy.rank.sequence = uid;
         copy.saved.clear();
+        // Blocks that a static batch reserved for the parent's later tokens are the parent's own.
+        copy.truncate_table(self.config.blocks_for(copy.planned));
         self.record(Kind::Forked, uid, NONE, parent_uid.into());
         match lane {
             Some(lane) => {
