@@ -20,15 +20,20 @@ if TYPE_CHECKING:
         StepCounts,
     )
     from nano_batch.errors import NanoBatchError
+    from nano_batch.records import Run, drive
+    from nano_batch.workloads import Workload
 
 _HOMES = {
     "BlockCache": "nano_batch.core",
     "Engine": "nano_batch.core",
     "EventLog": "nano_batch.core",
     "NanoBatchError": "nano_batch.errors",
+    "Run": "nano_batch.records",
     "SchedulerOutput": "nano_batch.core",
     "Snapshot": "nano_batch.core",
     "StepCounts": "nano_batch.core",
+    "Workload": "nano_batch.workloads",
+    "drive": "nano_batch.records",
 }
 
 __all__ = [
@@ -36,10 +41,13 @@ __all__ = [
     "Engine",
     "EventLog",
     "NanoBatchError",
+    "Run",
     "SchedulerOutput",
     "Snapshot",
     "StepCounts",
+    "Workload",
     "__version__",
+    "drive",
 ]
 
 

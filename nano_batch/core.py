@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +13,18 @@ from nano_batch import _core
 from nano_batch._core import BlockCache, StepCounts
 from nano_batch._version import VERSION
 from nano_batch.display import html_table
-from nano_batch.errors import EventLogOffError, StaleBuildError, UnknownOptionError
+from nano_batch.errors import EventLogOffError, InvalidBufferError, StaleBuildError, UnknownOptionError
+from nano_batch.records.events import EventLog, State
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BlockCache", "Engine", "EventLog", "Keyframe", "SchedulerOutput", "Snapshot", "StepCounts"]
+__all__ = ["BlockCache", "Engine", "EventLog", "SchedulerOutput", "Snapshot", "StepCounts"]
 
 if _core.__version__ != VERSION:
-    raise StaleBuildError(f"the compiled core is version {_core.__version__}, the package {VERSION}: build it again")
+    raise StaleBuildError(
+        f"the compiled core is version {_core.__version__}, the package {VERSION}: build it again"
+    )
 
 Policy = Literal["fcfs", "priority", "sjf", "lpm", "static", "prefill_first"]
 Preemption = Literal["recompute", "swap"]
@@ -72,8 +75,8 @@ class SchedulerOutput:
         tokens = sum(self.num_tokens_per_request)
         return (
             f"SchedulerOutput(step={self.step}, requests={len(self.scheduled_requests)}, tokens={tokens},\n"
-            f"  decodes={self.num_decodes}, sampled={len(self.sampled_requests)}, preempted={len(self.preempted)},"
-            f" finished={len(self.finished)})"
+            f"  decodes={self.num_decodes}, sampled={len(self.sampled_requests)},"
+            f" preempted={len(self.preempted)}, finished={len(self.finished)})"
         )
 
     def _repr_html_(self) -> str:
@@ -90,46 +93,9 @@ class SchedulerOutput:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Keyframe:
-    """The state of all blocks and sequences at one moment (columns: docs/records.md)."""
-
-    step: int
-    #: events before this moment, counted from the run's start
-    event: int
-    #: int32 [num_blocks]
-    block_references: IntArray
-    #: uint8 [num_blocks], 1 where the prefix cache knows the content
-    block_cached: npt.NDArray[np.uint8]
-    #: uint32 [S], ascending
-    sequence: npt.NDArray[np.uint32]
-    #: uint8 [S]: 0 waiting, 1 running, 2 ending
-    state: npt.NDArray[np.uint8]
-    #: int32 [S] tokens whose KV the steps planned so far write
-    stored: IntArray
-    #: int32 [S], −1 when not running
-    lane: IntArray
-    #: int32 [S + 1]
-    table_offsets: IntArray
-    #: int32, the block tables one after the other
-    tables: IntArray
-
-    def table(self, index: int) -> IntArray:
-        """The block table of the sequence in row `index`, int32 [blocks]."""
-        return self.tables[self.table_offsets[index] : self.table_offsets[index + 1]]
-
-    def __repr__(self) -> str:
-        used = int((self.block_references > 0).sum())
-        kept = int(((self.block_references == 0) & (self.block_cached > 0)).sum())
-        return (
-            f"{type(self).__name__}(step={self.step}, sequences={len(self.sequence)},"
-            f" blocks={len(self.block_references)}: {used} in use, {kept} cached)"
-        )
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Snapshot(Keyframe):
-    """The engine's state now: a keyframe, with the names and the queues."""
+class Snapshot(State):
+    """The engine's state now, with the names and the queues."""
 
     #: ids in rank order
     running: list[str]
@@ -147,42 +113,11 @@ class Snapshot(Keyframe):
                 int(stored),
                 " ".join(map(str, self.table(row).tolist())),
             )
-            for row, (uid, state, stored) in enumerate(zip(self.sequence, self.state, self.stored, strict=True))
+            for row, (uid, state, stored) in enumerate(
+                zip(self.sequence, self.state, self.stored, strict=True)
+            )
         ]
         return html_table(repr(self), ["sequence", "state", "stored tokens", "block table"], rows)
-
-
-@dataclass(frozen=True, eq=False)
-class EventLog:
-    """What happened to sequences and blocks, in causal order (docs/records.md)."""
-
-    #: uint32 [E]
-    step: npt.NDArray[np.uint32]
-    #: uint8 [E]
-    kind: npt.NDArray[np.uint8]
-    #: uint32 [E]
-    sequence: npt.NDArray[np.uint32]
-    #: int32 [E]
-    block: IntArray
-    #: int64 [E]
-    argument: npt.NDArray[np.int64]
-    keyframes: list[Keyframe]
-    #: events dropped by the ring before the first one here
-    first_event: int
-    num_blocks: int
-    block_size: int
-    #: sequence number -> id
-    request_ids: dict[int, str]
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    def __repr__(self) -> str:
-        last = int(self.step[-1]) if len(self) else 0
-        return (
-            f"EventLog({len(self)} events to step {last}, {len(self.keyframes)} keyframes,"
-            f" {self.num_blocks} blocks of {self.block_size})"
-        )
 
 
 class Engine(_core.CoreEngine):
@@ -210,7 +145,7 @@ class Engine(_core.CoreEngine):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Engine:
         """Check the options' names and build the core; see the class for what they mean."""
-        return super().__new__(cls, **_options(*args, **kwargs))
+        return cast(Engine, super().__new__(cls, **_options(*args, **kwargs)))
 
     def __init__(
         self,
@@ -255,6 +190,7 @@ class Engine(_core.CoreEngine):
         stop_token_ids: Iterable[int] = (),
         ignore_eos: bool = False,
         cache_salt: str | None = None,
+        **unknown: object,
     ) -> None:
         """Queue a request.
 
@@ -268,6 +204,7 @@ class Engine(_core.CoreEngine):
         Raises named errors (`DuplicateRequestError`, `EmptyPromptError`, `RequestTooLargeError`,
         `InvalidTokenError`, `InvalidArgumentError`, …); the engine is then unchanged.
         """
+        _refuse_unknown("add_request", unknown, _REQUEST_OPTIONS)
         self._add_request(
             request_id,
             prompt_token_ids=prompt_token_ids,
@@ -289,8 +226,7 @@ class Engine(_core.CoreEngine):
 
         Raises `StepPendingError` while tokens of the step before are awaited.
         """
-        *fields, movement, num_decodes = self._step()
-        return SchedulerOutput(*fields, *movement, num_decodes)
+        return SchedulerOutput(*self._step())
 
     def update(self, tokens: Mapping[str, int | Sequence[int]]) -> list[tuple[str, str]]:
         """Give each of the step's `sampled_requests` its token; return (id, reason) of what ended.
@@ -333,7 +269,7 @@ class Engine(_core.CoreEngine):
         Raises `InvalidBufferError`.
         """
         if len(buffers) != 2:
-            raise UnknownOptionError(f"bind takes two sets of buffers; it got {len(buffers)}")
+            raise InvalidBufferError(f"bind takes 2 sets of buffers; it got {len(buffers)}")
         first, second = ({name: _as_numpy(array) for name, array in one.items()} for one in buffers)
         self._bind(first, second)
 
@@ -366,8 +302,10 @@ class Engine(_core.CoreEngine):
         columns = self._events()
         if columns is None:
             raise EventLogOffError("no event log is kept; make the engine with event_log=True")
-        keyframes = [Keyframe(**keyframe) for keyframe in columns.pop("keyframes")]
-        return EventLog(**columns, keyframes=keyframes, num_blocks=self.num_blocks, block_size=self.block_size)
+        keyframes = tuple(State(**keyframe) for keyframe in columns.pop("keyframes"))
+        return EventLog(
+            **columns, keyframes=keyframes, num_blocks=self.num_blocks, block_size=self.block_size
+        )
 
     def __repr__(self) -> str:
         used = self.num_blocks - self.num_free_blocks - self.num_cached_blocks
@@ -386,7 +324,9 @@ class Engine(_core.CoreEngine):
             ("sequences running", self.num_running),
             ("sequences waiting", self.num_waiting),
         ]
-        return html_table(f"Engine: {self.num_blocks} blocks of {self.block_size} tokens", ["what", "how many"], rows)
+        return html_table(
+            f"Engine: {self.num_blocks} blocks of {self.block_size} tokens", ["what", "how many"], rows
+        )
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -396,12 +336,24 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+_REQUEST_OPTIONS = [
+    "request_id",
+    "prompt_token_ids",
+    "max_tokens",
+    *(Engine.add_request.__kwdefaults__ or {}),
+]
+
+
+def _refuse_unknown(where: str, given: Iterable[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            nearest = _core.nearest(name, list(known))
+            raise UnknownOptionError(f"{where} has no option {name!r}; did you mean {nearest!r}?")
+
+
 def _options(*args: Any, **kwargs: Any) -> dict[str, Any]:
     """The core's options from those of `Engine`, with defaults; a misspelt name is refused."""
-    for name in kwargs:
-        if name not in _DEFAULTS:
-            nearest = _core.nearest(name, list(_DEFAULTS))
-            raise UnknownOptionError(f"Engine has no option {name!r}; did you mean {nearest!r}?")
+    _refuse_unknown("Engine", kwargs, _DEFAULTS)
     options = {**_DEFAULTS, **dict(zip(("num_blocks", "block_size"), args, strict=False)), **kwargs}
     log = options["event_log"]
     options["event_log"] = DEFAULT_EVENT_CAPACITY if log is True else None if log is False else log
@@ -410,7 +362,7 @@ def _options(*args: Any, **kwargs: Any) -> dict[str, Any]:
 
 def _plain(value: int | Sequence[int]) -> Any:
     """A token, or a list of tokens, as the core takes them."""
-    return value if isinstance(value, int) or np.ndim(value) == 0 else list(value)  # type: ignore[arg-type]
+    return value if isinstance(value, int) or np.ndim(value) == 0 else list(value)
 
 
 def _as_numpy(array: Any) -> Any:

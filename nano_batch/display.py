@@ -24,3 +24,12 @@ def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object
 def _short(cell: object) -> str:
     text = str(cell)
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
+
+
+def number(value: float) -> str:
+    """`value` with 3 significant digits; whole, thousands separated, from 1,000 on; "–" for NaN."""
+    if value != value:
+        return "–"
+    if abs(value) >= 1000 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

@@ -81,3 +81,44 @@ class CapacityError(NanoBatchError, OverflowError):
 
 class StaleBuildError(NanoBatchError, ImportError):
     """The compiled core is of another version than the Python package."""
+
+
+class MissingExtraError(NanoBatchError, ImportError):
+    """An optional library is needed; the message tells which extra installs it."""
+
+
+class WorkloadError(InvalidArgumentError):
+    """A workload cannot be made, or a value in it is out of range."""
+
+
+class TraceFormatError(WorkloadError):
+    """A file is none of the formats that `Workload.read` knows, or is damaged as a whole."""
+
+
+class MalformedLineError(WorkloadError):
+    """One line of a trace cannot be understood; `file` and `line` (from 1) say which."""
+
+    def __init__(self, file: str, line: int, reason: str) -> None:
+        super().__init__(f"{file}, line {line}: {reason}")
+        self.file = file
+        self.line = line
+
+
+class RecordsError(NanoBatchError, ValueError):
+    """Records that do not follow the schema of docs/records.md."""
+
+
+class SchemaVersionError(RecordsError):
+    """A file was written by a newer version of the schema."""
+
+
+class ReplayError(RecordsError):
+    """The event log holds no such moment, or contradicts itself."""
+
+
+class StalledError(NanoBatchError, RuntimeError):
+    """The engine has unfinished requests and schedules none of them."""
+
+
+class MetricsError(InvalidArgumentError):
+    """A metric is asked for with values for which it is not defined."""

@@ -39,7 +39,8 @@ pub struct TokenArrays {
 impl TokenArrays {
     pub fn of(scheduler: &Scheduler, step: &Step) -> Self {
         let (tokens, rows) = (step.num_tokens as usize, step.rows.len());
-        let width = step.rows.iter().map(|row| scheduler.sequence(row.slot).table_len as usize).max().unwrap_or(0);
+        let width =
+            step.rows.iter().map(|row| scheduler.sequence(row.slot).table_len as usize).max().unwrap_or(0);
         let mut arrays = TokenArrays { token_ids: vec![0; tokens], slot_mapping: vec![0; tokens] };
         ArraySet {
             token_ids: &mut arrays.token_ids,
@@ -115,7 +116,8 @@ impl Remembered {
     fn write_changes(&mut self, target: &mut [i32], at: usize, now: Written, table: &[i32]) {
         let before = std::mem::replace(&mut self.rows[at], now);
         let row = &mut target[at * self.width..(at + 1) * self.width];
-        let kept = if (before.uid, before.version) == (now.uid, now.version) { before.len as usize } else { 0 };
+        let kept =
+            if (before.uid, before.version) == (now.uid, now.version) { before.len as usize } else { 0 };
         row[kept..table.len()].copy_from_slice(&table[kept..]);
         if before.len as usize > table.len() {
             row[table.len()..before.len as usize].fill(-1);
@@ -133,26 +135,21 @@ pub struct Filled {
 impl ArraySet<'_> {
     /// Writes a step just planned by `scheduler`. `pad_to`: rows to fill up to; padding rows have
     /// one token each, lane −1, context 0, slot −1 and an empty table.
-    pub fn fill(&mut self, scheduler: &Scheduler, step: &Step, remembered: &mut Remembered, pad_to: usize) -> Filled {
-        let block_size = scheduler.config().block_size;
-        let mut token = 0;
-        for (at, row) in step.rows.iter().enumerate() {
-            let sequence = scheduler.sequence(row.slot);
+    pub fn fill(
+        &mut self,
+        scheduler: &Scheduler,
+        step: &Step,
+        remembered: &mut Remembered,
+        pad_to: usize,
+    ) -> Filled {
+        self.fill_decodes(scheduler, &step.rows[..step.num_decodes], remembered);
+        let mut token = step.num_decodes;
+        for (at, row) in step.rows.iter().enumerate().skip(step.num_decodes) {
             self.lanes[at] = row.lane;
             self.query_start_loc[at] = token as i32;
             self.context_lens[at] = (row.start + row.count) as i32;
-            remembered.write(self.block_table, at, sequence);
-            let tail_start = (sequence.table_len - 1) * block_size;
-            if at < step.num_decodes && row.start >= tail_start {
-                // The common row: one token, in the last block.
-                self.token_ids[token] = if row.unknown { -1 } else { sequence.last_token };
-                self.positions[token] = row.start as i32;
-                let offset = i64::from(row.start - tail_start);
-                self.slot_mapping[token] = i64::from(sequence.tail) * i64::from(block_size) + offset;
-                token += 1;
-            } else {
-                token = self.fill_chunk(scheduler, row, token);
-            }
+            remembered.write(self.block_table, at, scheduler.sequence(row.slot));
+            token = self.fill_chunk(scheduler, row, token);
         }
         for (at, sample) in step.samples.iter().enumerate() {
             self.sample_rows[at] = sample.row as i32;
@@ -173,6 +170,33 @@ impl ArraySet<'_> {
         Filled { rows, tokens: token }
     }
 
+    /// Rows of one token each. Slices of one length spare the loop its bounds checks.
+    fn fill_decodes(&mut self, scheduler: &Scheduler, rows: &[Row], remembered: &mut Remembered) {
+        let block_size = scheduler.config().block_size;
+        let count = rows.len();
+        let (token_ids, positions) = (&mut self.token_ids[..count], &mut self.positions[..count]);
+        let (slot_mapping, lanes) = (&mut self.slot_mapping[..count], &mut self.lanes[..count]);
+        let query_start_loc = &mut self.query_start_loc[..count];
+        let context_lens = &mut self.context_lens[..count];
+        for (at, row) in rows.iter().enumerate() {
+            let sequence = scheduler.sequence(row.slot);
+            lanes[at] = row.lane;
+            query_start_loc[at] = at as i32;
+            context_lens[at] = row.start as i32 + 1;
+            token_ids[at] = if row.unknown { -1 } else { sequence.last_token };
+            positions[at] = row.start as i32;
+            let tail_start = (sequence.table_len - 1) * block_size;
+            let (block, offset) = if row.start >= tail_start {
+                (sequence.tail, row.start - tail_start)
+            } else {
+                // A batch member with its whole reservation writes before its last block.
+                (sequence.table()[(row.start / block_size) as usize], row.start % block_size)
+            };
+            slot_mapping[at] = i64::from(block) * i64::from(block_size) + i64::from(offset);
+            remembered.write(self.block_table, at, sequence);
+        }
+    }
+
     fn fill_chunk(&mut self, scheduler: &Scheduler, row: &Row, mut token: usize) -> usize {
         let block_size = scheduler.config().block_size;
         let sequence = scheduler.sequence(row.slot);
@@ -181,7 +205,8 @@ impl ArraySet<'_> {
         while position < end {
             let (index, offset) = (position / block_size, position % block_size);
             let run = (block_size - offset).min(end - position);
-            let slot = i64::from(sequence.table()[index as usize]) * i64::from(block_size) + i64::from(offset);
+            let slot =
+                i64::from(sequence.table()[index as usize]) * i64::from(block_size) + i64::from(offset);
             for ahead in 0..run {
                 self.token_ids[token] = if row.unknown { -1 } else { sequence.token(position + ahead) };
                 self.positions[token] = (position + ahead) as i32;

@@ -167,29 +167,24 @@ impl Engine {
                 None => Ok(Vec::new()),
             };
         };
-        let mut wanted: Vec<(&str, Vec<usize>)> = Vec::new();
-        let mut position: HashMap<&str, usize> = HashMap::new();
-        for (at, sample) in step.samples.iter().enumerate().filter(|(_, s)| self.scheduler.awaits(s)) {
-            let name = self.name_in(step, sample.slot);
-            let index = *position.entry(name).or_insert_with(|| {
-                wanted.push((name, Vec::new()));
-                wanted.len() - 1
-            });
-            wanted[index].1.push(at);
-        }
         let mut tokens = vec![0; step.samples.len()];
         let mut missing = Vec::new();
-        for (name, samples) in &wanted {
-            let Some(values) = given.remove(*name) else {
-                missing.push((*name).to_owned());
+        for (name, samples) in self.awaited(step) {
+            let Some(values) = given.remove(&name) else {
+                missing.push(name);
                 continue;
             };
-            if values.len() != samples.len() {
-                let id = (*name).to_owned();
-                return Err(Error::WrongTokenCount { id, given: values.len(), expected: samples.len() });
+            // Values for sequences of an n > 1 request that ended in between may be left out or not.
+            let live = samples.iter().filter(|(_, live)| *live).count();
+            if values.len() != samples.len() && values.len() != live {
+                return Err(Error::WrongTokenCount { id: name, given: values.len(), expected: live });
             }
-            for (&at, value) in samples.iter().zip(values) {
-                tokens[at] = check_token(|| (*name).to_owned(), value)?;
+            let whole = values.len() == samples.len();
+            let taken = samples.iter().filter(|(_, live)| *live || whole);
+            for (&(at, live), value) in taken.zip(values) {
+                if live {
+                    tokens[at] = check_token(|| name.clone(), value)?;
+                }
             }
         }
         // What is left must be for requests that ended after they were planned.
@@ -201,7 +196,27 @@ impl Engine {
             return Err(Error::MissingTokens { ids: missing });
         }
         let number = step.number;
-        self.retire(number, tokens.into_iter())
+        self.retire(number, &tokens)
+    }
+
+    /// What a step still awaits: by name, the positions of its samples, and which of them live.
+    fn awaited(&self, step: &Step) -> Vec<(String, Vec<(usize, bool)>)> {
+        let first = |slot| step.forks.iter().find(|fork| fork.1 == slot).map_or(slot, |fork| fork.0);
+        let mut groups: Vec<(u32, Vec<(usize, bool)>)> = Vec::with_capacity(step.samples.len());
+        for (at, sample) in step.samples.iter().enumerate() {
+            let leader = first(sample.slot);
+            let entry = (at, self.scheduler.awaits(sample));
+            // The samples of one request stand together.
+            match groups.last_mut() {
+                Some((last, entries)) if *last == leader && !step.forks.is_empty() => entries.push(entry),
+                _ => groups.push((leader, vec![entry])),
+            }
+        }
+        let named = |(_, samples): (u32, Vec<(usize, bool)>)| {
+            let alive = samples.iter().find(|(_, live)| *live)?.0;
+            Some((self.name_in(step, step.samples[alive].slot).to_owned(), samples))
+        };
+        groups.into_iter().filter_map(named).collect()
     }
 
     /// Retires outstanding step `number` with one token for each of its samples; what ended.
@@ -219,13 +234,16 @@ impl Engine {
         if tokens.iter().fold(0, |bits, token| bits | token) < 0 {
             let wanted = |&(sample, token): &(&Sample, &i32)| *token < 0 && self.scheduler.awaits(sample);
             if let Some((sample, &token)) = step.samples.iter().zip(tokens).find(wanted) {
-                return Err(Error::InvalidToken { id: self.name(sample.slot).to_owned(), value: token.into() });
+                return Err(Error::InvalidToken {
+                    id: self.name(sample.slot).to_owned(),
+                    value: token.into(),
+                });
             }
         }
-        self.retire(number, tokens.iter().copied())
+        self.retire(number, tokens)
     }
 
-    fn retire(&mut self, number: u64, tokens: impl Iterator<Item = i32>) -> Result<Vec<Finished>> {
+    fn retire(&mut self, number: u64, tokens: &[i32]) -> Result<Vec<Finished>> {
         let step = self.scheduler.retire(number, tokens)?;
         self.scheduler.recycle(step);
         Ok(self.name_ended())
@@ -280,7 +298,8 @@ impl Engine {
             for &slot in &members {
                 let outputs = self.scheduler.sequence(slot).outputs;
                 if keep > outputs {
-                    let limit = format!("at most the {outputs} output tokens of {:?} so far", self.name(slot));
+                    let limit =
+                        format!("at most the {outputs} output tokens of {:?} so far", self.name(slot));
                     return Err(Error::invalid("keep", keep, limit));
                 }
             }

@@ -5,31 +5,77 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
     /// A number outside its range.
-    InvalidArgument { name: &'static str, value: String, limit: String },
+    InvalidArgument {
+        name: &'static str,
+        value: String,
+        limit: String,
+    },
     /// A word that is not one of the choices.
-    UnknownOption { name: &'static str, value: String, choices: Vec<String> },
-    DuplicateRequest { id: String },
-    UnknownRequest { id: String },
+    UnknownOption {
+        name: &'static str,
+        value: String,
+        choices: Vec<String>,
+    },
+    DuplicateRequest {
+        id: String,
+    },
+    UnknownRequest {
+        id: String,
+    },
     /// The id has the form kept for the sequences of an `n > 1` request.
-    ReservedRequestId { id: String },
-    EmptyPrompt { id: String },
+    ReservedRequestId {
+        id: String,
+    },
+    EmptyPrompt {
+        id: String,
+    },
     /// The request could never be served, however empty the engine is.
-    RequestTooLarge { id: String, what: &'static str, value: u64, limit: u64 },
-    InvalidToken { id: String, value: i64 },
+    RequestTooLarge {
+        id: String,
+        what: &'static str,
+        value: u64,
+        limit: u64,
+    },
+    InvalidToken {
+        id: String,
+        value: i64,
+    },
     /// `update` names a request whose step did not end with a token.
-    NotSampled { id: String },
-    MissingTokens { ids: Vec<String> },
+    NotSampled {
+        id: String,
+    },
+    MissingTokens {
+        ids: Vec<String>,
+    },
     /// The tokens given for a request are not as many as its step sampled.
-    WrongTokenCount { id: String, given: usize, expected: usize },
+    WrongTokenCount {
+        id: String,
+        given: usize,
+        expected: usize,
+    },
     /// A step was asked for while the tokens of earlier ones are awaited.
-    StepPending { outstanding: usize, limit: usize },
+    StepPending {
+        outstanding: usize,
+        limit: usize,
+    },
     /// `update` was called for a step that is not the oldest outstanding one.
-    WrongStep { given: u64, expected: Option<u64> },
-    CannotFork { id: String, reason: &'static str },
+    WrongStep {
+        given: u64,
+        expected: Option<u64>,
+    },
+    CannotFork {
+        id: String,
+        reason: &'static str,
+    },
     /// The caller's buffers are not as `bind` needs them.
-    InvalidBuffer { name: String, problem: String },
+    InvalidBuffer {
+        name: String,
+        problem: String,
+    },
     NotBound,
-    Overflow { what: &'static str },
+    Overflow {
+        what: &'static str,
+    },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -45,10 +91,7 @@ impl Error {
 
 /// The choice closest to a misspelt word (Damerau-Levenshtein distance; the first of equals).
 pub fn nearest<'a>(word: &str, choices: &'a [String]) -> Option<&'a str> {
-    choices
-        .iter()
-        .min_by_key(|choice| strsim::damerau_levenshtein(word, choice))
-        .map(String::as_str)
+    choices.iter().min_by_key(|choice| strsim::damerau_levenshtein(word, choice)).map(String::as_str)
 }
 
 impl fmt::Display for Error {
@@ -58,8 +101,12 @@ impl fmt::Display for Error {
                 write!(f, "{name} is {value}; it must be {limit}")
             }
             Error::UnknownOption { name, value, choices } => {
-                write!(f, "{name} is {value:?}; did you mean {:?}? (choices: {})",
-                    nearest(value, choices).unwrap_or(""), choices.join(", "))
+                write!(
+                    f,
+                    "{name} is {value:?}; did you mean {:?}? (choices: {})",
+                    nearest(value, choices).unwrap_or(""),
+                    choices.join(", ")
+                )
             }
             Error::DuplicateRequest { id } => {
                 write!(f, "request {id:?} is already being served; an id can be used again once it ended")
@@ -75,10 +122,9 @@ impl fmt::Display for Error {
             Error::RequestTooLarge { id, what, value, limit } => {
                 write!(f, "request {id:?} needs {value} {what}; the limit is {limit}")
             }
-            Error::InvalidToken { id, value } => write!(
-                f,
-                "request {id:?} has token id {value}; token ids lie between 0 and {MAX_TOKEN_ID}"
-            ),
+            Error::InvalidToken { id, value } => {
+                write!(f, "request {id:?} has token id {value}; token ids lie between 0 and {MAX_TOKEN_ID}")
+            }
             Error::NotSampled { id } => write!(
                 f,
                 "request {id:?} got a token, but its last step did not end with one (see sampled_requests)"
@@ -89,10 +135,9 @@ impl fmt::Display for Error {
             Error::WrongTokenCount { id, given, expected } => {
                 write!(f, "request {id:?} got {given} tokens; its step sampled {expected}")
             }
-            Error::StepPending { outstanding, limit } => write!(
-                f,
-                "{outstanding} steps await their tokens; the limit is {limit}: call update first"
-            ),
+            Error::StepPending { outstanding, limit } => {
+                write!(f, "{outstanding} steps await their tokens; the limit is {limit}: call update first")
+            }
             Error::WrongStep { given, expected: Some(expected) } => {
                 write!(f, "tokens were given for step {given}; the oldest outstanding step is {expected}")
             }

@@ -14,6 +14,7 @@ pub mod evictor;
 pub mod policy;
 pub mod prefix_cache;
 pub mod request;
+pub mod sampling;
 pub mod scheduler;
 pub mod step;
 

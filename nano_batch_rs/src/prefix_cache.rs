@@ -80,7 +80,8 @@ impl PrefixCache {
 
     pub fn find(&self, key: &Key) -> Option<EntryId> {
         let (entries, tokens, size) = (&self.entries, &self.tokens, self.block_size);
-        let matches = |&id: &EntryId| entries[id as usize].matches(key, &tokens[id as usize * size..][..size]);
+        let matches =
+            |&id: &EntryId| entries[id as usize].matches(key, &tokens[id as usize * size..][..size]);
         self.index.find(key.hash as u64, matches).copied()
     }
 
@@ -88,8 +89,10 @@ impl PrefixCache {
     /// retains it: an entry with neither is forgotten by the next `release` that reaches it.
     pub fn intern(&mut self, key: &Key, now: u64) -> EntryId {
         let (entries, tokens, size) = (&self.entries, &self.tokens, self.block_size);
-        let matches = |&id: &EntryId| entries[id as usize].matches(key, &tokens[id as usize * size..][..size]);
-        let vacancy = match self.index.entry(key.hash as u64, matches, |&id| entries[id as usize].hash as u64) {
+        let matches =
+            |&id: &EntryId| entries[id as usize].matches(key, &tokens[id as usize * size..][..size]);
+        let vacancy = match self.index.entry(key.hash as u64, matches, |&id| entries[id as usize].hash as u64)
+        {
             hash_table::Entry::Occupied(found) => return *found.get(),
             hash_table::Entry::Vacant(vacancy) => vacancy,
         };

@@ -16,7 +16,11 @@ pub enum Prompt {
     Length(u32),
     /// A trace's block ids of `size` tokens each; token t stands for the virtual token
     /// `ids[t / size] × size + t % size`, made on demand.
-    Blocks { ids: Vec<u32>, size: u32, len: u32 },
+    Blocks {
+        ids: Vec<u32>,
+        size: u32,
+        len: u32,
+    },
 }
 
 impl Prompt {
@@ -48,7 +52,8 @@ impl Prompt {
                 }
                 let largest = u64::from(ids.iter().copied().max().unwrap_or(0));
                 if (largest + 1) * u64::from(*size) > 1 << 32 {
-                    let limit = format!("below 2^32 / prompt_block_size = {}", (1u64 << 32) / u64::from(*size));
+                    let limit =
+                        format!("below 2^32 / prompt_block_size = {}", (1u64 << 32) / u64::from(*size));
                     return Err(Error::invalid("prompt_block_ids", largest, limit));
                 }
                 Ok(())
@@ -106,7 +111,11 @@ impl Request {
             return Err(Error::invalid("arrival_time", self.arrival, "a finite number of seconds"));
         }
         if self.min_tokens > self.max_tokens {
-            return Err(Error::invalid("min_tokens", self.min_tokens, format!("at most max_tokens = {}", self.max_tokens)));
+            return Err(Error::invalid(
+                "min_tokens",
+                self.min_tokens,
+                format!("at most max_tokens = {}", self.max_tokens),
+            ));
         }
         if let Some(&value) = self.stop_token_ids.iter().find(|&&token| token < 0) {
             return Err(Error::InvalidToken { id: id.to_owned(), value: value.into() });
@@ -125,10 +134,18 @@ impl Request {
         let prompt = self.prompt.len() as u64;
         // The last output token is never fed back, so its KV is not stored.
         let stored = prompt + u64::from(self.max_tokens) - 1;
-        too_large("stored tokens (prompt + max_tokens - 1; max_model_len)", stored, config.max_model_len.unwrap_or(i32::MAX as u32))?;
+        too_large(
+            "stored tokens (prompt + max_tokens - 1; max_model_len)",
+            stored,
+            config.max_model_len.unwrap_or(i32::MAX as u32),
+        )?;
         too_large("lanes (n; max_num_seqs)", self.n.into(), config.max_num_seqs)?;
         if !config.chunks_prompts() {
-            too_large("tokens in one step (prompt without chunking; max_num_batched_tokens)", prompt, config.max_num_batched_tokens)?;
+            too_large(
+                "tokens in one step (prompt without chunking; max_num_batched_tokens)",
+                prompt,
+                config.max_num_batched_tokens,
+            )?;
         }
         let blocks = self.blocks_at_most(stored as u32, config);
         too_large("blocks at once (num_blocks)", blocks, config.num_blocks)
@@ -188,7 +205,10 @@ pub enum Content {
     /// `Sequence::tokens` holds prompt and outputs.
     Tokens,
     Length,
-    Blocks { ids: std::sync::Arc<[u32]>, size: u32 },
+    Blocks {
+        ids: std::sync::Arc<[u32]>,
+        size: u32,
+    },
 }
 
 /// One sequence. Positions and counts are in tokens.
@@ -235,9 +255,19 @@ pub struct Sequence {
     pub(crate) rest: Box<Rest>,
 }
 
+/// How many sampled tokens are kept beside each other before they join the others.
+const RECENT: usize = 16;
+
+/// A sequence's newest tokens, token p at `p % RECENT`: one cache line near its neighbours', where
+/// appending to each sequence's own memory would miss the cache every time.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+pub struct RecentTokens([i32; RECENT]);
+
 /// What is touched when a sequence arrives, moves between queues, fills a block, or ends.
 #[derive(Debug, Clone)]
 pub struct Rest {
+    /// Prompt and outputs, but for the recent ones.
     pub tokens: Vec<i32>,
     table: Vec<i32>,
     /// Leading table entries given back to a sliding window.
@@ -352,14 +382,14 @@ impl Sequence {
 
     /// Tokens that exist, those still on the device included.
     #[inline]
-    pub fn len(&self) -> u32 {
+    pub fn total(&self) -> u32 {
         self.known() + u32::from(self.pending)
     }
 
     /// Whether its next row computes the one newest token.
     #[inline]
     pub fn decodes(&self) -> bool {
-        self.len() == self.planned + 1 && self.len() > self.prompt_len
+        self.total() == self.planned + 1 && self.total() > self.prompt_len
     }
 
     /// Whether its last token is sampled, or will be by an outstanding step.
@@ -391,26 +421,35 @@ impl Sequence {
         }
     }
 
-    /// The value of token `position`, where it is known; 0 where only lengths are.
+    /// The value of a known token; 0 where only lengths are. All but the newest must be settled.
     #[inline]
     pub fn token(&self, position: u32) -> i32 {
-        match self.content {
-            Content::Tokens => self.tokens[position as usize],
-            Content::Length | Content::Blocks { .. } => {
-                if position + 1 == self.known() && self.outputs > 0 { self.last_token } else { 0 }
-            }
+        if position + 1 == self.known() && self.outputs > 0 {
+            self.last_token
+        } else if self.stores_tokens {
+            self.tokens[position as usize]
+        } else {
+            0
         }
     }
 
-    /// Takes a sampled token.
+    /// Takes a sampled token. Whether the recent ones are to be settled now.
     #[inline]
-    pub fn append(&mut self, token: i32) {
-        if self.stores_tokens {
-            self.rest.tokens.push(token);
-        }
+    pub fn append(&mut self, token: i32, recent: &mut RecentTokens) -> bool {
+        recent.0[self.known() as usize % RECENT] = token;
         self.last_token = token;
         self.outputs += 1;
         self.pending -= 1;
+        self.stores_tokens && self.known() as usize % RECENT == 0
+    }
+
+    /// Moves the recent tokens to where all tokens are.
+    pub fn settle(&mut self, recent: &RecentTokens) {
+        if self.stores_tokens {
+            let known = self.known() as usize;
+            let settled = self.rest.tokens.len();
+            self.rest.tokens.extend((settled..known).map(|position| recent.0[position % RECENT]));
+        }
     }
 
     /// Prompt tokens to compute plus output tokens to produce.

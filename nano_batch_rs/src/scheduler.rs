@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::events::{EventLog, Kind, NONE};
 use crate::policy::{Candidate, Policy, Rank};
 use crate::prefix_cache::{EntryId, Key, ROOT};
-use crate::request::{Content, FinishReason, Prompt, Request, SavedBlock, Sequence, Status};
+use crate::request::{Content, FinishReason, Prompt, RecentTokens, Request, SavedBlock, Sequence, Status};
 use crate::step::Step;
 
 /// Steps that may await their tokens at once.
@@ -40,6 +40,8 @@ pub struct Scheduler {
     config: Config,
     policy: Box<dyn Policy>,
     sequences: Vec<Sequence>,
+    /// By slot.
+    recent: Vec<RecentTokens>,
     vacant: Vec<u32>,
     next_uid: u32,
     blocks: BlockAllocator,
@@ -74,10 +76,12 @@ impl Scheduler {
 
     /// With a policy of the caller's; `config` is taken as checked.
     fn with_policy(config: Config, policy: Box<dyn Policy>) -> Self {
-        let blocks = BlockAllocator::new(config.num_blocks, config.block_size, config.eviction, config.hash_bits);
+        let blocks =
+            BlockAllocator::new(config.num_blocks, config.block_size, config.eviction, config.hash_bits);
         let mut scheduler = Scheduler {
             policy,
             sequences: Vec::new(),
+            recent: Vec::new(),
             vacant: Vec::new(),
             next_uid: 0,
             blocks,
@@ -225,6 +229,7 @@ impl Scheduler {
     fn take_slot(&mut self) -> u32 {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.sequences.push(Sequence::vacant());
+            self.recent.push(RecentTokens::default());
             (self.sequences.len() - 1) as u32
         });
         let sequence = &mut self.sequences[slot as usize];
@@ -265,7 +270,11 @@ impl Scheduler {
         if let Some(keep) = keep {
             let outputs = self.sequences[slot as usize].outputs;
             if keep > outputs {
-                return Err(Error::invalid("keep", keep, format!("at most the {outputs} output tokens so far")));
+                return Err(Error::invalid(
+                    "keep",
+                    keep,
+                    format!("at most the {outputs} output tokens so far"),
+                ));
             }
         }
         self.end(slot, reason, keep);
@@ -372,13 +381,19 @@ impl Scheduler {
         }
     }
 
+    /// Makes all of a sequence's tokens readable.
+    fn settle(&mut self, slot: u32) {
+        self.sequences[slot as usize].settle(&self.recent[slot as usize]);
+    }
+
     /// The chained hash of a sequence's full block, remembered.
     fn block_hash(&mut self, slot: u32, index: u32) -> u128 {
         let block_size = self.config.block_size;
         let sequence = &mut self.sequences[slot as usize];
         while sequence.hashes.len() <= index as usize {
             let parent = sequence.hashes.last().copied().unwrap_or(sequence.root_hash);
-            let tokens = sequence.block_tokens(sequence.hashes.len() as u32, block_size, &mut self.virtual_tokens);
+            let tokens =
+                sequence.block_tokens(sequence.hashes.len() as u32, block_size, &mut self.virtual_tokens);
             let hash = self.blocks.cache.chain_hash(parent, tokens, &mut self.hash_bytes);
             sequence.hashes.push(hash);
         }
@@ -389,6 +404,7 @@ impl Scheduler {
     /// out: it must be computed, to be sampled from.
     fn match_prefix(&mut self, slot: u32) {
         self.matched.clear();
+        self.settle(slot);
         let sequence = &self.sequences[slot as usize];
         if !sequence.cacheable {
             return;

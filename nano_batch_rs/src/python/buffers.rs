@@ -103,10 +103,10 @@ fn lookup<'py>(buffers: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, 
 }
 
 fn wrong_type<T: Element>(name: &str, value: &Bound<'_, PyAny>, dimensions: usize) -> PyErr {
-    let given = value.getattr("dtype").and_then(|dtype| dtype.str()).map_or_else(
-        |_| value.get_type().to_string(),
-        |dtype| format!("of dtype {dtype}"),
-    );
+    let given = value
+        .getattr("dtype")
+        .and_then(|dtype| dtype.str())
+        .map_or_else(|_| value.get_type().to_string(), |dtype| format!("of dtype {dtype}"));
     let bits = 8 * size_of::<T>();
     let problem = format!("is {given}; it must be a NumPy array of int{bits} with {dimensions} dimension(s)");
     raise(Error::InvalidBuffer { name: name.to_owned(), problem })

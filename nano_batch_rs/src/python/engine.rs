@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::events::Snapshot;
 use crate::policy::parse_policy;
 use crate::request::{Prompt, Request};
-use crate::step::Step;
+use crate::step::{Row, Step};
 
 /// Scheduler and block allocator behind request ids; `nano_batch.Engine` is its friendly form.
 #[pyclass(subclass, module = "nano_batch._core")]
@@ -27,6 +27,8 @@ pub struct CoreEngine {
 }
 
 type Ids = Vec<(String, String)>;
+/// (id, lane, cached tokens) of who took a lane, (id, lane) of who left one.
+type LaneChanges = (Vec<(String, i32, u32)>, Vec<(String, i32)>);
 
 fn pairs(finished: Vec<Finished>) -> Ids {
     finished.into_iter().map(|ended| (ended.id, ended.reason)).collect()
@@ -239,7 +241,11 @@ impl CoreEngine {
                 let rows = integer("pad_to", value, "an integer")?;
                 let within = usize::try_from(rows).ok().filter(|&rows| rows <= set.rows);
                 within.ok_or_else(|| {
-                    raise(Error::invalid("pad_to", rows, format!("between 0 and max_num_seqs = {}", set.rows)))
+                    raise(Error::invalid(
+                        "pad_to",
+                        rows,
+                        format!("between 0 and max_num_seqs = {}", set.rows),
+                    ))
                 })?
             }
         };
@@ -286,10 +292,13 @@ impl CoreEngine {
     /// Who took and who left a lane in the newest step: lists of (sequence id, lane, cached
     /// tokens) and of (sequence id, lane). Sequences of an n > 1 request take lanes when its
     /// prompt ends.
-    fn lane_changes(&self) -> (Vec<(String, i32, u32)>, Vec<(String, i32)>) {
+    fn lane_changes(&self) -> LaneChanges {
         let Some(step) = self.engine.scheduler().newest_step() else { return Default::default() };
         let name = |slot| self.engine.name(slot).to_owned();
-        let forked = step.forks.iter().map(|&(_, child)| (name(child), self.engine.scheduler().sequence(child).lane, 0));
+        let forked = step
+            .forks
+            .iter()
+            .map(|&(_, child)| (name(child), self.engine.scheduler().sequence(child).lane, 0));
         let admitted = step.admitted.iter().map(|a| (name(a.slot), a.lane, a.cached)).chain(forked).collect();
         (admitted, step.preempted.iter().map(|p| (name(p.slot), p.lane)).collect())
     }
@@ -297,7 +306,9 @@ impl CoreEngine {
     fn _snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let scheduler = self.engine.scheduler();
         let dict = snapshot_dict(py, scheduler.snapshot())?;
-        let names = |slots: Vec<u32>| slots.into_iter().map(|slot| self.engine.name(slot).to_owned()).collect::<Vec<_>>();
+        let names = |slots: Vec<u32>| {
+            slots.into_iter().map(|slot| self.engine.name(slot).to_owned()).collect::<Vec<_>>()
+        };
         dict.set_item("running", names(scheduler.running().to_vec()))?;
         dict.set_item("waiting", names(scheduler.waiting().collect()))?;
         dict.set_item("request_ids", self.live_names())?;
@@ -368,7 +379,7 @@ fn friendly<'py>(py: Python<'py>, engine: &Engine, step: &Step) -> PyResult<Boun
     }
     let rows = || step.rows.iter();
     let finished = engine.reported().iter().map(|ended| (&ended.id, &ended.reason));
-    let lists: [Bound<'py, PyAny>; 13] = [
+    let lists: [Bound<'py, PyAny>; 15] = [
         step.number.into_pyobject(py)?.into_any(),
         PyList::new(py, rows().map(|row| name(row.slot)))?.into_any(),
         PyList::new(py, tables.collect::<Vec<_>>())?.into_any(),
@@ -379,11 +390,20 @@ fn friendly<'py>(py: Python<'py>, engine: &Engine, step: &Step) -> PyResult<Boun
         PyList::new(py, sampled)?.into_any(),
         PyList::new(py, step.preempted.iter().map(|p| engine.name(p.slot)))?.into_any(),
         PyList::new(py, finished.collect::<Vec<_>>())?.into_any(),
-        PyList::new(py, rows().map(|row| step.cached_tokens(row)))?.into_any(),
-        PyTuple::new(py, [&step.swap_out, &step.swap_in, &step.copies].map(|pairs| pairs.clone()))?.into_any(),
+        PyList::new(py, rows().map(|row| cached_tokens(engine, step, row)))?.into_any(),
+        PyList::new(py, &step.swap_out)?.into_any(),
+        PyList::new(py, &step.swap_in)?.into_any(),
+        PyList::new(py, &step.copies)?.into_any(),
         step.num_decodes.into_pyobject(py)?.into_any(),
     ];
     PyTuple::new(py, lists)
+}
+
+/// Prompt tokens that the cache spared a sequence, if this is its first row since it was admitted
+/// (a member of a static batch may get that row in a later step).
+fn cached_tokens(engine: &Engine, step: &Step, row: &Row) -> u32 {
+    let cached = engine.scheduler().sequence(row.slot).cached_tokens;
+    if row.start == cached { cached } else { step.cached_tokens(row) }
 }
 
 fn pair_array<'py>(py: Python<'py>, pairs: &[(i32, i32)]) -> PyResult<Bound<'py, PyArray2<i32>>> {

@@ -7,6 +7,7 @@ mod block_cache;
 mod buffers;
 mod engine;
 mod errors;
+mod sampling;
 mod values;
 
 use pyo3::prelude::*;
@@ -23,6 +24,13 @@ mod _core {
     use super::engine::CoreEngine;
     #[pymodule_export]
     use super::errors::nearest;
+    #[pymodule_export]
+    const SAMPLER_VERSION: &str = crate::sampling::VERSION;
+    #[pymodule_export]
+    use super::sampling::{
+        bursty_arrivals, family_prompts, length_tables, log_normal_lengths, poisson_arrivals,
+        quantile_lengths, uniform_lengths,
+    };
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -38,26 +38,30 @@ impl Scheduler {
     }
 
     /// The sequences of a request with `n > 1`, whose prompt ends with row `at` of `step`: the
-    /// first goes on in the parent's place, the others get the lanes reserved for them.
+    /// first goes on in the parent's place, the others get the lanes reserved for them. Their
+    /// samples stand together.
     pub(super) fn split(&mut self, step: &mut Step, at: usize) {
         let row = step.rows[at];
         let sequence = &mut self.sequences[row.slot as usize];
         sequence.lanes_wanted = 1;
         let lanes = std::mem::take(&mut sequence.reserved_lanes);
-        for lane in lanes.into_iter().rev() {
+        let parent = step.samples.iter().position(|sample| sample.uid == row.uid);
+        let after = parent.map_or(step.samples.len(), |parent| parent + 1);
+        for (position, lane) in (after..).zip(lanes.into_iter().rev()) {
             let child = self.copy_sequence(row.slot, Some(lane));
             let uid = self.sequences[child as usize].uid;
             // Earlier chunks of the prompt may be outstanding as well.
             self.copy_outstanding(row.slot, child);
             self.sequences[child as usize].rows_outstanding += 1;
             step.forked_rows.push(Row { slot: child, uid, lane, ..row });
-            step.samples.push(Sample { slot: child, uid, row: at as u32, lane });
+            step.samples.insert(position, Sample { slot: child, uid, row: at as u32, lane });
             step.forks.push((row.slot, child));
         }
     }
 
     /// A copy of a sequence, running on `lane` over shared blocks, or not computed at all.
     fn copy_sequence(&mut self, parent: u32, lane: Option<i32>) -> u32 {
+        self.settle(parent);
         let child = self.take_slot();
         let uid = self.sequences[child as usize].uid;
         let source = &self.sequences[parent as usize];

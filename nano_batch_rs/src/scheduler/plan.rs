@@ -55,7 +55,7 @@ impl Scheduler {
                 }
             }
         }
-        self.commit(&mut step);
+        self.commit(&mut step, budget);
         if step.rows.is_empty() {
             return Ok(self.empty_step.insert(step));
         }
@@ -98,14 +98,16 @@ impl Scheduler {
     fn decode_pass(&mut self, step: &mut Step, budget: &mut u32) -> bool {
         let mut prefills = false;
         let mut at = 0;
+        let windowless = self.config.sliding_window.is_none();
         while at < self.running.len() && *budget > 0 {
             let slot = self.running[at];
             let sequence = &self.sequences[slot as usize];
+            // Most steps of most sequences stay within their last block.
+            let has_room = windowless && self.has_room(sequence, 1);
             if !sequence.decodes() {
                 prefills = true;
-            } else if !sequence.exhausted() && self.make_room(step, budget, slot, 1) {
-                step.rows.push(row_of(&self.sequences[slot as usize], slot, 1));
-                *budget -= 1;
+            } else if !sequence.exhausted() && (has_room || self.make_room(step, budget, slot, 1)) {
+                self.schedule(step, budget, slot, 1);
             }
             at += 1;
         }
@@ -119,7 +121,7 @@ impl Scheduler {
             let slot = self.running[at];
             at += 1;
             let sequence = &self.sequences[slot as usize];
-            let remaining = sequence.len() - sequence.planned;
+            let remaining = sequence.total() - sequence.planned;
             if remaining == 0 || sequence.decodes() {
                 continue;
             }
@@ -127,15 +129,13 @@ impl Scheduler {
             if !self.make_room(step, budget, slot, chunk) {
                 return Pass::Stalled;
             }
-            step.rows.push(row_of(&self.sequences[slot as usize], slot, chunk));
-            *budget -= chunk;
+            self.schedule(step, budget, slot, chunk);
         }
         Pass::Done
     }
 
     /// Blocks for the next `count` tokens of a running sequence, by preemption of lower-ranked
     /// ones if need be. False if it was itself preempted or has to wait.
-    #[inline]
     fn make_room(&mut self, step: &mut Step, budget: &mut u32, slot: u32, count: u32) -> bool {
         while !self.reserve(step, slot, count) {
             let Some(&victim) = self.running.last() else { return false };
@@ -153,21 +153,20 @@ impl Scheduler {
         true
     }
 
-    /// Takes the blocks that the next `count` tokens of a sequence need, or nothing.
+    /// Whether the next `count` tokens fit into blocks that are the sequence's own to write.
     #[inline]
-    fn reserve(&mut self, step: &mut Step, slot: u32, count: u32) -> bool {
-        let sequence = &self.sequences[slot as usize];
-        let end = sequence.planned + count;
-        let held = sequence.table_len * self.config.block_size;
-        if end <= held && !sequence.shared_tail && self.config.sliding_window.is_none() {
-            return true;
-        }
-        self.reserve_blocks(step, slot, end)
+    fn has_room(&self, sequence: &Sequence, count: u32) -> bool {
+        sequence.planned + count <= sequence.table_len * self.config.block_size && !sequence.shared_tail
     }
 
-    fn reserve_blocks(&mut self, step: &mut Step, slot: u32, end: u32) -> bool {
+    /// Takes the blocks that the next `count` tokens of a sequence need, or nothing.
+    fn reserve(&mut self, step: &mut Step, slot: u32, count: u32) -> bool {
         self.leave_window(slot);
         let sequence = &self.sequences[slot as usize];
+        if self.has_room(sequence, count) {
+            return true;
+        }
+        let end = sequence.planned + count;
         let copied = self.block_to_copy(sequence);
         let missing = self.config.blocks_for(end).saturating_sub(sequence.table_len);
         if missing + u32::from(copied.is_some()) > self.blocks.available() {
@@ -226,8 +225,8 @@ impl Scheduler {
         let Some(window) = self.config.sliding_window else { return };
         let sequence = &self.sequences[slot as usize];
         let (uid, first) = (sequence.uid, sequence.released);
-        let past = ((sequence.planned + 1).saturating_sub(window) / self.config.block_size)
-            .min(sequence.table_len);
+        let past =
+            ((sequence.planned + 1).saturating_sub(window) / self.config.block_size).min(sequence.table_len);
         for index in first..past {
             let block = self.sequences[slot as usize].replace_block(index as usize, -1);
             self.blocks.release(block as u32);
@@ -305,8 +304,7 @@ impl Scheduler {
             let end = self.sequences[slot as usize].planned + chunk;
             let missing = self.config.blocks_for(end).saturating_sub(self.sequences[slot as usize].table_len);
             self.grow_table(slot, missing);
-            step.rows.push(row_of(&self.sequences[slot as usize], slot, chunk));
-            *budget -= chunk;
+            self.schedule(step, budget, slot, chunk);
         }
         if forms_batch {
             self.grow_to_reservation(slot);
@@ -352,7 +350,8 @@ impl Scheduler {
     /// Blocks reserved by the members of a batch that do not hold them yet.
     fn promised_blocks(&self) -> u64 {
         let missing = |&slot: &u32| {
-            let held = self.sequences[slot as usize].table().iter().filter(|&&block| block >= 0).count() as u32;
+            let held =
+                self.sequences[slot as usize].table().iter().filter(|&&block| block >= 0).count() as u32;
             u64::from(self.batch_blocks(slot).saturating_sub(held))
         };
         self.running.iter().map(missing).sum()
@@ -367,24 +366,37 @@ impl Scheduler {
         }
     }
 
-    /// Makes the planned rows count: what they write, what they end with.
-    fn commit(&mut self, step: &mut Step) {
-        for at in 0..step.rows.len() {
-            let row = step.rows[at];
-            step.num_tokens += row.count;
-            let sequence = &mut self.sequences[row.slot as usize];
-            sequence.planned += row.count;
-            sequence.rows_outstanding += 1;
-            let samples = sequence.planned == sequence.len();
-            if let Some(log) = &mut self.log {
+    /// A row for a sequence that has the blocks for it: what it writes and ends with counts from
+    /// now on (`unschedule` takes it back).
+    #[inline]
+    fn schedule(&mut self, step: &mut Step, budget: &mut u32, slot: u32, count: u32) {
+        *budget -= count;
+        let sequence = &mut self.sequences[slot as usize];
+        let row = row_of(sequence, slot, count);
+        sequence.planned += count;
+        sequence.rows_outstanding += 1;
+        if sequence.planned == sequence.total() {
+            sequence.pending += 1;
+            let at = step.rows.len() as u32;
+            step.samples.push(Sample { slot, uid: row.uid, row: at, lane: row.lane });
+        }
+        step.rows.push(row);
+    }
+
+    /// What has to wait until all rows are known: their events, and the sequences of requests with
+    /// n > 1 whose prompts end here.
+    fn commit(&mut self, step: &mut Step, budget_left: u32) {
+        step.num_tokens = self.config.max_num_batched_tokens - budget_left;
+        if let Some(log) = &mut self.log {
+            for row in &step.rows {
                 log.push(Kind::Scheduled, row.uid, -1, row.count.into());
             }
-            if samples {
-                sequence.pending += 1;
-                step.samples.push(Sample { slot: row.slot, uid: row.uid, row: at as u32, lane: row.lane });
-                if sequence.lanes_wanted > 1 {
-                    self.split(step, at);
-                }
+        }
+        // Only a prompt's end can split; asking decodes too would touch their cold half.
+        for at in step.num_decodes..step.rows.len() {
+            let sequence = &self.sequences[step.rows[at].slot as usize];
+            if sequence.lanes_wanted > 1 && sequence.pending > 0 {
+                self.split(step, at);
             }
         }
     }

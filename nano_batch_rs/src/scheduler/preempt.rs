@@ -35,6 +35,7 @@ impl Restore {
 impl Scheduler {
     /// Preempts a running sequence: its row of this step, if it has one already, is taken back.
     pub(super) fn preempt(&mut self, step: &mut Step, budget: &mut u32, slot: u32) {
+        self.settle(slot);
         let copied = self.unschedule(step, budget, slot);
         self.running.retain(|&other| other != slot);
         let sequence = &mut self.sequences[slot as usize];
@@ -60,6 +61,17 @@ impl Scheduler {
         if at < step.num_decodes {
             step.num_decodes -= 1;
         }
+        let sampled = step.samples.iter().position(|sample| sample.uid == row.uid);
+        if let Some(sampled) = sampled {
+            step.samples.remove(sampled);
+        }
+        for sample in step.samples.iter_mut().filter(|sample| sample.row as usize > at) {
+            sample.row -= 1;
+        }
+        let sequence = &mut self.sequences[slot as usize];
+        sequence.planned -= row.count;
+        sequence.rows_outstanding -= 1;
+        sequence.pending -= u8::from(sampled.is_some());
         let table = self.sequences[slot as usize].table();
         let before = step.copies.len();
         step.copies.retain(|&(_, destination)| !table.contains(&destination));
@@ -124,10 +136,12 @@ impl Scheduler {
         let block_size = self.config.block_size;
         let matched = self.matched.len() as u32;
         let sequence = &self.sequences[slot as usize];
-        let released = sequence.saved.iter().take_while(|saved| **saved == SavedBlock::Released).count() as u32;
+        let released =
+            sequence.saved.iter().take_while(|saved| **saved == SavedBlock::Released).count() as u32;
         let total = sequence.saved.len() as u32;
         let start = matched.max(released).min(total);
-        let there = sequence.saved[start as usize..].iter().take_while(|saved| self.restorable(saved)).count() as u32;
+        let there =
+            sequence.saved[start as usize..].iter().take_while(|saved| self.restorable(saved)).count() as u32;
         let complete = total > 0 && start + there == total;
         // Past a window's gap only everything helps; without one, any longer prefix does.
         let (entries, tokens) = if complete && sequence.planned > matched * block_size {
@@ -143,8 +157,16 @@ impl Scheduler {
             None => 0,
         };
         let skipped = if complete { past.max(released) } else { past };
-        let mut restore =
-            Restore { skipped, matched: matched.min(entries), complete, entries, tokens, block_size, shared: 0, pinned: 0 };
+        let mut restore = Restore {
+            skipped,
+            matched: matched.min(entries),
+            complete,
+            entries,
+            tokens,
+            block_size,
+            shared: 0,
+            pinned: 0,
+        };
         for index in skipped..entries {
             if let Some(block) = self.cached_block(slot, &restore, index) {
                 restore.shared += 1;

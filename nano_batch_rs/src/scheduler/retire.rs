@@ -17,7 +17,7 @@ impl Scheduler {
     /// Retires the oldest outstanding step with one checked token for each of its samples
     /// (whatever stands for those that are not awaited any more). The step's record is given
     /// back for reading; hand it to `recycle`.
-    pub fn retire(&mut self, number: u64, tokens: impl Iterator<Item = i32>) -> Result<Step> {
+    pub fn retire(&mut self, number: u64, tokens: &[i32]) -> Result<Step> {
         let expected = self.outstanding.front().map(|step| step.number);
         if expected != Some(number) {
             return Err(Error::WrongStep { given: number, expected });
@@ -25,11 +25,23 @@ impl Scheduler {
         let Some(step) = self.outstanding.pop_front() else {
             return Err(Error::WrongStep { given: number, expected });
         };
-        for row in step.rows.iter().chain(&step.forked_rows) {
+        // A sequence's row is retired before it takes its token. Samples are in the order of rows;
+        // those of forks, whose rows come first, may lie between or behind.
+        for row in &step.forked_rows {
             self.retire_row(row);
         }
         let mut any_ended = false;
-        for (sample, token) in step.samples.iter().zip(tokens) {
+        let mut taken = 0;
+        for (at, row) in step.rows.iter().enumerate() {
+            self.retire_row(row);
+            while let Some(sample) = step.samples.get(taken)
+                && sample.row as usize <= at
+            {
+                any_ended |= self.take_token(sample, tokens[taken]);
+                taken += 1;
+            }
+        }
+        for (sample, &token) in step.samples[taken..].iter().zip(&tokens[taken..]) {
             any_ended |= self.take_token(sample, token);
         }
         if any_ended {
@@ -75,6 +87,7 @@ impl Scheduler {
 
     /// Enters into the prefix cache the blocks of which all tokens are known and computed.
     fn index_full_blocks(&mut self, slot: u32) {
+        self.settle(slot);
         let block_size = self.config.block_size;
         loop {
             let sequence = &mut self.sequences[slot as usize];
@@ -114,7 +127,9 @@ impl Scheduler {
             return false;
         }
         let sequence = &mut self.sequences[sample.slot as usize];
-        sequence.append(token);
+        if sequence.append(token, &mut self.recent[sample.slot as usize]) {
+            sequence.settle(&self.recent[sample.slot as usize]);
+        }
         match finish_reason(sequence) {
             None => false,
             Some(reason) => {

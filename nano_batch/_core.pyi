@@ -1,0 +1,163 @@
+"""The compiled core (nano_batch_rs), as `nano_batch.core` uses it."""
+
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import disjoint_base
+
+__all__ = [
+    "SAMPLER_VERSION",
+    "BlockCache",
+    "CoreEngine",
+    "StepCounts",
+    "__version__",
+    "bursty_arrivals",
+    "family_prompts",
+    "length_tables",
+    "log_normal_lengths",
+    "nearest",
+    "poisson_arrivals",
+    "quantile_lengths",
+    "uniform_lengths",
+]
+
+__version__: str
+SAMPLER_VERSION: str
+
+def nearest(word: str, choices: list[str]) -> str | None: ...
+def poisson_arrivals(count: int, *, rate: float, seed: int) -> npt.NDArray[np.float64]: ...
+def bursty_arrivals(count: int, *, rate: float, cv: float, seed: int) -> npt.NDArray[np.float64]: ...
+def uniform_lengths(
+    count: int, *, low: int, high: int, seed: int, outputs: bool
+) -> npt.NDArray[np.int64]: ...
+def log_normal_lengths(
+    count: int, *, mu: float, sigma: float, low: int, high: int, seed: int, outputs: bool
+) -> npt.NDArray[np.int64]: ...
+def quantile_lengths(
+    count: int, *, probabilities: list[float], tokens: list[float], seed: int, outputs: bool
+) -> npt.NDArray[np.int64]: ...
+def family_prompts(
+    own_tokens: npt.NDArray[np.int64],
+    *,
+    count: int,
+    prefix_blocks: int,
+    block_size: int,
+    share: float,
+    skew: float,
+    seed: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]]: ...
+def length_tables() -> list[tuple[str, str]]: ...
+
+@final
+class BlockCache:
+    """The prefix cache alone, without requests: what a trace would hit at a given size."""
+
+    def __new__(cls, num_blocks: int, eviction: str = "lru") -> BlockCache: ...
+    def access(self, ids: npt.NDArray[np.int32]) -> int: ...
+    @property
+    def num_cached(self) -> int: ...
+
+@final
+class StepCounts:
+    """What one step put into the bound arrays."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def decodes(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def padded_rows(self) -> int: ...
+    @property
+    def padded_tokens(self) -> int: ...
+    @property
+    def swap_out(self) -> int: ...
+    @property
+    def swap_in(self) -> int: ...
+    @property
+    def copies(self) -> int: ...
+    @property
+    def admitted(self) -> int: ...
+    @property
+    def preempted(self) -> int: ...
+
+@disjoint_base
+class CoreEngine:
+    """Scheduler and block allocator behind request ids; `nano_batch.Engine` is its friendly form."""
+
+    def __new__(
+        cls,
+        *,
+        num_blocks: int,
+        block_size: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        policy: str,
+        preemption: str,
+        num_swap_blocks: int,
+        enable_prefix_caching: bool,
+        enable_chunked_prefill: bool,
+        sliding_window: int | None,
+        eviction: str,
+        watermark: float,
+        max_model_len: int | None,
+        event_log: int | None,
+        eos_token_id: int | None,
+        sjf_ageing: float,
+        hash_bits: int,
+    ) -> CoreEngine: ...
+    def _add_request(
+        self,
+        request_id: str,
+        *,
+        prompt_token_ids: Any,
+        num_prompt_tokens: int | None,
+        prompt_block_ids: Any,
+        prompt_block_size: int | None,
+        max_tokens: int,
+        min_tokens: int,
+        priority: int,
+        arrival_time: float,
+        n: int,
+        stop_token_ids: Any,
+        ignore_eos: bool,
+        cache_salt: str,
+    ) -> None: ...
+    def _step(self) -> tuple[Any, ...]: ...
+    def _update(self, given: dict[str, Any]) -> list[tuple[str, str]]: ...
+    def _finish(self, request_id: str, reason: str, keep: int | None) -> list[tuple[str, str]]: ...
+    def _fork(self, sequence_id: str, new_id: str) -> None: ...
+    def _bind(self, first: dict[str, Any], second: dict[str, Any]) -> None: ...
+    def _snapshot(self) -> dict[str, Any]: ...
+    def _events(self) -> dict[str, Any] | None: ...
+    @property
+    def has_unfinished(self) -> bool: ...
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...
+    @property
+    def num_free_blocks(self) -> int: ...
+    @property
+    def num_cached_blocks(self) -> int: ...
+    @property
+    def num_free_swap_blocks(self) -> int: ...
+    @property
+    def max_blocks_per_sequence(self) -> int | None: ...
+    def step_arrays(self, pad_to: int | None = None) -> StepCounts:
+        """Plan a step into the next set of bound arrays, padded to `pad_to` rows."""
+
+    def update_arrays(self, step: int, tokens: npt.NDArray[np.int32]) -> list[tuple[str, str]]:
+        """Retire outstanding step `step` with one int32 for each sample; return what ended."""
+
+    def movement(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """The newest step's swap_out, swap_in and copies, int32 [k, 2] each."""
+
+    def lane_changes(self) -> tuple[list[tuple[str, int, int]], list[tuple[str, int]]]:
+        """(id, lane, cached tokens) of who took and (id, lane) of who left a lane in the newest step."""

@@ -1,0 +1,1 @@
+"""Benchmarks: each module `NAME` has `run() -> dict`, printed by `nano-batch bench NAME --json`."""

@@ -1,0 +1,47 @@
+"""The metrics of docs/metrics.md: each is defined there once, in symbols, and computed here once.
+
+Functions take the columns of a run's records and give NumPy arrays or plain numbers; NaN where a metric is
+not defined for a request.
+"""
+
+from nano_batch.metrics.latency import (
+    TokenTimes,
+    end_to_end_s,
+    inter_token_latency_s,
+    normalized_latency_s,
+    token_times,
+    tpot_s,
+    ttft_s,
+)
+from nano_batch.metrics.rates import (
+    SLO,
+    Throughput,
+    block_utilisation,
+    completed,
+    goodput_per_s,
+    saturation_knee,
+    throughput,
+)
+from nano_batch.metrics.slots import Waste, external_slots, final_stored_tokens, waste, waste_over_time
+
+__all__ = [
+    "SLO",
+    "Throughput",
+    "TokenTimes",
+    "Waste",
+    "block_utilisation",
+    "completed",
+    "end_to_end_s",
+    "external_slots",
+    "final_stored_tokens",
+    "goodput_per_s",
+    "inter_token_latency_s",
+    "normalized_latency_s",
+    "saturation_knee",
+    "throughput",
+    "token_times",
+    "tpot_s",
+    "ttft_s",
+    "waste",
+    "waste_over_time",
+]

@@ -1,0 +1,55 @@
+"""The schema of docs/records.md in code: its version, the kinds of events, the states of sequences."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from nano_batch.errors import RecordsError, SchemaVersionError
+
+SCHEMA_VERSION = 1
+NO_SEQUENCE = 2**32 - 1
+KEYFRAME_STEPS = 256
+
+
+class Kind(IntEnum):
+    """Kinds of events, as the column `kind` holds them."""
+
+    ARRIVED = 0
+    FORKED = 1
+    ADMITTED = 2
+    SCHEDULED = 3
+    ALLOCATED = 4
+    SHARED = 5
+    COPIED = 6
+    FREED = 7
+    CACHED = 8
+    EVICTED = 9
+    SWAPPED_OUT = 10
+    SWAPPED_IN = 11
+    PREEMPTED = 12
+    FINISHED = 13
+
+
+class SequenceState(IntEnum):
+    """States of a sequence, as a keyframe's column `state` holds them."""
+
+    WAITING = 0
+    RUNNING = 1
+    ENDING = 2
+
+
+def check_version(version: Any, what: str) -> None:
+    """Refuse records of a newer schema.
+
+    Raises:
+        SchemaVersionError: the version is newer than this package's.
+        RecordsError: it is not a version at all.
+    """
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise RecordsError(f"{what} has schema version {version!r}; it must be a whole number from 1")
+    if version > SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{what} has schema version {version}; "
+            f"this package reads up to {SCHEMA_VERSION}: update nano-batch"
+        )
