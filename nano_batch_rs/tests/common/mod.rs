@@ -52,7 +52,7 @@ impl Driver {
     pub fn retire(&mut self) {
         let step = self.scheduler.outstanding().front().expect("an outstanding step");
         let (number, samples) = (step.number, step.samples.len());
-        let step = self.scheduler.retire(number, std::iter::repeat_n(9, samples)).expect("the oldest step");
+        let step = self.scheduler.retire(number, &vec![9; samples]).expect("the oldest step");
         self.scheduler.recycle(step);
     }
 

@@ -39,9 +39,14 @@ impl World {
         let too_many = self.engine.finish(&id, reason, Some(self.tracks[&uid].outputs() + 1));
         assert!(matches!(too_many, Err(Error::InvalidArgument { name: "keep", .. })), "{too_many:?}");
         assert_eq!(self.engine.scheduler().snapshot(), before);
-        let ended = self.engine.finish(&id, reason, keep).expect("a live sequence");
-        let names = |uids: &[u32]| uids.iter().map(|uid| self.tracks[uid].name.clone()).collect::<HashSet<_>>();
-        assert_eq!(ended.iter().map(|e| e.id.clone()).collect::<HashSet<_>>(), names(&members));
+        self.end(&id, &members, reason, keep);
+    }
+
+    /// The driver ends the sequences `members`, which are those that `id` names.
+    pub fn end(&mut self, id: &str, members: &[u32], reason: &str, keep: Option<u32>) {
+        let ended = self.engine.finish(id, reason, keep).expect("a live sequence");
+        let names: HashSet<String> = members.iter().map(|uid| self.tracks[uid].name.clone()).collect();
+        assert_eq!(ended.iter().map(|ended| ended.id.clone()).collect::<HashSet<_>>(), names);
         assert_eq!(ended.len(), members.len());
         assert!(ended.iter().all(|ended| ended.reason == reason));
         self.counts.operations += 1;
@@ -49,10 +54,10 @@ impl World {
         self.counts.aborts += u64::from(reason == "abort");
         self.counts.finishes += u64::from(reason != "abort");
         for member in members {
-            self.alive.remove(&member);
-            let late = self.flights.iter().any(|flight| flight.uids.contains(&member));
+            self.alive.remove(member);
+            let late = self.flights.iter().any(|flight| flight.uids.contains(member));
             self.counts.ended_late += u64::from(late);
-            let name = self.tracks[&member].name.clone();
+            let name = self.tracks[member].name.clone();
             self.ended.insert(name, reason.to_owned());
         }
         self.after_operation();

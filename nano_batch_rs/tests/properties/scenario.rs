@@ -20,7 +20,7 @@ pub struct Scenario {
     /// One driver operation in so many is an abort, a finish, a fork; 0: never.
     pub disturb: u64,
     pub fork: u64,
-    longest_prompt: u32,
+    pub longest_prompt: u32,
 }
 
 impl Scenario {

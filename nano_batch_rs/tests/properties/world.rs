@@ -46,6 +46,8 @@ pub struct World {
     /// Everything the engine said, mixed into one number.
     pub digest: u64,
     pub ended: HashMap<String, String>,
+    /// When the driver aborts a sequence, by what it has said.
+    pub abort_at: fn(&Track) -> bool,
     last_forked: Option<u32>,
     pub plan: PlanState,
 }
@@ -81,6 +83,7 @@ impl World {
             arrived: 0,
             digest: 0,
             ended: HashMap::new(),
+            abort_at: |_| false,
             last_forked: None,
             plan: PlanState::default(),
         }
@@ -156,6 +159,12 @@ impl World {
         self.after_operation();
         if self.flights.is_empty() {
             self.check_settled();
+        }
+        for sample in step.samples {
+            if self.alive.contains(&sample.uid) && (self.abort_at)(&self.tracks[&sample.uid]) {
+                let name = self.tracks[&sample.uid].name.clone();
+                self.end(&name, &[sample.uid], "abort", None);
+            }
         }
     }
 
@@ -301,7 +310,8 @@ impl World {
             let track = &self.tracks[&sequence.uid];
             assert_eq!(self.engine.name(slot), track.name);
             if track.kind == Kind::Tokens {
-                assert_eq!(sequence.tokens, track.tokens, "the tokens of {}", track.name);
+                // The newest few may lie elsewhere; what rows read of them is compared there.
+                assert!(track.tokens.starts_with(&sequence.tokens), "the tokens of {}", track.name);
             }
         }
         let lanes: Vec<i32> = self.model.in_state(State::Running).map(|(_, seq)| seq.lane).collect();
