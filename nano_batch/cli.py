@@ -1,0 +1,106 @@
+"""The command `nano-batch`: the lab, the demo, the benchmarks, the notebooks.
+
+Each subcommand imports what it needs when it runs, so that the command line itself starts at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nano_batch import __version__
+from nano_batch._choices import unknown_option
+from nano_batch.errors import NanoBatchError
+
+QUICKSTART = "00_quickstart.ipynb"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when it did what was asked, 1 after a named error, 2 for a bad argument."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except NanoBatchError as error:
+        print(f"nano-batch: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nano-batch", description="The laboratory for LLM serving.")
+    parser.add_argument("--version", action="version", version=f"nano-batch {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    lab = commands.add_parser("lab", help="open the notebooks in JupyterLab, as a copy of your own in lab/")
+    lab.add_argument("--in-place", action="store_true", help="open notebooks/ itself (for authors)")
+    lab.add_argument("--no-browser", action="store_true", help="only print the address")
+    lab.set_defaults(run=_lab)
+
+    demo = commands.add_parser("demo", help="the core from end to end: schedule, attend, release")
+    demo.set_defaults(run=_demo)
+
+    bench = commands.add_parser("bench", help="measure on this machine")
+    bench.add_argument("name", metavar="NAME", help="which benchmark, such as scheduler")
+    bench.add_argument("--json", action="store_true", help="print one JSON object")
+    bench.set_defaults(run=_bench)
+
+    notebooks = commands.add_parser("notebooks", help="for authors")
+    actions = notebooks.add_subparsers(metavar="ACTION", required=True)
+    refresh = actions.add_parser("refresh", help="execute notebooks and take the posters of their views")
+    refresh.add_argument("paths", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all of notebooks/")
+    refresh.set_defaults(run=_refresh)
+    return parser
+
+
+def _lab(options: argparse.Namespace) -> int:
+    import webbrowser
+
+    from nano_batch.jupyter.server import serve
+    from nano_batch.jupyter.working_copy import make_working_copy, notebooks_folder
+
+    folder = notebooks_folder()
+    if not options.in_place:
+        original, folder = folder, folder.parent / "lab"
+        for name in make_working_copy(original, folder):
+            print(f"lab/{name} has changes of yours: it stays as it is")
+    try:
+        webbrowser.get()
+        browser = not options.no_browser
+    except webbrowser.Error:
+        browser = False
+    return serve(folder, QUICKSTART, browser=browser)
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from nano_batch.examples import core_engine_demo
+
+    core_engine_demo.main()
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    import importlib
+    import json
+    import pkgutil
+
+    from nano_batch import benchmarks
+
+    names = sorted({module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - {"report"})
+    if options.name not in names:
+        raise unknown_option("benchmark", options.name, tuple(names))
+    result = importlib.import_module(f"nano_batch.benchmarks.{options.name}").run()
+    if options.json:
+        print(json.dumps(result))
+    else:
+        for row in result["rows"]:
+            print("  ".join(f"{name}={value}" for name, value in row.items()))
+    return 0
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    from nano_batch.jupyter.refresh import refresh
+    from nano_batch.jupyter.working_copy import notebooks_folder
+
+    refresh(options.paths or sorted(notebooks_folder().glob("*.ipynb")))
+    return 0

@@ -1,0 +1,1 @@
+"""Notebooks as files and as pages: the reader's working copy, JupyterLab, the browser, the refresh tool."""

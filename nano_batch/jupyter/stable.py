@@ -1,0 +1,84 @@
+"""What of a notebook is the same every time it is run, and so may be written down."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+CELL_METADATA = ("tags", "jupyter")  # `jupyter` holds whether a source is folded
+MARK = "nano_batch"
+
+
+def before_save(model: dict[str, Any], **kwargs: Any) -> None:
+    """Jupyter's pre-save hook: drop references to live widgets.
+
+    A saved notebook then shows each view's caption and picture when it is opened without a kernel, and never
+    "model not found". The page that is open keeps its live views.
+    """
+    if model.get("type") != "notebook" or not isinstance(model.get("content"), dict):
+        return
+    drop_widgets(model["content"])
+
+
+def drop_widgets(notebook: Any) -> None:
+    """Remove widget views that have another form beside them, and all widget state."""
+    notebook.get("metadata", {}).pop("widgets", None)
+    for cell in notebook.get("cells", []):
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if len(data) > 1:
+                data.pop(WIDGET_VIEW, None)
+
+
+def clean(notebook: Any) -> None:
+    """Keep what is stable: sources, cell ids, tags, folded sources, outputs, execution counts."""
+    drop_widgets(notebook)
+    kept = {"kernelspec", MARK}
+    notebook.metadata = {name: value for name, value in notebook.metadata.items() if name in kept}
+    notebook.metadata["language_info"] = {"name": "python"}
+    for cell in notebook.cells:
+        cell.metadata = {name: value for name, value in cell.metadata.items() if name in CELL_METADATA}
+
+
+def code_hash(notebook: Any) -> str:
+    """16 hex digits over the code of a notebook: they change when a cell was changed and not run."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return sha256("\0".join(sources).encode()).hexdigest()[:16]
+
+
+def poster_hash(caption: str, view_code: str) -> str:
+    """16 hex digits over what a poster shows: its caption, and the code that draws it."""
+    return sha256(f"{caption}\0{view_code}".encode()).hexdigest()[:16]
+
+
+def view_outputs(notebook: Any) -> list[Any]:
+    """The outputs that are views: those with a widget, and those whose poster was taken."""
+    return [
+        output
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if WIDGET_VIEW in output.get("data", {}) or MARK in output.get("metadata", {})
+    ]
+
+
+def stale(notebook: Any, view_code: str) -> list[str]:
+    """Why a committed notebook must be refreshed; empty when it need not."""
+    reasons = []
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        reasons.append("a code cell was not run, or not in order")
+    if notebook.metadata.get(MARK, {}).get("code") != code_hash(notebook):
+        reasons.append("a code cell was changed since it was run")
+    if "widgets" in notebook.metadata:
+        reasons.append("it stores widget state")
+    for output in view_outputs(notebook):
+        caption = output.data.get("text/plain", "")
+        if WIDGET_VIEW in output.data:
+            reasons.append("an output refers to a live widget")
+        if "image/png" not in output.data:
+            reasons.append(f"a view has no poster: {caption.splitlines()[:1]}")
+        if output.metadata.get(MARK, {}).get("drawn") != poster_hash(caption, view_code):
+            reasons.append("the code of the views changed since the posters were taken")
+    return reasons

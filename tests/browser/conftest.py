@@ -1,0 +1,63 @@
+"""The quickstart in JupyterLab in headless Chromium, and the same run in this process to compare with."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+
+from nano_batch.jupyter.browser import NotebookPage, chromium, code_cells, find_chromium
+from nano_batch.jupyter.server import private_lab
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_quickstart.ipynb"
+REFUSED = "try:\n    view.block_size = 0\nexcept lab.ViewError:\n    pass"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if find_chromium() is None:
+        message = "no Chromium found: install one, or name it in the environment variable CHROMIUM"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def tab(browser, tmp_path_factory):
+    """The quickstart, run, with one more cell: its last act is a setting that is refused."""
+    folder = tmp_path_factory.mktemp("lab")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(REFUSED))
+    path = folder / NOTEBOOK.name
+    nbformat.write(notebook, path)
+    with private_lab(folder) as address:
+        tab = NotebookPage(browser, address.format(path=path.name), width=1330)
+        tab.run_all(code_cells(path))
+        tab.path = path
+        yield tab
+
+
+@pytest.fixture
+def view(tab):
+    """The view in the page: its default state, its numbers shown, the focus on it."""
+    (view,) = tab.views()
+    view.evaluate("node => node.querySelector('details').open = true")
+    view.get_by_role("button", name="Reset").click()
+    tab.settle(view)
+    view.focus()
+    return view
+
+
+@pytest.fixture(scope="session")
+def kernel():
+    """What the notebook's cells make, made in this process up to the view."""
+    names = {}
+    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+            if "view" in names:
+                return SimpleNamespace(**names)
+    raise AssertionError("the quickstart makes no view")

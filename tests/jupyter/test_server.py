@@ -1,0 +1,57 @@
+"""JupyterLab's command line: a free port, the address, the browser."""
+
+import socket
+import subprocess
+import sys
+import urllib.request
+
+from nano_batch.jupyter import server
+
+
+def test_takes_another_port_when_the_usual_one_is_taken():
+    with socket.socket() as taken:
+        taken.bind((server.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert server.free_port(port) != port
+    assert server.free_port(port) == port
+
+
+def test_opens_the_notebook_only_with_a_browser(tmp_path):
+    line = server.command(tmp_path, 1234, "token", open_path="00.ipynb")
+    assert "--LabApp.default_url=/lab/tree/00.ipynb" in line
+    assert "--no-browser" not in line
+    assert "--no-browser" in server.command(tmp_path, 1234, "token")
+
+
+def test_the_lab_prints_an_address_that_answers(tmp_path):
+    (tmp_path / "00.ipynb").write_text("{}", encoding="utf-8")
+    program = (
+        "import sys; from pathlib import Path; from nano_batch.jupyter.server import serve;"
+        "sys.exit(serve(Path(sys.argv[1]), '00.ipynb', browser=False))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        address = process.stdout.readline().split()[-1]
+        try:
+            assert address.startswith("http://127.0.0.1:")
+            assert "/lab/tree/00.ipynb?token=" in address
+            assert answers(address)
+        finally:
+            token = address.split("token=")[1]
+            base = address.split("/lab")[0]
+            stop = urllib.request.Request(f"{base}/api/shutdown?token={token}", method="POST")
+            urllib.request.urlopen(stop, timeout=10).close()
+            assert process.wait(30) is not None
+
+
+def answers(address):
+    for _ in range(300):
+        try:
+            with urllib.request.urlopen(address, timeout=1) as reply:
+                return reply.status == 200
+        except OSError:
+            import time
+
+            time.sleep(0.1)
+    return False

@@ -1,0 +1,47 @@
+"""The browser's modules are joined without loss, and nothing in them asks the network."""
+
+import re
+from importlib.resources import files
+
+from nano_batch.viz.bundle import bundle, static_text, view_code_hash
+
+STATIC = [file.name for file in files("nano_batch.viz").joinpath("static").iterdir()]
+
+
+def test_every_module_is_in_the_bundle_once_and_no_import_is_left():
+    text = bundle("block_table.js")
+    modules = [name for name in STATIC if name.endswith(".js")]
+    assert len(modules) >= 8
+    for name in modules:
+        first = static_text(name).splitlines()[0]
+        assert first.startswith("//")
+        assert text.count(first) == 1
+    assert not re.search(r"^\s*(import|export (?!default))", text, re.MULTILINE)
+    assert text.count("export default") == 1
+
+
+def test_modules_declare_no_name_twice():
+    names = re.findall(r"^(?:const|let|function|class) (\w+)", bundle("block_table.js"), re.MULTILINE)
+    assert len(names) > 30
+    assert len(names) == len(set(names))
+
+
+def test_no_module_asks_the_network():
+    for name in STATIC:
+        assert not re.search(r"fetch\(|XMLHttpRequest|WebSocket|https?://|@import", static_text(name)), name
+
+
+def test_the_hash_follows_every_file(tmp_path, monkeypatch):
+    import nano_batch.viz.bundle as module
+
+    (tmp_path / "static").mkdir()
+    monkeypatch.setattr(module, "files", lambda _: tmp_path)
+    seen = {view_code_hash()}
+    for name, text in [("a.py", "1"), ("static/b.js", "1"), ("static/b.js", "2"), ("static/c.css", "1")]:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        seen.add(view_code_hash())
+    assert len(seen) == 5
+    (tmp_path / "static/b.js").write_bytes(b"2\r\n")
+    windows = view_code_hash()
+    (tmp_path / "static/b.js").write_bytes(b"2\n")
+    assert view_code_hash() == windows
