@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{Driver, config, length, swapping, tokens};
+use common::{Driver, config, length, swapping, tokens, with_policy};
 use nano_batch_core::config::Config;
+use nano_batch_core::request::Request;
 
 /// Two sequences of two blocks fill the memory; the first one's fifth token preempts the second.
 fn preempting(config: Config) -> (Driver, [u32; 2]) {
@@ -147,4 +148,25 @@ fn a_preempted_sequence_keeps_its_outstanding_token() {
         driver.retire();
         driver.finish_all();
     }
+}
+
+/// A copy-on-write planned for a sequence that is preempted in the same step never happens: what
+/// it would have copied must not be swapped out either.
+#[test]
+fn a_preempted_writer_takes_its_copy_back() {
+    let config = Config { max_num_batched_tokens: 9, max_num_seqs: 8, ..swapping(8, 8) };
+    let mut driver = Driver::new(with_policy("priority", config));
+    let parent = driver.add(Request { priority: 5, ..length(2, 6) });
+    driver.step();
+    let prompt = driver.add(length(12, 1));
+    driver.step();
+    let copies = [driver.scheduler.fork(parent, "test").unwrap(), driver.scheduler.fork(parent, "test").unwrap()];
+    let shared = driver.table(parent)[1];
+    let step = driver.step();
+    assert_eq!(step.preempted.iter().map(|preempted| preempted.slot).collect::<Vec<_>>(), [copies[1], copies[0]]);
+    assert_eq!(step.copies, [(shared, driver.table(parent)[1])], "only the parent's copy is left");
+    assert_eq!(step.swap_out.iter().map(|pair| pair.0).collect::<Vec<_>>(), [shared], "the last owner's");
+    assert_eq!(Driver::slots(&step), [parent, prompt]);
+    assert_eq!(step.num_decodes, 1);
+    driver.finish_all();
 }
