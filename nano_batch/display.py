@@ -26,6 +26,16 @@ def _short(cell: object) -> str:
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
 
+def readable_bytes(count: int) -> str:
+    """A byte count in a binary unit, at most 3 significant digits: 65536 -> '64 KiB'."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB" if value < 1000 else f"{value:,.0f} TiB"
+
+
 def number(value: float) -> str:
     """`value` with 3 significant digits; whole, thousands separated, from 1,000 on; "–" for NaN."""
     if value != value:

@@ -83,6 +83,38 @@ class StaleBuildError(NanoBatchError, ImportError):
     """The compiled core is of another version than the Python package."""
 
 
+class ShapeError(NanoBatchError, ValueError):
+    """A tensor has another shape than the call needs."""
+
+
+class DtypeError(NanoBatchError, ValueError):
+    """A tensor has another dtype than the call needs."""
+
+
+class DeviceError(NanoBatchError, ValueError):
+    """A device cannot be used, or a tensor lies on another device than the call needs."""
+
+
+class SlotRangeError(NanoBatchError, ValueError):
+    """A token slot lies outside the KV cache."""
+
+
+class BlockRangeError(NanoBatchError, ValueError):
+    """A block id lies outside its pool (the KV cache or its host blocks)."""
+
+
+class BlockConflictError(NanoBatchError, ValueError):
+    """Two copies of one call write the same block."""
+
+
+class ContextLengthError(NanoBatchError, ValueError):
+    """A context length does not fit its block table or its queries."""
+
+
+class CacheAllocationError(NanoBatchError, MemoryError):
+    """There is not enough memory for a KV cache of this size."""
+
+
 class MissingExtraError(NanoBatchError, ImportError):
     """An optional library is needed; the message tells which extra installs it."""
 

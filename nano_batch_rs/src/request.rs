@@ -356,6 +356,16 @@ impl Sequence {
         before
     }
 
+    /// Drops the entries behind the first `len`.
+    pub fn truncate_table(&mut self, len: u32) {
+        if len < self.table_len {
+            self.rest.table.truncate(len as usize);
+            self.table_version += 1;
+            self.table_len = len;
+            self.tail = self.rest.table.last().copied().unwrap_or(NONE);
+        }
+    }
+
     /// Empties the table; what it was.
     pub fn take_table(&mut self) -> Vec<i32> {
         self.table_version += 1;

@@ -1,0 +1,152 @@
+"""What paged attention refuses, each by name, before anything is computed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from nano_batch.errors import (
+    BlockRangeError,
+    ContextLengthError,
+    DeviceError,
+    DtypeError,
+    InvalidArgumentError,
+    ShapeError,
+)
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int32, torch.int64)
+
+
+def check_cache(
+    query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, block_size: int
+) -> None:
+    """Check a query [*, num_heads, head_dim] against the two caches."""
+    num_heads, head_dim = query.shape[-2:]
+    if query.dtype not in FLOATS:
+        raise DtypeError(f"query is {query.dtype}; attention takes float16, bfloat16, float32 and float64")
+    for name, cache in (("key_cache", key_cache), ("value_cache", value_cache)):
+        if cache.dim() != 4 or min(cache.shape) < 1:
+            needed = "[num_blocks, block_size, num_kv_heads, head_dim]"
+            raise ShapeError(f"{name} has shape {list(cache.shape)}; it needs {needed}, all at least 1")
+        if cache.shape[3] != head_dim:
+            raise ShapeError(f"{name} has head_dim {cache.shape[3]}; the query has {head_dim}")
+        _check_device(name, cache, query.device)
+        if cache.dtype != query.dtype:
+            raise DtypeError(f"{name} is {cache.dtype}; the query is {query.dtype}")
+    if key_cache.shape != value_cache.shape:
+        raise ShapeError(
+            f"key_cache {list(key_cache.shape)} and value_cache {list(value_cache.shape)} differ"
+        )
+    if block_size != key_cache.shape[1]:
+        raise ShapeError(f"block_size={block_size}; the caches have blocks of {key_cache.shape[1]}")
+    if num_heads < 1 or num_heads % key_cache.shape[2]:
+        raise ShapeError(f"{key_cache.shape[2]} key/value heads do not divide {num_heads} query heads")
+
+
+def check_rows(
+    rows: int, block_table: torch.Tensor, context_lens: torch.Tensor, device: torch.device
+) -> None:
+    """Check block_table [rows, max_blocks] and context_lens [rows], both integers on `device`."""
+    if block_table.dim() != 2 or len(block_table) != rows:
+        raise ShapeError(
+            f"block_table has shape {list(block_table.shape)}; {rows} rows need [rows, max_blocks]"
+        )
+    if context_lens.dim() != 1 or len(context_lens) != rows:
+        raise ShapeError(f"context_lens has shape {list(context_lens.shape)}; it needs [{rows}]")
+    _check_integers("block_table", block_table, device)
+    _check_integers("context_lens", context_lens, device)
+
+
+def check_starts(rows: int, query_start_loc: torch.Tensor, device: torch.device) -> None:
+    """Check query_start_loc [rows + 1], integers on `device`."""
+    if query_start_loc.dim() != 1 or len(query_start_loc) != rows + 1:
+        raise ShapeError(f"query_start_loc has shape {list(query_start_loc.shape)}; it needs [{rows + 1}]")
+    _check_integers("query_start_loc", query_start_loc, device)
+
+
+def check_start_values(query_start_loc: torch.Tensor, tokens: int) -> None:
+    """Check that the starts begin at 0, never decrease and end within the tokens."""
+    starts = query_start_loc.cpu()
+    if int(starts[0]) != 0:
+        raise ShapeError(f"query_start_loc begins at {int(starts[0])}; it needs 0")
+    falling = torch.nonzero(starts.diff() < 0)
+    if len(falling):
+        row = int(falling[0])
+        raise ShapeError(
+            f"query_start_loc falls from {int(starts[row])} to {int(starts[row + 1])} in row {row}"
+        )
+    if int(starts[-1]) > tokens:
+        raise ShapeError(f"query_start_loc ends at {int(starts[-1])}; there are {tokens} tokens")
+
+
+def check_values(
+    key_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    context_lens: torch.Tensor,
+    query_lens: torch.Tensor | None,
+    window: int | None,
+) -> int:
+    """Check context lengths, and the table entries that some query sees; return the longest context.
+
+    `query_lens` [rows] counts each row's queries; None means one each. A row with context 0 has no keys and
+    may have any number of queries (it is padding).
+    """
+    num_blocks, size = key_cache.shape[:2]
+    capacity = block_table.shape[1] * size
+    lens = context_lens.long().cpu()
+    queries = torch.ones_like(lens) if query_lens is None else query_lens.long().cpu()
+    _refuse(lens < 0, lens, "context length {} of row {} is negative")
+    _refuse(lens > capacity, lens, "context length {} of row {} exceeds the " + f"{capacity} of its table")
+    _refuse(
+        (lens > 0) & (queries > lens), queries, "{} queries of row {} exceed its context, which counts them"
+    )
+    first = (lens - queries).clamp(min=0)
+    oldest = torch.zeros_like(lens) if window is None else (first - window + 1).clamp(min=0)
+    table = block_table.cpu()
+    block_start = torch.arange(block_table.shape[1]) * size
+    seen = (block_start < lens[:, None]) & (block_start + size > oldest[:, None]) & (queries > 0)[:, None]
+    outside = torch.nonzero(seen & ((table < 0) | (table >= num_blocks)))
+    if len(outside):
+        row, column = outside[0].tolist()
+        raise BlockRangeError(
+            f"block_table[{row}, {column}] = {int(table[row, column])} is seen, and not in [0, {num_blocks})"
+        )
+    return int(lens.max()) if len(lens) else 0
+
+
+def checked_scale(scale: float | None, head_dim: int) -> float:
+    """Return the scale, 1 / sqrt(head_dim) for None."""
+    if scale is None:
+        return 1 / math.sqrt(head_dim)
+    if not math.isfinite(scale):
+        raise InvalidArgumentError(f"scale={scale!r} is not finite")
+    return float(scale)
+
+
+def checked_window(window: int | None) -> int | None:
+    """Return the window, None or a whole number of at least 1."""
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+        raise InvalidArgumentError(
+            f"sliding_window={window!r} is neither None nor a whole number of at least 1"
+        )
+    return window
+
+
+def _refuse(bad: torch.Tensor, values: torch.Tensor, message: str) -> None:
+    rows = torch.nonzero(bad)
+    if len(rows):
+        row = int(rows[0])
+        raise ContextLengthError(message.format(int(values[row]), row))
+
+
+def _check_integers(name: str, tensor: torch.Tensor, device: torch.device) -> None:
+    if tensor.dtype not in INTEGERS:
+        raise DtypeError(f"{name} is {tensor.dtype}; it needs int32 or int64")
+    _check_device(name, tensor, device)
+
+
+def _check_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise DeviceError(f"{name} is on {tensor.device}; the query is on {device}")

@@ -1,0 +1,6 @@
+"""Transformers that compute over a paged KV cache."""
+
+from nano_batch.models.runner import PagedRunner
+from nano_batch.models.tiny import PagedInputs, TinyConfig, TinyTransformer
+
+__all__ = ["PagedInputs", "PagedRunner", "TinyConfig", "TinyTransformer"]

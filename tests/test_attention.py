@@ -1,0 +1,308 @@
+"""Paged attention against plain dense attention in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nano_batch import errors
+from nano_batch.attention import dense_attention, paged_attention_fwd, paged_attention_prefill, torch_backend
+from nano_batch.kv_cache import KVCache
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+class Case:
+    """Random sequences in a paged cache in which everything that no query may see is NaN or out of range."""
+
+    def __init__(self, seed, contexts, queries, *, block_size=4, kv_heads=2, group=2, head_dim=8, window=None,
+                 dtype=torch.float32, layout="NHD", scale=None):  # fmt: skip
+        self.rng = torch.Generator().manual_seed(seed)
+        self.window, self.scale, self.block_size = window, scale, block_size
+        self.contexts, self.queries = contexts, queries
+        self.columns = max([-(-context // block_size) for context in contexts], default=0) + 1
+        needed = sum(-(-context // block_size) for context in contexts)
+        self.cache = KVCache(needed + 3, block_size, kv_heads, head_dim, dtype, "cpu", layout=layout)
+        for view in self.cache.layer(0):
+            view.fill_(float("nan"))
+        shape = (kv_heads, head_dim)
+        self.keys = [self.draw(context, *shape).to(dtype) for context in contexts]
+        self.values = [self.draw(context, *shape).to(dtype) for context in contexts]
+        self.query = self.draw(sum(queries), kv_heads * group, head_dim).to(dtype)
+        self.table = self.place(needed + 3)
+
+    def draw(self, *shape):
+        return torch.randn(shape, generator=self.rng, dtype=torch.float64)
+
+    def first_seen(self, row):
+        first_query = self.contexts[row] - self.queries[row]
+        return 0 if self.window is None else max(0, first_query - self.window + 1)
+
+    def place(self, num_blocks):
+        """Write what the queries see to random blocks; table entries that nobody sees hold nonsense."""
+        free = torch.randperm(num_blocks, generator=self.rng).tolist()
+        nonsense = torch.tensor([-1, num_blocks, 10**6, 0])
+        table = nonsense[torch.randint(4, (len(self.contexts), self.columns), generator=self.rng)]
+        for row, context in enumerate(self.contexts):
+            if context == 0 or self.queries[row] == 0:
+                continue
+            first = self.first_seen(row)
+            for column in range(first // self.block_size, (context - 1) // self.block_size + 1):
+                table[row, column] = free.pop()
+            seen = torch.arange(first, context)
+            slots = table[row, seen // self.block_size] * self.block_size + seen % self.block_size
+            self.cache.write_kv(self.keys[row][seen], self.values[row][seen], slots)
+        return table.to(torch.int32)
+
+    def dense(self):
+        rows = []
+        for row, query in enumerate(self.query.split(self.queries)):
+            if self.contexts[row] == 0:
+                rows.append(torch.zeros_like(query, dtype=torch.float64))
+                continue
+            rows.append(
+                dense_attention(query, self.keys[row], self.values[row], scale=self.scale,
+                                sliding_window=self.window)
+            )  # fmt: skip
+        return torch.cat(rows) if rows else self.query.double()
+
+    def lens(self):
+        return torch.tensor(self.contexts, dtype=torch.int32)
+
+    def decode(self, **options):
+        assert set(self.queries) <= {1}
+        output = paged_attention_fwd(
+            self.query.unsqueeze(2), *self.cache.layer(0), self.table, self.lens(), self.block_size,
+            scale=self.scale, sliding_window=self.window, **options,
+        )  # fmt: skip
+        assert output.shape == (len(self.contexts), *self.query.shape[1:2], 1, self.query.shape[2])
+        return output.squeeze(2)
+
+    def prefill(self, **options):
+        starts = torch.tensor([0, *self.queries], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return paged_attention_prefill(
+            self.query, *self.cache.layer(0), self.table, self.lens(), starts, self.block_size,
+            scale=self.scale, sliding_window=self.window, **options,
+        )  # fmt: skip
+
+    def check(self, output):
+        assert output.dtype == self.query.dtype
+        assert output.shape == self.query.shape
+        tolerance = TOLERANCE[self.query.dtype]
+        torch.testing.assert_close(output.double(), self.dense(), atol=tolerance, rtol=0)
+
+
+@st.composite
+def cases(draw, prefill):
+    rows = draw(st.integers(0, 5))
+    contexts = [draw(st.integers(0, 40)) for _ in range(rows)]
+    queries = [draw(st.integers(0, context)) if prefill and context else 1 for context in contexts]
+    return Case(
+        draw(st.integers(0, 2**32)), contexts, queries,
+        block_size=draw(st.one_of(st.integers(1, 9), st.just(64))),
+        kv_heads=draw(st.integers(1, 3)), group=draw(st.integers(1, 4)),
+        head_dim=draw(st.sampled_from([1, 8, 12])),
+        window=draw(st.one_of(st.none(), st.integers(1, 45))),
+        dtype=draw(st.sampled_from(list(TOLERANCE))), layout=draw(st.sampled_from(["NHD", "HND"])),
+        scale=draw(st.one_of(st.none(), st.floats(-1, 1))),
+    )  # fmt: skip
+
+
+@given(case=cases(prefill=False))
+@settings(max_examples=200, deadline=None)
+def test_decode_equals_dense_attention(case):
+    case.check(case.decode())
+    case.check(case.decode(validate=False))
+
+
+@given(case=cases(prefill=True))
+@settings(max_examples=200, deadline=None)
+def test_prefill_equals_dense_attention(case):
+    case.check(case.prefill())
+    case.check(case.prefill(validate=False))
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 100])
+@pytest.mark.parametrize(("tile_elements", "query_tile"), [(1, 1), (200, 3), (4000, 64)])
+def test_tiles_of_any_size_give_the_same(window, tile_elements, query_tile, monkeypatch):
+    monkeypatch.setattr(torch_backend, "TILE_ELEMENTS", tile_elements)
+    monkeypatch.setattr(torch_backend, "QUERY_TILE", query_tile)
+    case = Case(1, [70, 33, 0, 12, 5], [69, 1, 2, 12, 0], window=window)
+    case.check(case.prefill())
+    case = Case(2, [70, 33, 0, 12, 5], [1] * 5, window=window)
+    case.check(case.decode())
+
+
+def test_a_long_context_with_large_scores_is_exact():
+    case = Case(3, [3000, 1], [1, 1], block_size=16, scale=6.0)
+    case.check(case.decode())
+
+
+def test_one_query_a_row_is_the_same_either_way():
+    case = Case(4, [9, 1, 17], [1, 1, 1], window=6)
+    torch.testing.assert_close(case.decode(), case.prefill(), atol=1e-6, rtol=0)
+
+
+def test_tokens_past_the_last_row_are_padding():
+    case = Case(5, [9, 4], [3, 4])
+    expected = case.prefill()
+    case.query = torch.cat([case.query, torch.full((2, *case.query.shape[1:]), float("nan"))])
+    output = case.prefill()
+    assert torch.equal(output[:7], expected)
+    assert output[7:].eq(0).all()
+
+
+def test_queries_of_any_strides():
+    case = Case(6, [9, 4], [1, 1])
+    expected = case.decode()
+    case.query = case.query.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    assert not case.query.is_contiguous()
+    assert torch.equal(case.decode(), expected)
+    assert torch.equal(case.prefill(), expected)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_dense_attention_equals_torchs_own(window):
+    rng = torch.Generator().manual_seed(7)
+    query = torch.randn(6, 4, 8, generator=rng, dtype=torch.float64)
+    keys, values = torch.randn(2, 11, 2, 8, generator=rng, dtype=torch.float64)
+    at_query, at_key = torch.arange(5, 11)[:, None], torch.arange(11)[None]
+    seen = (at_key <= at_query) & (at_key > at_query - (window or 99))
+    own = torch.nn.functional.scaled_dot_product_attention(
+        query.transpose(0, 1), keys.transpose(0, 1), values.transpose(0, 1), attn_mask=seen, enable_gqa=True
+    ).transpose(0, 1)
+    torch.testing.assert_close(dense_attention(query, keys, values, sliding_window=window), own)
+
+
+class Made(TorchDispatchMode):
+    """Records the bytes of every new storage that an operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        inputs = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage.data_ptr() not in inputs:
+                self.sizes.append(storage.nbytes())
+        return result
+
+
+@pytest.mark.parametrize("layout", ["NHD", "HND"])
+def test_keys_and_values_are_copied_once_and_never_the_whole_cache(layout):
+    case = Case(8, [64, 50, 64], [1, 1, 1], block_size=8, kv_heads=2, group=1, head_dim=32, layout=layout)
+    gathered = 3 * 64 * 2 * 32 * 4
+    with Made() as made:
+        case.decode()
+    assert sum(size >= gathered // 2 for size in made.sizes) == 2
+    assert max(made.sizes) == gathered
+
+
+def test_a_long_context_never_has_a_whole_copy(monkeypatch):
+    monkeypatch.setattr(torch_backend, "TILE_ELEMENTS", 2**12)
+    case = Case(9, [4096], [1], block_size=8, kv_heads=2, group=1, head_dim=32)
+    with Made() as made:
+        output = case.decode()
+    case.check(output)
+    tile = 2**12 * 4
+    assert made.sizes.count(tile) == 2 * 4096 // 64
+    assert max(made.sizes) == tile
+
+
+def test_work_does_not_grow_with_a_python_loop_over_the_batch():
+    def calls(rows):
+        case = Case(10, [5] * rows, [1] * rows)
+        with Made() as made:
+            case.decode()
+            decode = len(made.sizes)
+            case.prefill()
+        return decode, len(made.sizes) - decode
+
+    assert calls(2) == calls(60)
+
+
+def refuse(error, message, form="decode", **change):
+    case = Case(11, [9, 4], [1, 1])
+    keys, values = case.cache.layer(0)
+    call = {"query": case.query.unsqueeze(2), "key_cache": keys, "value_cache": values,
+            "block_table": case.table, "context_lens": case.lens(), "block_size": 4}  # fmt: skip
+    function = paged_attention_fwd
+    if form == "prefill":
+        function = paged_attention_prefill
+        call |= {"query": case.query, "query_start_loc": torch.tensor([0, 1, 2], dtype=torch.int32)}
+    function(**call)
+    call |= {name: value(call[name]) if callable(value) else value for name, value in change.items()}
+    with pytest.raises(error, match=message) as caught:
+        function(**call)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, errors.NanoBatchError)
+
+
+@pytest.mark.parametrize("form", ["decode", "prefill"])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"query": lambda query: query.int()}, errors.DtypeError, "query is torch.int32"),
+        ({"key_cache": lambda keys: keys[0]}, errors.ShapeError, r"key_cache has shape \[4, 2, 8\]"),
+        ({"key_cache": lambda keys: keys[:0]}, errors.ShapeError, "all at least 1"),
+        ({"key_cache": lambda keys: keys[..., :4]}, errors.ShapeError, "head_dim 4; the query has 8"),
+        ({"key_cache": lambda keys: keys[1:]}, errors.ShapeError, "differ"),
+        ({"value_cache": lambda values: values.half()}, errors.DtypeError, "value_cache is torch.float16"),
+        ({"value_cache": lambda values: values.to("meta")}, errors.DeviceError, "value_cache is on meta"),
+        ({"query": lambda query: query[:, :3]}, errors.ShapeError, "2 key/value heads do not divide 3"),
+        ({"block_size": 8}, errors.ShapeError, "block_size=8; the caches have blocks of 4"),
+        ({"block_table": lambda table: table[:1]}, errors.ShapeError, "2 rows need"),
+        ({"block_table": lambda table: table.float()}, errors.DtypeError, "block_table is torch.float32"),
+        ({"block_table": lambda table: table.to("meta")}, errors.DeviceError, "block_table is on meta"),
+        ({"block_table": lambda table: table * 0 - 1}, errors.BlockRangeError, r"block_table\[0, 0\] = -1"),
+        (
+            {"block_table": lambda table: table * 0 + 7},
+            errors.BlockRangeError,
+            r"= 7 is seen, and not in \[0, 7\)",
+        ),
+        ({"context_lens": lambda lens: lens.short()}, errors.DtypeError, "context_lens is torch.int16"),
+        ({"context_lens": lambda lens: lens + 20}, errors.ContextLengthError, "29 of row 0 exceeds the 16"),
+        ({"context_lens": lambda lens: -lens}, errors.ContextLengthError, "-9 of row 0 is negative"),
+        ({"scale": float("nan")}, errors.InvalidArgumentError, "scale=nan"),
+        ({"sliding_window": 0}, errors.InvalidArgumentError, "sliding_window=0"),
+        ({"sliding_window": 1.5}, errors.InvalidArgumentError, "sliding_window=1.5"),
+    ],
+)
+def test_bad_input_is_refused_by_name(form, change, error, message):
+    refuse(error, message, form, **change)
+
+
+def test_bad_queries_are_refused_by_name():
+    refuse(errors.ShapeError, r"\[batch, num_heads, 1, head_dim\]", query=lambda query: query.squeeze(2))
+    refuse(
+        errors.ShapeError,
+        r"\[batch, num_heads, 1, head_dim\]",
+        query=lambda query: query.expand(-1, -1, 2, -1),
+    )
+    refuse(errors.ShapeError, r"\[tokens, num_heads", "prefill", query=lambda query: query[None])
+    refuse(errors.ShapeError, r"it needs \[2\]", context_lens=lambda lens: lens[None])
+
+
+@pytest.mark.parametrize(
+    ("starts", "error", "message"),
+    [
+        ([0, 2], errors.ShapeError, r"it needs \[3\]"),
+        ([1, 1, 2], errors.ShapeError, "begins at 1"),
+        ([0, 2, 1], errors.ShapeError, "falls from 2 to 1 in row 1"),
+        ([0, 1, 3], errors.ShapeError, "ends at 3; there are 2 tokens"),
+        ([0.0, 1.0, 2.0], errors.DtypeError, "query_start_loc is torch.float32"),
+    ],
+)
+def test_bad_starts_are_refused_by_name(starts, error, message):
+    refuse(error, message, "prefill", query_start_loc=torch.tensor(starts))
+
+
+def test_more_queries_than_context_are_refused():
+    refuse(errors.ContextLengthError, "2 queries of row 0 exceed its context", "prefill",
+           context_lens=torch.tensor([1, 4]), query_start_loc=torch.tensor([0, 2, 2]))  # fmt: skip
