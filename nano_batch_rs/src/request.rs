@@ -264,21 +264,23 @@ const RECENT: usize = 16;
 #[repr(align(64))]
 pub struct RecentTokens([i32; RECENT]);
 
-/// What is touched when a sequence arrives, moves between queues, fills a block, or ends.
+/// What is touched when a sequence arrives, moves between queues, fills a block, or ends. What
+/// filling a block needs comes first.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub struct Rest {
+    /// The hash of block `hashed − 1`, and its entry, on which the sequence has a hold.
+    pub chain_hash: u128,
     /// Prompt and outputs, but for the recent ones.
     pub tokens: Vec<i32>,
     table: Vec<i32>,
+    pub chain: EntryId,
+    pub salt: u32,
+    pub content: Content,
     /// Leading table entries given back to a sliding window.
     pub released: u32,
-    /// The entry of block `hashed − 1`, on which the sequence has a hold, and its hash.
-    pub chain: EntryId,
-    pub chain_hash: u128,
-    pub stop_token_ids: Vec<i32>,
     pub min_tokens: u32,
-    pub content: Content,
-    pub salt: u32,
+    pub stop_token_ids: Vec<i32>,
     pub root_hash: u128,
     /// Hashes of its leading full blocks, as far as matching needed them.
     pub hashes: Vec<u128>,

@@ -15,7 +15,7 @@ macro_rules! counts {
 
 counts! {
     operations, steps, rows, requests, refused, forks, splits, aborts, finishes, kept, tokens, discarded,
-    recomputed, swapped_out, swapped_in, swap_fallbacks, copies, dropped_copies, shared, hits, resumed_hits,
+    recomputed, swapped_out, swapped_in, swap_fallbacks, copies, shared, hits, resumed_hits,
     evictions, released, ended_late, unknown_rows, keyframes, stalls, chunks, empty_steps, checked_slots,
     lost_chains,
 }

@@ -17,12 +17,6 @@ fn run(case: u64) -> World {
     })
 }
 
-#[test]
-#[ignore = "debugging"]
-fn one_case() {
-    run(std::env::var("CASE").unwrap().parse().unwrap());
-}
-
 fn operations_wanted() -> u64 {
     let set = std::env::var("NANO_BATCH_PROPERTY_OPERATIONS").ok();
     set.map_or(1_200_000, |text| text.replace('_', "").parse().expect("a number of operations"))
@@ -36,7 +30,7 @@ fn random_runs_keep_every_rule() {
         counts += run(case).counts;
         case += 1;
     }
-    eprintln!("{case} cases: {counts:#?}");
+    println!("{case} cases: {counts:#?}");
     assert!(counts.operations >= operations_wanted());
     let happened = [
         ("recomputed", counts.recomputed),

@@ -63,7 +63,7 @@ impl Scenario {
             requests: rng.between(4, 24),
             depth: rng.below(2) as usize,
             disturb: if rng.once_in(3) { 0 } else { 24 },
-            fork: if rng.once_in(2) { 0 } else { 30 },
+            fork: *rng.choose(&[0, 0, 30, 8]),
             longest_prompt,
         }
     }

@@ -146,7 +146,12 @@ impl Track {
             let next = alone.sample(*alone.hashes.last().expect("a prompt has tokens"), len);
             alone.push(next);
             let ended = alone.finish_reason().is_some();
-            assert_eq!(ended && alone.tokens.len() < self.tokens.len(), false, "{} outlived its end", self.name);
+            assert_eq!(
+                ended && alone.tokens.len() < self.tokens.len(),
+                false,
+                "{} outlived its end",
+                self.name
+            );
         }
         alone.tokens
     }
