@@ -47,12 +47,11 @@ export class Replay {
     const sequence = this.sequences.get(id);
     switch (run.kind[i]) {
       case ARRIVED:
+      case FORKED:
         this.sequences.set(id, newSequence(WAITING, 0, -1, []));
         break;
-      case FORKED:
-        this.sequences.set(id, newSequence(WAITING, this.sequences.get(argument).stored, -1, []));
-        break;
       case ADMITTED:
+        sequence.table = new Array(Math.ceil(argument / run.blockSize)).fill(-1);
         Object.assign(sequence, { state: RUNNING, stored: argument, lane: block });
         break;
       case SCHEDULED:
@@ -98,8 +97,7 @@ export class Replay {
   }
 
   own(sequence, index, block) {
-    while (sequence.table.length < index) sequence.table.push(-1);
-    sequence.table[index] = block;
+    sequence.table[index] = block; // at most one past the end: the table grows by one
     sequence.held += 1;
   }
 
