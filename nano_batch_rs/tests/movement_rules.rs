@@ -32,7 +32,10 @@ fn a_host_block_freed_by_a_swap_in_is_free_from_the_next_step_on() {
     assert_eq!(driver.scheduler.num_host_free(), 0);
     let back = driver.step_until(|step| !step.swap_in.is_empty());
     assert!(back.swap_out.is_empty(), "no step swaps both ways, so no host block is reused in its step");
-    assert_eq!(back.swap_in.iter().map(|pair| pair.0).collect::<Vec<_>>(), vec![out.swap_out[0].1, out.swap_out[1].1]);
+    assert_eq!(
+        back.swap_in.iter().map(|pair| pair.0).collect::<Vec<_>>(),
+        vec![out.swap_out[0].1, out.swap_out[1].1]
+    );
     assert_eq!(driver.table(second)[..2], [back.swap_in[0].1, back.swap_in[1].1]);
     assert_eq!(driver.scheduler.num_host_free(), 2);
 }
@@ -65,7 +68,11 @@ fn swap_out_copies_only_what_the_cache_does_not_keep() {
     let before = driver.table(second);
     let step = driver.step_until(|step| !step.preempted.is_empty());
     assert_eq!(step.preempted[0].slot, second);
-    assert_eq!(step.swap_out.iter().map(|pair| pair.0).collect::<Vec<_>>(), [before[2]], "two full blocks are cached");
+    assert_eq!(
+        step.swap_out.iter().map(|pair| pair.0).collect::<Vec<_>>(),
+        [before[2]],
+        "two full blocks are cached"
+    );
     // The first takes the copied block, then evicts the second's tail; its head is still there.
     let back = driver.step_until(|step| Driver::slots(step).contains(&second));
     assert!(driver.table(first).is_empty(), "the first ended");
@@ -111,13 +118,18 @@ fn a_shared_partial_block_is_copied_by_the_first_writer_and_written_in_place_by_
     let mut driver = Driver::new(config(8));
     let parent = driver.add(length(3, 9));
     driver.step();
-    let children = [driver.scheduler.fork(parent, "test").unwrap(), driver.scheduler.fork(parent, "test").unwrap()];
+    let children =
+        [driver.scheduler.fork(parent, "test").unwrap(), driver.scheduler.fork(parent, "test").unwrap()];
     let shared = driver.table(parent);
     let step = driver.step();
     assert_eq!(step.copies.len(), 2, "three owners, two copies");
     assert!(step.copies.iter().all(|&(source, _)| source == shared[1]));
     let tails: Vec<i32> = [parent, children[0], children[1]].map(|slot| driver.table(slot)[1]).to_vec();
-    assert_eq!(tails.iter().filter(|&&block| block == shared[1]).count(), 1, "the last owner writes in place");
+    assert_eq!(
+        tails.iter().filter(|&&block| block == shared[1]).count(),
+        1,
+        "the last owner writes in place"
+    );
     assert!([parent, children[0], children[1]].iter().all(|&slot| driver.table(slot)[0] == shared[0]));
 }
 
@@ -148,10 +160,14 @@ fn a_preempted_writer_takes_its_copy_back() {
     driver.step();
     let prompt = driver.add(length(12, 1));
     driver.step();
-    let copies = [driver.scheduler.fork(parent, "test").unwrap(), driver.scheduler.fork(parent, "test").unwrap()];
+    let copies =
+        [driver.scheduler.fork(parent, "test").unwrap(), driver.scheduler.fork(parent, "test").unwrap()];
     let shared = driver.table(parent)[1];
     let step = driver.step();
-    assert_eq!(step.preempted.iter().map(|preempted| preempted.slot).collect::<Vec<_>>(), [copies[1], copies[0]]);
+    assert_eq!(
+        step.preempted.iter().map(|preempted| preempted.slot).collect::<Vec<_>>(),
+        [copies[1], copies[0]]
+    );
     assert_eq!(step.copies, [(shared, driver.table(parent)[1])], "only the parent's copy is left");
     assert_eq!(step.swap_out.iter().map(|pair| pair.0).collect::<Vec<_>>(), [shared], "the last owner's");
     assert_eq!(Driver::slots(&step), [parent, prompt]);

@@ -25,7 +25,10 @@ fn order_of_service(driver: &mut Driver, requests: Vec<Request>) -> Vec<usize> {
 #[test]
 fn fcfs_goes_by_arrival_then_by_number() {
     let at = |arrival| Request { arrival, ..length(2, 2) };
-    assert_eq!(order_of_service(&mut one_at_a_time("fcfs"), vec![at(2.0), at(1.0), at(2.0), at(0.5)]), [3, 1, 0, 2]);
+    assert_eq!(
+        order_of_service(&mut one_at_a_time("fcfs"), vec![at(2.0), at(1.0), at(2.0), at(0.5)]),
+        [3, 1, 0, 2]
+    );
 }
 
 #[test]
@@ -63,7 +66,11 @@ fn lpm_looks_at_the_first_128_only() {
     driver.finish_all();
     let mut requests: Vec<Request> = (0..129).map(|at| tokens(&[100 + at], 1)).collect();
     requests[128] = tokens(&[1, 2, 3, 4, 5], 1);
-    assert_eq!(order_of_service(&mut driver, requests)[..3], [0, 128, 1], "the 129th is seen once one has gone");
+    assert_eq!(
+        order_of_service(&mut driver, requests)[..3],
+        [0, 128, 1],
+        "the 129th is seen once one has gone"
+    );
 }
 
 #[test]
@@ -109,7 +116,8 @@ fn prefill_and_decode_share_a_step_decodes_first() {
 
 #[test]
 fn prefill_first_computes_whole_prompts_before_any_decode() {
-    let mut driver = Driver::new(with_policy("prefill_first", Config { max_num_batched_tokens: 10, ..config(50) }));
+    let mut driver =
+        Driver::new(with_policy("prefill_first", Config { max_num_batched_tokens: 10, ..config(50) }));
     driver.add(length(6, 3));
     driver.step();
     driver.add(length(8, 3));
@@ -170,7 +178,11 @@ fn a_request_with_n_takes_n_lanes_from_the_start() {
     let other = driver.add(length(1, 1));
     assert_eq!(driver.step().rows.len(), 1, "no lane is left for the other");
     let step = driver.step();
-    assert_eq!((step.samples.len(), step.forks.len()), (3, 2), "the step that ends the prompt takes three tokens");
+    assert_eq!(
+        (step.samples.len(), step.forks.len()),
+        (3, 2),
+        "the step that ends the prompt takes three tokens"
+    );
     assert_eq!(driver.step().rows.len(), 2, "the budget serves two of three");
     driver.step_until(|step| Driver::slots(step).contains(&other));
 }

@@ -111,7 +111,10 @@ fn a_block_enters_the_cache_when_its_tokens_are_known_and_computed() {
     assert!(!driver.is_cached(head), "planned is not computed");
     driver.plan();
     driver.retire();
-    assert!(driver.is_cached(head) && !driver.is_cached(tail), "the tail's token is known, but not yet computed");
+    assert!(
+        driver.is_cached(head) && !driver.is_cached(tail),
+        "the tail's token is known, but not yet computed"
+    );
     driver.retire();
     assert!(driver.is_cached(tail));
 }
@@ -130,7 +133,8 @@ fn finish_forgets_the_content_behind_what_counts() {
 
 #[test]
 fn blocks_released_to_the_window_stay_cached() {
-    let mut driver = Driver::new(Config { sliding_window: Some(2), max_num_batched_tokens: 2, ..caching(10) });
+    let mut driver =
+        Driver::new(Config { sliding_window: Some(2), max_num_batched_tokens: 2, ..caching(10) });
     let prompt = [1, 2, 3, 4, 5, 6, 7];
     let slot = driver.add(tokens(&prompt, 1));
     driver.step();

@@ -30,7 +30,10 @@ impl World {
                 self.counts.resumed_hits += u64::from(entry.cached > 0);
             }
         }
-        assert!(self.lanes_taken() + track.lanes_wanted <= self.scenario.config.max_num_seqs, "too many lanes");
+        assert!(
+            self.lanes_taken() + track.lanes_wanted <= self.scenario.config.max_num_seqs,
+            "too many lanes"
+        );
         if let Some(needed) = self.blocks_needed(uid) {
             assert!(needed <= self.model.available(), "admitted without the blocks for it");
         }
@@ -86,7 +89,10 @@ impl World {
     /// Work is not left lying: the first in the queue waits for a reason.
     pub fn check_queue_waits_for_a_reason(&mut self, budget_left: u32) {
         let config = &self.scenario.config;
-        if config.batching != Batching::Continuous || self.plan.preempted > 0 || !self.plan.step.preempted.is_empty() {
+        if config.batching != Batching::Continuous
+            || self.plan.preempted > 0
+            || !self.plan.step.preempted.is_empty()
+        {
             return;
         }
         let Some(first) = self.next_in_queue() else { return };
@@ -96,7 +102,8 @@ impl World {
             let row = self.plan.step.rows.iter().any(|row| row.uid == uid);
             !row && seq.stored + 1 < self.tracks[&uid].len()
         });
-        let ending: u32 = self.model.in_state(State::Ending).map(|(uid, _)| self.tracks[&uid].lanes_wanted).sum();
+        let ending: u32 =
+            self.model.in_state(State::Ending).map(|(uid, _)| self.tracks[&uid].lanes_wanted).sum();
         let lanes = self.lanes_taken() + ending + track.lanes_wanted > config.max_num_seqs;
         let matched = self.model.match_prefix(track).len() as u32 * config.block_size;
         let whole = !config.enable_chunked_prefill && track.outputs() == 0;

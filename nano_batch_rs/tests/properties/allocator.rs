@@ -106,7 +106,8 @@ impl Pair {
     /// A new holder shares what is cached of a random chain.
     fn open(&mut self, rng: &mut Rng) {
         let salt = rng.below(2) as u32;
-        let tokens: Vec<i32> = (0..rng.between(1, 6) as usize * self.block_size).map(|_| rng.below(2) as i32).collect();
+        let tokens: Vec<i32> =
+            (0..rng.between(1, 6) as usize * self.block_size).map(|_| rng.below(2) as i32).collect();
         let root_hash = self.real.cache.root_hash(["", "salt"][salt as usize]);
         let mut holder =
             Holder { content: (salt, tokens), blocks: Vec::new(), chain: ROOT, hash: root_hash, indexed: 0 };
@@ -256,7 +257,8 @@ struct NaiveCache {
 impl NaiveCache {
     fn access(&mut self, ids: &[i32]) -> usize {
         let chains: Vec<Vec<i32>> = (1..=ids.len()).map(|len| ids[..len].to_vec()).collect();
-        let known = |order: &[(Vec<i32>, u64)], chain: &Vec<i32>| order.iter().position(|(other, _)| other == chain);
+        let known =
+            |order: &[(Vec<i32>, u64)], chain: &Vec<i32>| order.iter().position(|(other, _)| other == chain);
         let hits = chains.iter().take_while(|chain| known(&self.order, chain).is_some()).count();
         let touched: Vec<_> = match self.eviction {
             Eviction::Fifo => chains,

@@ -32,7 +32,8 @@ pub struct RowView {
 
 impl Arrays {
     pub fn new(scheduler: &Scheduler) -> Self {
-        let Capacity { tokens, rows, width } = Capacity::needed(scheduler).expect("a bound on the table's width");
+        let Capacity { tokens, rows, width } =
+            Capacity::needed(scheduler).expect("a bound on the table's width");
         let set = || Set {
             token_ids: vec![77; tokens],
             positions: vec![77; tokens],
@@ -70,7 +71,11 @@ impl Arrays {
         assert_eq!(set.query_start_loc[filled.rows] as usize, filled.tokens);
         for at in rows..filled.rows {
             let token = set.query_start_loc[at] as usize;
-            assert_eq!((set.lanes[at], set.context_lens[at], set.slot_mapping[token]), (-1, 0, -1), "padding");
+            assert_eq!(
+                (set.lanes[at], set.context_lens[at], set.slot_mapping[token]),
+                (-1, 0, -1),
+                "padding"
+            );
             assert!(set.block_table[at * self.width..(at + 1) * self.width].iter().all(|&block| block == -1));
         }
         for (at, sample) in step.samples.iter().enumerate() {

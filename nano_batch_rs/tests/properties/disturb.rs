@@ -31,7 +31,8 @@ impl World {
         let whole = track.request != track.name && self.rng.once_in(2);
         let id = if whole { track.request.clone() } else { track.name.clone() };
         let of_request = |other: &u32| whole && self.tracks[other].request == track.request;
-        let members: Vec<u32> = self.alive.iter().copied().filter(|other| *other == uid || of_request(other)).collect();
+        let members: Vec<u32> =
+            self.alive.iter().copied().filter(|other| *other == uid || of_request(other)).collect();
         let fewest = members.iter().map(|member| self.tracks[member].outputs()).min().expect("a member");
         let keep = self.rng.once_in(3).then(|| self.rng.between(0, fewest));
         let reason = *self.rng.choose(&["abort", "stop", "stop_string"]);
@@ -108,7 +109,12 @@ impl World {
                 let token = self.tracks[&child].sample(flight.hashes[at], (row.start + row.count) as usize);
                 self.lane_token.insert(lane, token);
                 if let Some(sample) = sample {
-                    flight.step.samples.push(nano_batch_core::step::Sample { uid: child, slot, lane, ..sample });
+                    flight.step.samples.push(nano_batch_core::step::Sample {
+                        uid: child,
+                        slot,
+                        lane,
+                        ..sample
+                    });
                 }
             }
         }

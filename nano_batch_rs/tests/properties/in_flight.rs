@@ -42,6 +42,7 @@ fn depths_0_and_1_give_the_same_tokens() {
         assert_eq!(at_once, in_flight, "case {case}");
         counts += seen;
     }
-    let happened = [counts.unknown_rows, counts.recomputed, counts.swapped_in, counts.ended_late, counts.discarded];
+    let happened =
+        [counts.unknown_rows, counts.recomputed, counts.swapped_in, counts.ended_late, counts.discarded];
     assert!(happened.iter().all(|&times| times > 100), "{counts:?}");
 }

@@ -128,9 +128,13 @@ impl Model {
             k if k == Kind::Admitted as u8 => {
                 let entries = self.config.blocks_for(argument as u32) as usize;
                 let seq = self.seq(uid);
-                assert!(seq.state == State::Waiting && seq.table.is_empty(), "only waiting sequences are admitted");
+                assert!(
+                    seq.state == State::Waiting && seq.table.is_empty(),
+                    "only waiting sequences are admitted"
+                );
                 seq.table.resize(entries, -1);
-                (seq.state, seq.lane, seq.stored, seq.swapped) = (State::Running, block, argument as u32, None);
+                (seq.state, seq.lane, seq.stored, seq.swapped) =
+                    (State::Running, block, argument as u32, None);
             }
             k if k == Kind::Scheduled as u8 => {
                 let seq = self.seq(uid);
@@ -149,7 +153,8 @@ impl Model {
                 self.blocks[argument as usize].references -= 1;
                 self.blocks[block as usize].references = 1;
                 let table = &mut self.seq(uid).table;
-                let at = table.iter().position(|&b| b == argument as i32).expect("the source is in its table");
+                let at =
+                    table.iter().position(|&b| b == argument as i32).expect("the source is in its table");
                 table[at] = block;
             }
             k if k == Kind::Freed as u8 => self.free(uid, block, argument as usize),
@@ -215,7 +220,10 @@ impl Model {
         let table = &mut self.seq(uid).table;
         assert_eq!(table[index], block, "freed an entry that the table does not have");
         table[index] = -1;
-        assert!(!windowless || table[index..].iter().all(|&later| later < 0), "a head was released before its tail");
+        assert!(
+            !windowless || table[index..].iter().all(|&later| later < 0),
+            "a head was released before its tail"
+        );
         let clock = self.clock;
         let freed = &mut self.blocks[block as usize];
         freed.references -= 1;
@@ -271,7 +279,8 @@ impl Model {
             Eviction::Lfu => (block.uses, block.released),
             Eviction::Fifo => (0, block.indexed),
         };
-        let evictable = self.blocks.iter().enumerate().filter(|(_, b)| b.references == 0 && b.content.is_some());
+        let evictable =
+            self.blocks.iter().enumerate().filter(|(_, b)| b.references == 0 && b.content.is_some());
         evictable.min_by_key(|(_, block)| key(block)).map(|(id, _)| id as i32)
     }
 

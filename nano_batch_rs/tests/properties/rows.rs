@@ -58,7 +58,8 @@ impl World {
     }
 
     fn rank_running(&mut self) {
-        let running: Vec<(u32, u32)> = self.model.in_state(State::Running).map(|(uid, s)| (uid, s.stored)).collect();
+        let running: Vec<(u32, u32)> =
+            self.model.in_state(State::Running).map(|(uid, s)| (uid, s.stored)).collect();
         for (uid, stored) in running {
             let score = self.queue_score(uid, stored);
             self.model.seqs.get_mut(&uid).expect("running").score = score;
@@ -78,7 +79,8 @@ impl World {
             let request = track.request.clone();
             track.name = format!("{request}/0");
             track.lanes_wanted = 1;
-            let index = step.forks.iter().filter(|fork| fork.0 == parent_slot).position(|fork| fork.1 == child_slot);
+            let index =
+                step.forks.iter().filter(|fork| fork.0 == parent_slot).position(|fork| fork.1 == child_slot);
             let index = index.expect("it is there") + 1;
             let mut copy = track.fork(child, format!("{request}/{index}"), request, index as u64);
             copy.pending += 1;
@@ -116,10 +118,14 @@ impl World {
             assert!(!decodes || step.num_decodes == step.rows.len(), "a baseline mixed prefill and decode");
         }
         let left = config.max_num_batched_tokens - tokens;
-        if config.batching == Batching::Continuous && left > 0 && self.model.in_state(State::Ending).next().is_none() {
+        if config.batching == Batching::Continuous
+            && left > 0
+            && self.model.in_state(State::Ending).next().is_none()
+        {
             for (uid, seq) in self.model.in_state(State::Running) {
                 let track = &self.tracks[&uid];
-                let ready = seq.stored + 1 == track.len() && track.outputs() + track.pending < track.max_tokens;
+                let ready =
+                    seq.stored + 1 == track.len() && track.outputs() + track.pending < track.max_tokens;
                 let has_part = distinct.contains(&uid) || step.samples.iter().any(|sample| sample.uid == uid);
                 assert!(has_part || !ready || track.outputs() + track.pending == 0, "a decode was left out");
             }
@@ -142,7 +148,11 @@ impl World {
         if decode {
             assert!(row.count == 1 && row.start + 1 == track.len() && row.start >= track.prompt_len);
         }
-        assert_eq!(row.unknown, row.start as usize == track.tokens.len(), "placeholders only for awaited tokens");
+        assert_eq!(
+            row.unknown,
+            row.start as usize == track.tokens.len(),
+            "placeholders only for awaited tokens"
+        );
         let chunks = config.enable_chunked_prefill && config.batching != Batching::PrefillFirst;
         if !chunks && track.outputs() == 0 {
             assert_eq!(row.start + row.count, track.len(), "a prompt was cut without chunking");
@@ -173,7 +183,8 @@ impl World {
             let seq = &self.model.seqs[&row.uid];
             assert_eq!(view.table[..seq.table.len()], seq.table, "the bound table");
             assert!(view.table[seq.table.len()..].iter().all(|&block| block == -1));
-            let passed = config.sliding_window.map_or(0, |w| (row.start + 1).saturating_sub(w) / config.block_size);
+            let passed =
+                config.sliding_window.map_or(0, |w| (row.start + 1).saturating_sub(w) / config.block_size);
             let first = seq.table.iter().position(|&block| block >= 0).expect("the block it writes");
             assert_eq!(first as u32, passed, "blocks released to the window");
             self.counts.released += u64::from(passed > 0);
@@ -193,7 +204,11 @@ impl World {
                 let position = row.start + at as u32;
                 let block = self.model.seqs[&row.uid].table[(position / block_size) as usize];
                 assert_eq!(slot, i64::from(block) * i64::from(block_size) + i64::from(position % block_size));
-                assert_eq!(self.model.block(block).references - siblings, 1, "wrote to a block of two owners");
+                assert_eq!(
+                    self.model.block(block).references - siblings,
+                    1,
+                    "wrote to a block of two owners"
+                );
                 assert!(self.model.block(block).content.is_none(), "wrote to a block that the cache knows");
                 assert!(written.insert(slot), "two rows wrote slot {slot}");
                 hash = if row.unknown {

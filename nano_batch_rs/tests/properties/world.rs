@@ -95,7 +95,11 @@ impl World {
         while self.arrived < self.scenario.requests || self.engine.scheduler().has_unfinished() {
             turns += 1;
             let running = self.model.in_state(State::Running).count();
-            assert!(turns < 40_000, "no end in sight: {running} run, {} wait", self.model.seqs.len() - running);
+            assert!(
+                turns < 40_000,
+                "no end in sight: {running} run, {} wait",
+                self.model.seqs.len() - running
+            );
             if self.arrived < self.scenario.requests && self.rng.once_in(3) {
                 self.add();
             }
@@ -124,7 +128,11 @@ impl World {
             }
             Err(_) => {
                 self.counts.refused += 1;
-                assert_eq!(self.engine.scheduler().snapshot(), before, "a refused request changed the engine");
+                assert_eq!(
+                    self.engine.scheduler().snapshot(),
+                    before,
+                    "a refused request changed the engine"
+                );
             }
         }
         self.after_operation();
@@ -142,7 +150,8 @@ impl World {
             let track = &self.tracks[&sample.uid];
             let row = step.rows[sample.row as usize];
             if self.alive.contains(&sample.uid) {
-                let token = track.sample(flight.hashes[sample.row as usize], (row.start + row.count) as usize);
+                let token =
+                    track.sample(flight.hashes[sample.row as usize], (row.start + row.count) as usize);
                 let name = if flight.split.contains(&sample.uid) { &track.request } else { &track.name };
                 by_name.entry(name.clone()).or_default().push(token.into());
                 tokens.push(token);
@@ -208,7 +217,10 @@ impl World {
             let track = self.tracks.get_mut(&sequence.uid).expect("a track");
             let caches = self.scenario.config.enable_prefix_caching && track.kind != Kind::Length;
             if caches && !sequence.cacheable && !track.lost_chain {
-                assert!(self.scenario.depth > 0 && self.scenario.config.sliding_window.is_some(), "a lost chain");
+                assert!(
+                    self.scenario.depth > 0 && self.scenario.config.sliding_window.is_some(),
+                    "a lost chain"
+                );
                 track.lost_chain = true;
                 self.counts.lost_chains += 1;
             }
@@ -226,7 +238,12 @@ impl World {
             for at in (from..columns.step.len()).rev() {
                 assert_eq!(columns.step[at], self.model.step, "an event's step");
                 let (kind, sequence) = (columns.kind[at], columns.sequence[at]);
-                events.push(Event { kind, sequence, block: columns.block[at], argument: columns.argument[at] });
+                events.push(Event {
+                    kind,
+                    sequence,
+                    block: columns.block[at],
+                    argument: columns.argument[at],
+                });
             }
             missing -= columns.step.len() - from;
         }
@@ -302,7 +319,8 @@ impl World {
         self.model.check_owners();
         assert_eq!(scheduler.blocks().num_free() as usize, self.model.num_free());
         assert_eq!(scheduler.blocks().available() as usize, self.model.available());
-        let uids = |slots: Vec<u32>| slots.into_iter().map(|slot| scheduler.sequence(slot).uid).collect::<Vec<_>>();
+        let uids =
+            |slots: Vec<u32>| slots.into_iter().map(|slot| scheduler.sequence(slot).uid).collect::<Vec<_>>();
         assert_eq!(uids(scheduler.waiting().collect()), self.ranked(State::Waiting), "the queue's order");
         assert_eq!(uids(scheduler.running().to_vec()), self.ranked(State::Running), "the running order");
         for &slot in scheduler.running() {
@@ -348,7 +366,11 @@ impl World {
         assert!(self.model.seqs.is_empty() && self.alive.is_empty());
         assert!(self.model.blocks.iter().all(|block| block.references == 0), "a block leaked");
         let scheduler = self.engine.scheduler();
-        assert_eq!(scheduler.num_host_free() as u32, self.scenario.config.num_swap_blocks, "a host block leaked");
+        assert_eq!(
+            scheduler.num_host_free() as u32,
+            self.scenario.config.num_swap_blocks,
+            "a host block leaked"
+        );
         let mut entries = HashSet::new();
         for &name in self.model.cached.keys() {
             let mut next = Some(name);
