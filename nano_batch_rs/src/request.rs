@@ -38,7 +38,7 @@ impl Prompt {
     fn check(&self, id: &str) -> Result<()> {
         match self {
             Prompt::Tokens(tokens) => match tokens.iter().find(|&&token| token < 0) {
-                Some(&token) => Err(Error::InvalidToken { id: id.to_owned(), value: token.into() }),
+                Some(&token) => Err(Error::token(id, token)),
                 None => Ok(()),
             },
             Prompt::Length(_) => Ok(()),
@@ -118,7 +118,7 @@ impl Request {
             ));
         }
         if let Some(&value) = self.stop_token_ids.iter().find(|&&token| token < 0) {
-            return Err(Error::InvalidToken { id: id.to_owned(), value: value.into() });
+            return Err(Error::token(id, value));
         }
         self.check_size(id, config)
     }
@@ -163,7 +163,7 @@ impl Request {
 /// Checks a sampled token.
 pub fn check_token(id: impl FnOnce() -> String, token: i64) -> Result<i32> {
     if !(0..=MAX_TOKEN_ID).contains(&token) {
-        return Err(Error::InvalidToken { id: id(), value: token });
+        return Err(Error::token(id(), token));
     }
     Ok(token as i32)
 }

@@ -17,7 +17,7 @@ impl BlockCache {
     #[new]
     #[pyo3(signature = (num_blocks, eviction = "lru"))]
     fn new(num_blocks: &Bound<'_, PyAny>, eviction: &str) -> PyResult<Self> {
-        let num_blocks = values::count("num_blocks", num_blocks)?;
+        let num_blocks = values::count("num_blocks", num_blocks, 1).map_err(Raised)?;
         let eviction = Eviction::parse(eviction).map_err(Raised)?;
         Ok(BlockCache(block_cache::BlockCache::new(num_blocks, eviction).map_err(Raised)?))
     }

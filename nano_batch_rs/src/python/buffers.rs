@@ -63,6 +63,10 @@ impl<T: Element> Bound1<T> {
         if !array.is_c_contiguous() {
             return problem("is not C-contiguous".to_owned());
         }
+        // An aligned address is what the reference types of `slice` require.
+        if array.data() as usize % align_of::<T>() != 0 {
+            return problem("is not aligned".to_owned());
+        }
         let writeable = array.as_any().getattr("flags")?.getattr("writeable")?.extract::<bool>()?;
         if !writeable {
             return problem("is read-only".to_owned());
@@ -102,7 +106,7 @@ fn lookup<'py>(buffers: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, 
     })
 }
 
-fn wrong_type<T: Element>(name: &str, value: &Bound<'_, PyAny>, dimensions: usize) -> PyErr {
+pub fn wrong_type<T: Element>(name: &str, value: &Bound<'_, PyAny>, dimensions: usize) -> PyErr {
     let given = value
         .getattr("dtype")
         .and_then(|dtype| dtype.str())
