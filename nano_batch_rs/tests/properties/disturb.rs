@@ -76,7 +76,9 @@ impl World {
                 assert_eq!(self.engine.scheduler().snapshot(), before, "a refused fork changed the engine");
                 return;
             }
-            other => other.expect("a live sequence"),
+            other => {
+                other.expect("a live sequence");
+            }
         }
         assert!(!refused, "fork allowed");
         let uid = self.next_uid;
