@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::errors::raise;
+use super::values::html_table;
 use crate::arrays::{ArraySet, Capacity, Remembered};
 use crate::error::Error;
 
@@ -39,6 +40,20 @@ impl StepCounts {
             "StepCounts(step={}, rows={}, decodes={}, tokens={}, samples={}, padded_rows={})",
             self.step, self.rows, self.decodes, self.tokens, self.samples, self.padded_rows
         )
+    }
+
+    fn _repr_html_(&self, py: Python<'_>) -> PyResult<String> {
+        let rows = [
+            ("rows", self.rows as u64),
+            ("of which decode", self.decodes as u64),
+            ("tokens", self.tokens as u64),
+            ("samples", self.samples as u64),
+            ("rows with padding", self.padded_rows as u64),
+            ("blocks swapped out", self.swap_out as u64),
+            ("blocks swapped in", self.swap_in as u64),
+            ("blocks copied", self.copies as u64),
+        ];
+        html_table(py, &format!("step {}", self.step), &rows)
     }
 }
 

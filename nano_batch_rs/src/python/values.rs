@@ -1,4 +1,4 @@
-//! Numbers from Python, refused by name where they do not fit.
+//! Values from Python, refused by name where they do not fit, and tables back.
 
 use numpy::{PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::PyOverflowError;
@@ -70,4 +70,11 @@ pub fn block_ids(id: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
             small.map_err(|error| raise(error.in_request(id)))
         })
         .collect()
+}
+
+/// A table of counts, as `nano_batch.display` makes all tables.
+pub fn html_table<T: Copy + Into<u64>>(py: Python<'_>, title: &str, rows: &[(&str, T)]) -> PyResult<String> {
+    let rows: Vec<(&str, u64)> = rows.iter().map(|&(name, value)| (name, value.into())).collect();
+    let table = py.import("nano_batch.display")?.getattr("html_table")?;
+    table.call1((title, ["what", "how many"], rows))?.extract()
 }
