@@ -1,16 +1,18 @@
 //! Property tests of the core against naive models, over seeded random cases.
 //!
-//! `NANO_BATCH_PROPERTY_OPERATIONS` sets how many operations the random runs make (default 1.2 × 10^6).
+//! `NANO_BATCH_PROPERTY_OPERATIONS` sets how many operations the random runs make (default 5 × 10^6).
 
 mod admission;
 mod allocator;
 mod arrays;
+mod checks;
 mod counts;
 mod disturb;
 mod in_flight;
 mod memory;
 mod model;
 mod random_runs;
+mod replay;
 mod rng;
 mod rows;
 mod scenario;
