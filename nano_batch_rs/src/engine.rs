@@ -316,13 +316,14 @@ impl Engine {
         slot.ok_or_else(|| Error::UnknownRequest { id: id.to_owned() })
     }
 
-    /// A copy of sequence `id` under a new id (see `Scheduler::fork`).
-    pub fn fork(&mut self, id: &str, new_id: &str) -> Result<()> {
+    /// A copy of sequence `id` under a new id (see `Scheduler::fork`); its lane, if it has one.
+    pub fn fork(&mut self, id: &str, new_id: &str) -> Result<Option<i32>> {
         self.check_new_id(new_id)?;
         let parent = self.slot(id)?;
         let child = self.scheduler.fork(parent, id)?;
         self.register(child, new_id.to_owned(), new_id);
-        Ok(())
+        let lane = self.scheduler.sequence(child).lane;
+        Ok((lane >= 0).then_some(lane))
     }
 }
 

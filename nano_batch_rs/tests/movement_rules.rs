@@ -160,10 +160,14 @@ fn a_preempted_writer_takes_its_copy_back() {
     driver.step();
     let prompt = driver.add(length(12, 1));
     driver.step();
-    let copies = [driver.scheduler.fork(parent, "test").unwrap(), driver.scheduler.fork(parent, "test").unwrap()];
+    let copies =
+        [driver.scheduler.fork(parent, "test").unwrap(), driver.scheduler.fork(parent, "test").unwrap()];
     let shared = driver.table(parent)[1];
     let step = driver.step();
-    assert_eq!(step.preempted.iter().map(|preempted| preempted.slot).collect::<Vec<_>>(), [copies[1], copies[0]]);
+    assert_eq!(
+        step.preempted.iter().map(|preempted| preempted.slot).collect::<Vec<_>>(),
+        [copies[1], copies[0]]
+    );
     assert_eq!(step.copies, [(shared, driver.table(parent)[1])], "only the parent's copy is left");
     assert_eq!(step.swap_out.iter().map(|pair| pair.0).collect::<Vec<_>>(), [shared], "the last owner's");
     assert_eq!(Driver::slots(&step), [parent, prompt]);

@@ -174,7 +174,7 @@ impl CoreEngine {
         Ok(pairs(self.engine.finish(request_id, reason, keep).map_err(Raised)?))
     }
 
-    fn _fork(&mut self, sequence_id: &str, new_id: &str) -> PyResult<()> {
+    fn _fork(&mut self, sequence_id: &str, new_id: &str) -> PyResult<Option<i32>> {
         Ok(self.engine.fork(sequence_id, new_id).map_err(Raised)?)
     }
 

@@ -171,8 +171,6 @@ impl Pair {
             let indexed = &mut self.naive[block as usize];
             (indexed.content, indexed.uses, indexed.indexed) = (Some(content), 1, self.clock);
         }
-        self.real.cache.retain(entry);
-        self.real.cache.release(holder.chain);
         (holder.chain, holder.hash, holder.indexed) = (entry, hash, holder.indexed + 1);
     }
 

@@ -220,7 +220,10 @@ impl Model {
         let table = &mut self.seq(uid).table;
         assert_eq!(table[index], block, "freed an entry that the table does not have");
         table[index] = -1;
-        assert!(!windowless || table[index..].iter().all(|&later| later < 0), "a head was released before its tail");
+        assert!(
+            !windowless || table[index..].iter().all(|&later| later < 0),
+            "a head was released before its tail"
+        );
         let clock = self.clock;
         let freed = &mut self.blocks[block as usize];
         freed.references -= 1;
