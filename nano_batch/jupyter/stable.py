@@ -44,7 +44,7 @@ def clean(notebook: Any) -> None:
 
 
 def join_streams(outputs: list[Any]) -> list[Any]:
-    """The outputs, neighbouring texts of one stream joined: where a kernel cuts them is chance."""
+    """The outputs, neighbouring texts of one stream as one: where they are cut depends on timing."""
     joined: list[Any] = []
     for output in outputs:
         last = joined[-1] if joined else {}
