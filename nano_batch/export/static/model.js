@@ -65,11 +65,12 @@ export class Model {
   async answer(asked) {
     const number = ++this.newest;
     const only = asked.length === 1 && asked[0] === this.steering?.name;
-    const found = only && this.steering.answers.find(({ value }) => value === this.values[this.steering.name]);
-    const patch = found?.patch ? await unpack(found.patch) : { ...this.shown, error: found?.error ?? this.missing(asked) };
+    const found = only && this.steering.answers.find(({ value }) => value === this.values[asked[0]]);
+    const refusal = { error: found?.error ?? this.missing(asked) };
+    const patch = await (found?.patch ? unpack(found.patch) : refusal); // never before save_changes returns
     if (number !== this.newest) return; // a newer question was asked meanwhile
-    if (found?.patch) this.shown[this.steering.name] = found.value;
-    this.take({ error: "", ...patch, _answers: (this.values._answers ?? 0) + 1 });
+    if (found?.patch) this.shown[asked[0]] = found.value;
+    this.take({ error: "", ...this.shown, ...patch, _answers: (this.values._answers ?? 0) + 1 });
   }
 
   missing(asked) {
