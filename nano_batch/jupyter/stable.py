@@ -14,11 +14,22 @@ def before_save(model: dict[str, Any], **kwargs: Any) -> None:
     """Jupyter's pre-save hook: drop references to live widgets.
 
     A saved notebook then shows each view's caption and picture when it is opened without a kernel, and never
-    "model not found". The page that is open keeps its live views.
+    "model not found". The page that is open keeps its live views. A front end shows one form of an output, of
+    these two the picture: so the caption of a live view is written once more, as an output of its own.
     """
     if model.get("type") != "notebook" or not isinstance(model.get("content"), dict):
         return
+    for cell in model["content"].get("cells", []):
+        if "outputs" in cell:
+            cell["outputs"] = [each for output in cell["outputs"] for each in (output, *_caption(output))]
     drop_widgets(model["content"])
+
+
+def _caption(output: Any) -> list[dict[str, Any]]:
+    data = output.get("data", {})
+    if not {WIDGET_VIEW, "image/png", "text/plain"} <= set(data):
+        return []
+    return [{"output_type": "display_data", "data": {"text/plain": data["text/plain"]}, "metadata": {}}]
 
 
 def drop_widgets(notebook: Any) -> None:

@@ -205,6 +205,10 @@ def test_saving_leaves_captions_and_pictures_only(tab, view):
     outputs = [out for cell in json.loads(text)["cells"] for out in cell.get("outputs", [])]
     pictures = [out["data"] for out in outputs if "image/png" in out.get("data", {})]
     assert [sorted(data) for data in pictures] == [["image/png", "text/plain"]]
+    captions = [
+        out["data"] for out in outputs if out.get("data") == {"text/plain": pictures[0]["text/plain"]}
+    ]
+    assert len(captions) == 1
 
 
 def test_screenshots_on_request(tab, view):
