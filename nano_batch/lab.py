@@ -7,7 +7,17 @@ from typing import Any
 
 from nano_batch.core import Engine
 from nano_batch.errors import ViewError
-from nano_batch.lessons import check, evictions, growth, hint, last_block, preemptions, sharing
+from nano_batch.lessons import (
+    Hint,
+    Verdict,
+    check,
+    evictions,
+    growth,
+    hint,
+    last_block,
+    preemptions,
+    sharing,
+)
 from nano_batch.picker import WorkloadPicker, pick_workload
 from nano_batch.records import Run, drive
 from nano_batch.viz import BlockTableView
@@ -17,8 +27,10 @@ __all__ = [
     "BlockTableView",
     "Engine",
     "Families",
+    "Hint",
     "Run",
     "Uniform",
+    "Verdict",
     "ViewError",
     "Workload",
     "WorkloadPicker",

@@ -32,8 +32,8 @@ def growth(run: Any, request_id: str) -> Table:
             rows.append(_growth_row(log, at, before))
     header = (
         "step",
-        "stored before",
-        f"stored % {log.block_size}",
+        "tokens before",
+        f"tokens before % {log.block_size}",
         "tokens written",
         "logical block",
         "block",
@@ -73,7 +73,7 @@ def evictions(run: Any) -> Table:
 def preemptions(run: Any) -> Table:
     """Who was preempted, what it had stored, what it had when it came back and what was computed again.
 
-    "from cache" are tokens that it found in the prefix cache, "swapped in" those copied back from the host.
+    "from cache" counts what it found in the prefix cache, "swapped in" what was copied back from the host.
     A request that has not come back has "–" there.
     """
     log = event_log(run)
@@ -89,9 +89,9 @@ def preemptions(run: Any) -> Table:
         "request",
         "tokens stored",
         "back at step",
-        "from cache",
-        "swapped in",
-        "computed again",
+        "tokens from cache",
+        "tokens swapped in",
+        "tokens computed again",
     )
     return Table(f"preemptions: {len(rows):,}", header, tuple(rows))
 

@@ -85,7 +85,7 @@ def computed_again() -> Truth:
     return Truth(again, why, mistakes, table, engine)
 
 
-_AGAIN = ("tokens stored", "from cache", "computed again")
+_AGAIN = ("tokens stored", "tokens from cache", "tokens computed again")
 
 
 def _sample(engine: Engine, sampled: Iterable[str]) -> None:

@@ -34,7 +34,13 @@ def last_block(workload: Workload, *, memory_tokens: int, block_sizes: Sequence[
                 f"{len(run.steps):,}",
             )
         )
-    header = ("block size", "lost a sequence (tokens)", "(size - 1) / 2", "longest table (blocks)", "steps")
+    header = (
+        "block size (tokens)",
+        "lost a sequence (tokens)",
+        "(size - 1) / 2 (tokens)",
+        "longest table (blocks)",
+        "steps",
+    )
     return Table(f"{len(workload):,} requests on {memory_tokens:,} tokens of KV memory", header, tuple(rows))
 
 
@@ -70,10 +76,10 @@ def sharing(
         cells = (size, prefix_tokens // size, without.blocks, with_.blocks, saved, hits)
         rows.append(tuple(f"{cell:,}" for cell in cells))
     header = (
-        "block size",
+        "block size (tokens)",
         "full blocks of prefix",
-        "held unshared",
-        "held shared",
+        "blocks unshared",
+        "blocks shared",
         "blocks saved",
         "tokens not computed",
     )

@@ -66,7 +66,14 @@ def test_preemption_by_recompute_agrees_with_the_steps():
     )
     table = lab.preemptions(engine)
     assert table.rows[0][1] == "y"
-    numbers = ("step", "tokens stored", "back at step", "from cache", "swapped in", "computed again")
+    numbers = (
+        "step",
+        "tokens stored",
+        "back at step",
+        "tokens from cache",
+        "tokens swapped in",
+        "tokens computed again",
+    )
     assert rows(table, *numbers) == [(lost.step, 28, back.step, found, 0, computed - 43)]
 
 
@@ -74,7 +81,11 @@ def test_preemption_by_swap_brings_everything_back():
     engine, outputs = two_that_outgrow(enable_prefix_caching=False, preemption="swap", num_swap_blocks=14)
     back = next(o for o in outputs if o.swap_in)
     ((stored, cached, swapped, again),) = rows(
-        lab.preemptions(engine), "tokens stored", "from cache", "swapped in", "computed again"
+        lab.preemptions(engine),
+        "tokens stored",
+        "tokens from cache",
+        "tokens swapped in",
+        "tokens computed again",
     )
     assert (cached, swapped, again) == (0, stored, 0)
     assert len(back.swap_in) == -(-stored // 4)
@@ -122,7 +133,7 @@ def test_sharing_saves_the_full_blocks_of_all_but_the_first(prefix, own, count):
     for size, (saved, hits) in zip(sizes, rows(table, "blocks saved", "tokens not computed"), strict=True):
         assert saved == (count - 1) * (prefix // size)
         assert hits == saved * size
-    unshared, shared = np.array(rows(table, "held unshared", "held shared")).T
+    unshared, shared = np.array(rows(table, "blocks unshared", "blocks shared")).T
     assert (unshared - shared == np.array(rows(table, "blocks saved")).ravel()).all()
 
 
