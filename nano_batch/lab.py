@@ -7,20 +7,44 @@ from typing import Any
 
 from nano_batch.core import Engine
 from nano_batch.errors import ViewError
+from nano_batch.lessons import (
+    Hint,
+    Verdict,
+    check,
+    evictions,
+    growth,
+    hint,
+    last_block,
+    preemptions,
+    sharing,
+)
+from nano_batch.picker import WorkloadPicker, pick_workload
 from nano_batch.records import Run, drive
 from nano_batch.viz import BlockTableView
-from nano_batch.workloads import Families, Workload
+from nano_batch.workloads import Families, Uniform, Workload
 
 __all__ = [
     "BlockTableView",
     "Engine",
     "Families",
+    "Hint",
     "Run",
+    "Uniform",
+    "Verdict",
     "ViewError",
     "Workload",
+    "WorkloadPicker",
     "block_table",
+    "check",
     "drive",
+    "evictions",
+    "growth",
+    "hint",
+    "last_block",
+    "pick_workload",
+    "preemptions",
     "serve",
+    "sharing",
 ]
 
 

@@ -159,8 +159,10 @@ class NotebookPage:
 
 
 def code_cells(path: Path) -> int:
-    """How many code cells of the notebook run (those with a source)."""
+    """The number in the last prompt that a page shows after Run All: a folded cell shows none."""
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    return sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
+    run = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    shown = [i for i, cell in enumerate(run, 1) if not cell.metadata.get("jupyter", {}).get("source_hidden")]
+    return shown[-1]

@@ -64,13 +64,13 @@ def poster_hash(caption: str, view_code: str) -> str:
 
 
 def view_outputs(notebook: Any) -> list[Any]:
-    """The outputs that are views: those with a widget, and those whose poster was taken."""
+    """The outputs that are views: widgets with a picture, and those whose poster was taken."""
     return [
         output
         for cell in notebook.cells
         if cell.cell_type == "code"
         for output in cell.outputs
-        if WIDGET_VIEW in output.get("data", {}) or MARK in output.get("metadata", {})
+        if {WIDGET_VIEW, "image/png"} <= output.get("data", {}).keys() or MARK in output.get("metadata", {})
     ]
 
 
@@ -84,10 +84,10 @@ def stale(notebook: Any, view_code: str) -> list[str]:
         reasons.append("a code cell was changed since it was run")
     if "widgets" in notebook.metadata:
         reasons.append("it stores widget state")
+    if any(WIDGET_VIEW in output.get("data", {}) for cell in code for output in cell.outputs):
+        reasons.append("an output refers to a live widget")
     for output in view_outputs(notebook):
         caption = output.data.get("text/plain", "")
-        if WIDGET_VIEW in output.data:
-            reasons.append("an output refers to a live widget")
         if "image/png" not in output.data:
             reasons.append(f"a view has no poster: {caption.splitlines()[:1]}")
         if output.metadata.get(MARK, {}).get("drawn") != poster_hash(caption, view_code):

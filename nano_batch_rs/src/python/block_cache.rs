@@ -2,7 +2,7 @@ use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 
 use super::errors::Raised;
-use super::values;
+use super::{shown, values};
 use crate::block_cache;
 use crate::config::{Choice, Eviction};
 
@@ -32,5 +32,14 @@ impl BlockCache {
     #[getter]
     fn num_cached(&self) -> u32 {
         self.0.num_cached()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("BlockCache({} blocks cached)", self.0.num_cached())
+    }
+
+    fn _repr_html_(&self) -> String {
+        let rows = [("blocks cached", self.0.num_cached() as usize)];
+        shown::html_table("BlockCache", &rows)
     }
 }

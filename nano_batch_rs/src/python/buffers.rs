@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::errors::raise;
+use super::shown;
 use crate::arrays::{ArraySet, Capacity, Remembered};
 use crate::error::Error;
 
@@ -39,6 +40,21 @@ impl StepCounts {
             "StepCounts(step={}, rows={}, decodes={}, tokens={}, samples={}, padded_rows={})",
             self.step, self.rows, self.decodes, self.tokens, self.samples, self.padded_rows
         )
+    }
+
+    fn _repr_html_(&self) -> String {
+        let rows = [
+            ("rows", self.rows),
+            ("decodes", self.decodes),
+            ("tokens", self.tokens),
+            ("samples", self.samples),
+            ("swapped out", self.swap_out),
+            ("swapped in", self.swap_in),
+            ("copies", self.copies),
+            ("admitted", self.admitted),
+            ("preempted", self.preempted),
+        ];
+        shown::html_table(&format!("step {}", self.step), &rows)
     }
 }
 

@@ -8,6 +8,7 @@ mod buffers;
 mod engine;
 mod errors;
 mod sampling;
+mod shown;
 mod values;
 
 use pyo3::prelude::*;
