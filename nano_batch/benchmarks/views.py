@@ -131,6 +131,7 @@ def take_pictures(tab: NotebookPage, folder: Path) -> None:
     for theme in ("Dark", "Light"):
         tab.theme(theme)
         for blocks, view in zip(SIZES, tab.views(), strict=True):
+            view.get_by_role("button", name="Reset").click()
             tab.settle(view)
             measure.screenshot(tab.page, view, folder / f"views_{blocks}_{theme.lower()}.png")
 

@@ -21,7 +21,9 @@ from nano_batch.viz import View
 
 MOST_POSITIONS = 8
 # The reader's own: a page keeps it when a setting changes, as the kernel does.
-KEPT = {"step"}
+KEPT = {"step", "_requests", "_block"}
+# What only a kernel can keep true: a line of code for the view as it stands; answers are the page's to count.
+DROPPED = {"_code": "", "_answers": 0}
 # What belongs to a widget's place in a notebook, not to its picture.
 _WIDGET = {*anywidget.AnyWidget.class_trait_names(), "_esm", "_css", "_anywidget_id"}
 
@@ -35,16 +37,19 @@ def capture(shown: Sequence[str], path: str) -> None:
     steered: dict[str, Any] = {}
     records = {}
     for number, view in views.items():
-        record = {"module": view.get_state(["_esm"])["_esm"], "state": pack(state(view)), "steering": None}
         if not steered and (control := _control(view)):
-            steered = record["steering"] = _record(view, control)
-        records[number] = record
+            found, errors = _runs(view, control)
+            steered = {"name": control["name"], "answers": _answers(control, found, errors)}
+            records[number] = {**_record(view, found[control["default"]]), "steering": steered}
+        else:
+            records[number] = {**_record(view, state(view)), "steering": None}
     Path(path).write_text(json.dumps(records), encoding="utf-8")
 
 
 def state(view: View) -> dict[str, Any]:
     """Every synchronised trait of `view` that its JavaScript may read."""
-    return {name: value for name, value in view.get_state().items() if name not in _WIDGET}
+    own = {name: value for name, value in view.get_state().items() if name not in _WIDGET}
+    return {**own, **{name: value for name, value in DROPPED.items() if name in own}}
 
 
 def pack(values: dict[str, Any]) -> str:
@@ -84,26 +89,39 @@ def _control(view: View) -> dict[str, Any] | None:
     return next((control for control in controls if len(control["values"]) > 1), None)
 
 
-def _record(view: Any, control: dict[str, Any]) -> dict[str, Any]:
-    name, values = control["name"], positions(control["values"], control["default"])
-    before = {each: getattr(view, each) for each in (name, *KEPT)}
-    found: dict[Any, dict[str, Any]] = {}
-    errors: dict[Any, str] = {}
-    for value in values:
-        # Each run starts from the default, so that nothing in it depends on the order of recording.
-        setattr(view, name, control["default"])
+def _record(view: View, values: dict[str, Any]) -> dict[str, Any]:
+    return {"module": view.get_state(["_esm"])["_esm"], "state": pack(values)}
+
+
+def _runs(view: Any, control: dict[str, Any]) -> tuple[dict[Any, dict[str, Any]], dict[Any, str]]:
+    """The view's state at each position of `control`, or what its rerun raised.
+
+    The run at the default is pinned: a difference is against that run, in whatever order a reader moves.
+    """
+    name, home = control["name"], control["default"]
+    setattr(view, name, home)
+    view.pinned = True
+    found, errors = {}, {}
+    for value in positions(control["values"], home):
         try:
             setattr(view, name, value)
         except Exception as error:  # a reader's own rerun may raise anything; the page must say it
             errors[value] = f"{type(error).__name__}: {error}"
         else:
             found[value] = state(view)
-    for each, value in before.items():
-        setattr(view, each, value)
-    answers = {value: {"patch": pack(patch)} for value, patch in _changes(found).items()}
-    refusals = {value: {"error": text} for value, text in errors.items()}
-    steps = [{"value": value, **(answers | refusals)[value]} for value in values]
-    return {"name": name, "answers": steps}
+    setattr(view, name, home)
+    found[home] = {**state(view), "_difference": ""}
+    return found, errors
+
+
+def _answers(control: dict[str, Any], found: dict[Any, Any], errors: dict[Any, str]) -> list[dict[str, Any]]:
+    patches = _changes(found)
+    return [
+        {"value": value, "error": errors[value]}
+        if value in errors
+        else {"value": value, "patch": pack(patches[value])}
+        for value in positions(control["values"], control["default"])
+    ]
 
 
 def _changes(states: dict[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:

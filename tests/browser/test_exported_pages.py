@@ -161,13 +161,42 @@ def test_the_recorded_control_shows_what_the_kernel_gives(tab, view, python):
         assert f"{8192 // size:,} blocks of {size} tokens" in line
 
 
-def test_other_controls_are_disabled_and_say_why(tab):
-    second = tab.locator(".nb-view").nth(1)
-    parts = second.locator("[data-control]").locator("input, select, button").all()
-    assert parts
-    assert all(part.is_disabled() for part in parts)
-    assert "one control a page has its runs" in second.locator(".nb-fixed").first.inner_text()
-    assert all("no kernel" in part.get_attribute("title") for part in parts)
+def test_other_controls_are_disabled_and_say_why(tab, python):
+    first, second = tab.locator(".nb-view").all()
+    steered = first.locator("[data-control=block_size] input").all()
+    assert steered
+    assert all(part.is_enabled() for part in steered)
+    names = [control["name"] for control in python.second._controls]
+    for view, free in ((first, "block_size"), (second, None)):
+        for name in names:
+            for part in view.locator(f"[data-control={name}]").locator("input, select, button").all():
+                assert part.is_disabled() == (name != free), name
+                assert name == free or "no kernel" in part.get_attribute("title")
+        assert "one control a page has its runs" in view.locator(".nb-fixed").inner_text()
+        assert view.get_by_role("button", name="Pin").is_disabled()
+        assert not view.get_by_role("button", name="Copy as code").is_visible()
+
+
+def test_a_request_is_selected_and_its_blocks_light_up(tab, view):
+    before = view.locator(".nb-blocks").evaluate("node => node.toDataURL()")
+    view.locator(".nb-blocks").click(position={"x": 100, "y": 60})
+    settle(tab)
+    assert view.locator(".nb-blocks").evaluate("node => node.toDataURL()") != before
+    tab.keyboard.press("Escape")
+    settle(tab)
+
+
+def test_a_difference_is_against_the_run_at_the_default(tab, view, python):
+    python.view.block_size, python.view.pinned = 16, True
+    slider = view.locator("[data-control=block_size] input[type=range]")
+    slider.focus()
+    for size in (32, 64):
+        tab.keyboard.press("ArrowRight")
+        settle(tab)
+        python.view.block_size = size
+        assert view.locator(".nb-difference").inner_text() == python.view._difference != ""
+    python.view.pinned = False
+    python.view.block_size = 16
 
 
 def test_what_was_not_recorded_is_refused_by_name(tab, exported, python):

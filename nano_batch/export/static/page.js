@@ -6,22 +6,25 @@
   const { Model, unpack } = await load(data.model);
   const modules = {};
 
-  function disable(figure, control, reason) {
-    for (const node of figure.querySelectorAll(`[data-control="${control.name}"]`)) {
-      for (const part of node.querySelectorAll("input, select, button")) {
-        part.disabled = true;
-        part.title = reason;
-      }
-      const note = document.createElement("span");
-      note.className = "nb-fixed";
-      note.textContent = reason;
-      node.append(note);
-    }
-  }
+  const REASON =
+    "What is disabled was not recorded: this page has no kernel, and one control a page has its runs. Run the notebook to move it.";
 
-  function reason(steering) {
-    const own = "not recorded in this page, which has no kernel: run the notebook to move it";
-    return steering ? own : `${own}; one control a page has its runs`;
+  // Every part that only a kernel could answer is disabled, and one line says why.
+  function disable(place, steering) {
+    const others = [...place.querySelectorAll("[data-control]")].filter((node) => node.dataset.control !== steering?.name);
+    const parts = others.flatMap((node) => [...node.querySelectorAll("input, select, button")]);
+    parts.push(...place.querySelectorAll("button[aria-pressed]"));
+    if (!parts.length) return;
+    const note = document.createElement("p");
+    note.className = "nb-fixed";
+    note.id = `nb-fixed-${document.querySelectorAll(".nb-fixed").length}`;
+    note.textContent = REASON;
+    for (const part of parts) {
+      part.disabled = true;
+      part.title = REASON;
+      part.setAttribute("aria-describedby", note.id);
+    }
+    (place.querySelector(".nb-controls") ?? place.firstChild).append(note);
   }
 
   for (const figure of document.querySelectorAll("figure[data-view]")) {
@@ -38,7 +41,7 @@
     figure.append(place);
     await modules[module].default.render({ model: new Model(values, steering), el: place });
     for (const node of still) node.remove();
-    for (const control of values._controls) if (control.name !== steering?.name) disable(figure, control, reason(steering));
+    disable(place, steering);
   }
   document.body.dataset.live = "";
 })();
