@@ -89,8 +89,9 @@ def _control(view: View) -> dict[str, Any] | None:
     return next((control for control in controls if len(control["values"]) > 1), None)
 
 
-def _record(view: View, values: dict[str, Any]) -> dict[str, Any]:
-    return {"module": view.get_state(["_esm"])["_esm"], "state": pack(values)}
+def _record(view: Any, values: dict[str, Any]) -> dict[str, Any]:
+    clock = id(getattr(view, "selected", view))  # views of one run share a selection and a step
+    return {"module": view.get_state(["_esm"])["_esm"], "state": pack(values), "clock": clock}
 
 
 def _runs(view: Any, control: dict[str, Any]) -> tuple[dict[Any, dict[str, Any]], dict[Any, str]]:

@@ -186,6 +186,16 @@ def test_a_request_is_selected_and_its_blocks_light_up(tab, view):
     settle(tab)
 
 
+def test_views_of_one_run_share_the_step(tab, view):
+    second = tab.locator(".nb-view").nth(1)
+    for key in ("Home", "End"):
+        tab.keyboard.press(key)
+        tab.wait_for_function(
+            "new Set([...document.querySelectorAll('.nb-step')].map(node => node.innerText)).size === 1"
+        )
+        assert step(second) == step(view)
+
+
 def test_a_difference_is_against_the_run_at_the_default(tab, view, python):
     python.view.block_size, python.view.pinned = 16, True
     slider = view.locator("[data-control=block_size] input[type=range]")

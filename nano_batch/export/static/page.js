@@ -27,8 +27,17 @@
     (place.querySelector(".nb-controls") ?? place.firstChild).append(note);
   }
 
+  // Views of one run share the step and what is selected, as they do through a kernel.
+  const groups = {};
+  function share(model, group) {
+    group.push(model);
+    for (const name of ["step", "_requests", "_block"]) {
+      model.on(`change:${name}`, () => group.forEach((other) => other.take({ [name]: model.get(name) })));
+    }
+  }
+
   for (const figure of document.querySelectorAll("figure[data-view]")) {
-    const { module, state, steering } = data.views[figure.dataset.view];
+    const { module, state, steering, clock } = data.views[figure.dataset.view];
     const values = await unpack(state);
     const recorded = steering?.answers.map(({ value }) => value);
     values._source = data.source;
@@ -39,7 +48,9 @@
     const place = document.createElement("div");
     const still = [...figure.childNodes];
     figure.append(place);
-    await modules[module].default.render({ model: new Model(values, steering), el: place });
+    const model = new Model(values, steering);
+    share(model, (groups[clock] ??= []));
+    await modules[module].default.render({ model, el: place });
     for (const node of still) node.remove();
     disable(place, steering);
   }
