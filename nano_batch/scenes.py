@@ -95,7 +95,9 @@ def _hour() -> Workload:
 
 
 OPENING = Stage("small", _three_requests, 24 * 16, 16, {"max_num_batched_tokens": 64, "watermark": 0.0})
-CROWD = Stage("crowd", _crowd, 4096 * 16, 16, {"max_num_seqs": 64, "max_num_batched_tokens": 2048})
+CROWD = Stage(
+    "crowd", _crowd, 4096 * 16, 16, {"max_num_seqs": 64, "max_num_batched_tokens": 2048, "watermark": 0.0}
+)
 HOUR = Stage("hour", _hour, 65_536 * 16, 16, {"max_num_seqs": 64, "max_num_batched_tokens": 8192})
 
 

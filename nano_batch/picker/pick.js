@@ -20,10 +20,13 @@ function render({ model, el }) {
     `Azure LLM inference, Mooncake and BurstGPT traces, or what Workload.to_csv writes; plain or gzip. Up to ${limit} MB by upload, larger by path. Nothing runs yet.`);
   const error = element("p", { class: "nbp-error", role: "alert", hidden: "" });
   const understood = element("div", { class: "nbp-understood", "aria-live": "polite" });
-  const root = element("div", { class: "nb-picker", role: "group", "aria-label": "Workload", "data-lm-suppress-shortcuts": "true" },
+  const root = element("div", { class: "nb-picker", role: "group", "aria-label": "Workload" },
     element("div", { class: "nbp-bar" },
       labelled("Built in", builtin), labelled("Path", path), labelled("Upload", file)),
     note, error, understood);
+  // JupyterLab looks for a shortcut from the focused element upwards and stops at this mark: without it on
+  // each of them, D D on the list would delete the cell.
+  for (const node of [root, builtin, path, file]) node.setAttribute("data-lm-suppress-shortcuts", "true");
   el.append(root);
 
   function options() {
@@ -41,6 +44,11 @@ function render({ model, el }) {
     error.textContent = message;
     error.hidden = !message;
     understood.innerHTML = model.get("_understood"); // a table that Python made, its texts escaped
+  }
+
+  // The answer is Python's last message: what stands here before it may be half old.
+  function settle() {
+    show();
     root.removeAttribute("data-asking");
   }
 
@@ -65,11 +73,13 @@ function render({ model, el }) {
     else model.send(about, undefined, [await chosen.arrayBuffer()]);
     file.value = "";
   });
-  const names = ["builtin", "path", "error", "_uploaded", "_understood", "_answers"];
+  const names = ["builtin", "path", "error", "_uploaded", "_understood"];
   for (const name of names) model.on(`change:${name}`, show);
+  model.on("change:_answers", settle);
   show();
   return () => {
     for (const name of names) model.off(`change:${name}`, show);
+    model.off("change:_answers", settle);
   };
 }
 

@@ -19,6 +19,7 @@ from nano_batch.viz.bundle import bundle
 from nano_batch.viz.controls import KNOWN, Control, control
 from nano_batch.viz.frame import Frame, frame_at
 from nano_batch.viz.palette import OWNERS, RAMPS, STATES
+from nano_batch.viz.selection import Selection
 from nano_batch.viz.sequences import describe_request, logical_tables, queues
 from nano_batch.viz.steer import RunView, event_log
 from nano_batch.viz.table import Table, percent
@@ -50,6 +51,7 @@ class BlockTableView(RunView):
         source: where the numbers come from.
         recreate: a line of Python that makes this view, with `...` where settings go: "Copy as code".
         made_with: the settings of `run` that such a line names.
+        selection: what is selected; by default shared by all views of `run`.
 
     Raises:
         ViewError: if the run has no events, or more than 262,144 blocks.
@@ -79,6 +81,7 @@ class BlockTableView(RunView):
         source: str = "live, this machine",
         recreate: str = "",
         made_with: Mapping[str, Any] | None = None,
+        selection: Selection | None = None,
         **traits: Any,
     ) -> None:
         log = event_log(run)
@@ -92,6 +95,7 @@ class BlockTableView(RunView):
             source=source,
             recreate=recreate,
             made_with=made_with,
+            selection=selection,
             title="Physical KV blocks",
             **own,
             **traits,

@@ -10,6 +10,7 @@ import traitlets
 from nano_batch.errors import ViewError
 from nano_batch.scenes import SCENES, Scene, Stage
 from nano_batch.viz.block_table import BlockTableView, controls, whole_blocks
+from nano_batch.viz.selection import Selection
 from nano_batch.viz.steer import event_log
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class OpeningView(BlockTableView):
             settings=_settings(first.stage),
             about=_about(first.stage),
             recreate="lab.opening(scene=1, ...)",
+            selection=Selection(),  # its run changes under it, and is another view's too
             scene=scene,
             _scenes=[{"number": each.number, "label": each.label} for each in SCENES],
         )

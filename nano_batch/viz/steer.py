@@ -65,6 +65,7 @@ class RunView(View):
         source: str = "live, this machine",
         recreate: str = "",
         made_with: Mapping[str, Any] | None = None,
+        selection: Selection | None = None,
         **traits: Any,
     ) -> None:
         self._from_page = False
@@ -73,7 +74,7 @@ class RunView(View):
         self._recreate, self._made_with = recreate, dict(made_with or {})
         self._before: tuple[str, Usage] | None = None
         self._homes = {control.name: control.default for control in controls} if rerun else {}
-        self._selection = selection_of(run)
+        self._selection = selection or selection_of(run)
         shown = [asdict(control) for control in controls] if rerun else []
         super().__init__(_controls=shown, _source=source, **traits)
         self._show(event_log(run))

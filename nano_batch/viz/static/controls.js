@@ -77,9 +77,18 @@ export class Controls {
     });
     for (const { name, listener } of this.items) this.model.on(`change:${name}`, listener);
     const nodes = this.items.map(({ node }) => node), rest = nodes.slice(SHOWN);
-    const more = element("details", { class: "nb-more" }, [element("summary", { text: `More (${rest.length})` }), ...rest]);
-    this.node.replaceChildren(...nodes.slice(0, SHOWN), ...(rest.length ? [more] : []));
+    this.node.replaceChildren(...nodes.slice(0, SHOWN), ...(rest.length ? this.more(rest) : []));
     this.show();
+  }
+
+  more(nodes) {
+    const drawer = element("div", { class: "nb-more", hidden: "" }, nodes);
+    const opener = button(`More (${nodes.length})`, "Further settings", () => {
+      drawer.hidden = !drawer.hidden;
+      opener.setAttribute("aria-expanded", String(!drawer.hidden));
+    });
+    opener.setAttribute("aria-expanded", "false");
+    return [opener, drawer];
   }
 
   show() {
