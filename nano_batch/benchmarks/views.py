@@ -128,6 +128,7 @@ def versions(tab: NotebookPage) -> dict[str, str]:
 
 def take_pictures(tab: NotebookPage, folder: Path) -> None:
     """Each view in each theme, as `views_<blocks>_<theme>.png`."""
+    tab.page.set_viewport_size({"width": 1330, "height": 2000})  # the whole of the tallest
     for theme in ("Dark", "Light"):
         tab.theme(theme)
         for blocks, view in zip(SIZES, tab.views(), strict=True):
