@@ -45,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=_bench)
 
+    export = commands.add_parser("export", help="write a static page of each notebook, live without a kernel")
+    export.add_argument("paths", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all of notebooks/")
+    export.add_argument("--out", type=Path, default=Path("site"), metavar="FOLDER", help="default: site/")
+    export.set_defaults(run=_export)
+
     notebooks = commands.add_parser("notebooks", help="for authors")
     actions = notebooks.add_subparsers(metavar="ACTION", required=True)
     refresh = actions.add_parser("refresh", help="execute notebooks and take the posters of their views")
@@ -94,6 +99,16 @@ def _bench(options: argparse.Namespace) -> int:
     else:
         for row in result["rows"]:
             print("  ".join(f"{name}={value}" for name, value in row.items()))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from nano_batch.export import export
+    from nano_batch.jupyter.working_copy import notebooks_folder
+
+    paths = options.paths or sorted(notebooks_folder().glob("*.ipynb"))
+    for path in export(paths, options.out):
+        print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB")
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from html import escape
+from typing import Any
 
 MAX_ROWS = 10
 MAX_CHARACTERS = 60
@@ -19,6 +21,27 @@ def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object
     if len(rows) > MAX_ROWS:
         parts.append(f'<tr><td colspan="{len(header)}">… and {len(rows) - MAX_ROWS} more</td></tr>')
     return "".join(parts) + "</tbody></table>"
+
+
+class Shown:
+    """A dataclass whose cell in a notebook is a table of its fields."""
+
+    def _repr_html_(self) -> str:
+        held: Any = self
+        rows = [(field.name, field_text(getattr(self, field.name))) for field in fields(held)]
+        return html_table(type(self).__name__, ["", ""], rows)
+
+
+def field_text(value: Any) -> str:
+    """A field in a few words: an array by its dtype and shape, a number with 3 significant digits."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        shape = ", ".join(f"{side:,}" for side in value.shape)
+        return f"{value.dtype} [{shape}]"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, tuple | list) and len(value) > 6:
+        return f"{len(value):,} values"
+    return "–" if value is None else str(value)
 
 
 def _short(cell: object) -> str:

@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
 from nano_batch.core import Engine
 from nano_batch.errors import ViewError
+from nano_batch.lessons import (
+    Hint,
+    Verdict,
+    check,
+    evictions,
+    growth,
+    hint,
+    last_block,
+    preemptions,
+    sharing,
+)
+from nano_batch.picker import WorkloadPicker, pick_workload
 from nano_batch.records import Run, drive
-from nano_batch.viz import BlockTableView
-from nano_batch.workloads import Families, Workload
+from nano_batch.scenes import with_swap_space
+from nano_batch.viz import BlockTableView, OpeningView
+from nano_batch.viz.opening import SETTINGS
+from nano_batch.workloads import Families, Uniform, Workload
 
 __all__ = [
     "BlockTableView",
     "Engine",
     "Families",
+    "Hint",
+    "OpeningView",
     "Run",
+    "Uniform",
+    "Verdict",
     "ViewError",
     "Workload",
+    "WorkloadPicker",
     "block_table",
+    "check",
     "drive",
+    "evictions",
+    "growth",
+    "hint",
+    "last_block",
+    "live",
+    "opening",
+    "pick_workload",
+    "preemptions",
     "serve",
+    "sharing",
 ]
 
 
@@ -28,7 +57,8 @@ def serve(workload: Workload, *, memory_tokens: int, block_size: int = 16, **opt
     """Serve `workload` on a KV memory of `memory_tokens` tokens cut into blocks of `block_size`.
 
     The number of blocks follows from the memory, so that block sizes are compared on the same memory.
-    `options` are those of `Engine`. The event log is on.
+    `options` are those of `Engine`; preemption by swap has a host pool as large unless they say otherwise.
+    The event log is on.
 
     Raises:
         ViewError: if the memory holds no such block.
@@ -37,25 +67,67 @@ def serve(workload: Workload, *, memory_tokens: int, block_size: int = 16, **opt
     if not 1 <= block_size <= memory_tokens:
         limit = f"the memory's {memory_tokens:,} tokens"
         raise ViewError(f"block_size is {block_size}; it must be from 1 to {limit}")
-    engine = Engine(memory_tokens // block_size, block_size, event_log=True, **options)
+    num_blocks = memory_tokens // block_size
+    engine = Engine(num_blocks, block_size, event_log=True, **with_swap_space(options, num_blocks))
     return drive(engine, workload)
 
 
 def block_table(run: Engine | Run, workload: Workload, **options: Any) -> BlockTableView:
-    """The live block table of `run`, with a slider that serves `workload` again at another block size.
+    """The live block table of `run`, with controls that serve `workload` again under other settings.
 
-    `options` are those that the engine of `run` was made with, beside its memory: a rerun has the same.
+    `options` are those that the engine of `run` was made with, beside its memory: a rerun has the same,
+    but for what a control says.
     """
     engine = run.settings["engine"] if isinstance(run, Run) else vars(run)
     memory = engine["num_blocks"] * engine["block_size"]
     batch = f"{engine['max_num_seqs']} sequences at once, {engine['max_num_batched_tokens']:,} tokens a step"
+    own = {name: options.get(name, engine.get(name, value)) for name, value in SETTINGS.items()}
+
+    def rerun(**settings: Any) -> Run:
+        return serve(workload, memory_tokens=memory, **{**options, **settings})
+
     return BlockTableView(
         run,
-        rerun=partial(serve, workload, memory_tokens=memory, **options),
+        rerun=rerun,
+        settings=own,
         about=f"{_requests(workload)}; policy {engine['policy']}, {batch}",
+        recreate=f"lab.live({_expression(workload)}, memory_tokens={memory}, ...)",
+        made_with=options,
     )
+
+
+def live(
+    workload: Workload,
+    *,
+    memory_tokens: int,
+    step: int | None = None,
+    requests: Iterable[str] = (),
+    **settings: Any,
+) -> BlockTableView:
+    """Serve `workload` and show its block table at `step`, `requests` selected: what is copied as code."""
+    made_with = {name: value for name, value in settings.items() if name != "block_size"}
+    view = block_table(serve(workload, memory_tokens=memory_tokens, **settings), workload, **made_with)
+    if step is not None:
+        view.step = step
+    view.selected.requests = list(requests)
+    return view
+
+
+def opening(scene: int = 1, **changed: Any) -> OpeningView:
+    """The block table that opens small: 24 blocks, three requests, six scenes to go to.
+
+    `changed` are the controls' settings, `step` and `requests`, where they are not the scene's.
+    """
+    return OpeningView(scene, **changed)
 
 
 def _requests(workload: Workload) -> str:
     seed = workload.spec.get("seed")
     return f"{len(workload):,} requests of {workload.name}" + ("" if seed is None else f", seed {seed}")
+
+
+def _expression(workload: Workload) -> str:
+    """Python that makes the workload again; for one of data of the reader's own, the name `workload`."""
+    if workload.spec.get("source") != "synthetic":
+        return "workload"
+    return f"lab.Workload.from_spec({dict(workload.spec)!r})"

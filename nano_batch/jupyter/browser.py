@@ -62,6 +62,7 @@ class NotebookPage:
     """One notebook in a tab of JupyterLab, and what went wrong in that tab.
 
     Attributes:
+        address: where the notebook is.
         page: Playwright's page.
         errors: messages of uncaught errors and of `console.error`.
         outside: addresses asked for that are not this machine's.
@@ -70,6 +71,7 @@ class NotebookPage:
     def __init__(
         self, browser: Browser, address: str, *, width: int, height: int = 1200, scale: float = 1
     ) -> None:
+        self.address = address
         self.page: Page = browser.new_page(
             viewport={"width": width, "height": height}, device_scale_factor=scale
         )
@@ -98,6 +100,18 @@ class NotebookPage:
         for label in labels[1:-1]:
             self.page.hover(f'.lm-Menu-itemLabel:text-is("{label}")')
         self.page.click(f'.lm-Menu-itemLabel:text-is("{labels[-1]}")')
+
+    def theme(self, name: str) -> None:
+        """Switch JupyterLab to the theme `name` (Light or Dark) and wait until every view has followed."""
+        self.menu("Settings", "Theme", f"JupyterLab {name}")
+        themes = "[...document.querySelectorAll('.nb-view')].map(node => node.dataset.theme)"
+        self.page.wait_for_function(f"{themes}.every(theme => theme === '{name.lower()}')")
+
+    def save(self) -> None:
+        """Save the notebook and wait until the page says that it is saved."""
+        self.menu("File", "Save Notebook")
+        self.page.wait_for_selector(".jp-mod-current .jp-DirtyIndicator", state="detached")
+        self.page.wait_for_function("!document.querySelector('.lm-TabBar-tab.jp-mod-current.jp-mod-dirty')")
 
     def run_all(self, code_cells: int) -> None:
         """Run every cell and wait for the last prompt and an idle kernel.
@@ -145,8 +159,10 @@ class NotebookPage:
 
 
 def code_cells(path: Path) -> int:
-    """How many code cells of the notebook run (those with a source)."""
+    """The number in the last prompt that a page shows after Run All: a folded cell shows none."""
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    return sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
+    run = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    shown = [i for i, cell in enumerate(run, 1) if not cell.metadata.get("jupyter", {}).get("source_hidden")]
+    return shown[-1]

@@ -14,11 +14,22 @@ def before_save(model: dict[str, Any], **kwargs: Any) -> None:
     """Jupyter's pre-save hook: drop references to live widgets.
 
     A saved notebook then shows each view's caption and picture when it is opened without a kernel, and never
-    "model not found". The page that is open keeps its live views.
+    "model not found". The page that is open keeps its live views. A front end shows one form of an output, of
+    these two the picture: so the caption of a live view is written once more, as an output of its own.
     """
     if model.get("type") != "notebook" or not isinstance(model.get("content"), dict):
         return
+    for cell in model["content"].get("cells", []):
+        if "outputs" in cell:
+            cell["outputs"] = [each for output in cell["outputs"] for each in (output, *_caption(output))]
     drop_widgets(model["content"])
+
+
+def _caption(output: Any) -> list[dict[str, Any]]:
+    data = output.get("data", {})
+    if not {WIDGET_VIEW, "image/png", "text/plain"} <= set(data):
+        return []
+    return [{"output_type": "display_data", "data": {"text/plain": data["text/plain"]}, "metadata": {}}]
 
 
 def drop_widgets(notebook: Any) -> None:
@@ -67,13 +78,13 @@ def poster_hash(caption: str, view_code: str) -> str:
 
 
 def view_outputs(notebook: Any) -> list[Any]:
-    """The outputs that are views: those with a widget, and those whose poster was taken."""
+    """The outputs that are views: widgets with a picture, and those whose poster was taken."""
     return [
         output
         for cell in notebook.cells
         if cell.cell_type == "code"
         for output in cell.outputs
-        if WIDGET_VIEW in output.get("data", {}) or MARK in output.get("metadata", {})
+        if {WIDGET_VIEW, "image/png"} <= output.get("data", {}).keys() or MARK in output.get("metadata", {})
     ]
 
 
@@ -87,10 +98,10 @@ def stale(notebook: Any, view_code: str) -> list[str]:
         reasons.append("a code cell was changed since it was run")
     if "widgets" in notebook.metadata:
         reasons.append("it stores widget state")
+    if any(WIDGET_VIEW in output.get("data", {}) for cell in code for output in cell.outputs):
+        reasons.append("an output refers to a live widget")
     for output in view_outputs(notebook):
         caption = output.data.get("text/plain", "")
-        if WIDGET_VIEW in output.data:
-            reasons.append("an output refers to a live widget")
         if "image/png" not in output.data:
             reasons.append(f"a view has no poster: {caption.splitlines()[:1]}")
         if output.metadata.get(MARK, {}).get("drawn") != poster_hash(caption, view_code):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nano_batch.display import Shown
 from nano_batch.errors import MetricsError
 from nano_batch.records import EventLog, Kind, Requests, Run
 
@@ -34,8 +35,8 @@ def normalized_latency_s(requests: Requests) -> Floats:
     return end_to_end_s(requests) / np.where(requests.output_tokens > 0, requests.output_tokens, np.nan)
 
 
-@dataclass(frozen=True, eq=False)
-class TokenTimes:
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenTimes(Shown):
     """When each output token was there: sequence i has `time_s[offsets[i]:offsets[i + 1]]`.
 
     `sequence` uint32 [S] ascending, `offsets` int64 [S + 1], `time_s` float64.
@@ -44,6 +45,9 @@ class TokenTimes:
     sequence: NDArray[np.uint32]
     offsets: NDArray[np.int64]
     time_s: Floats
+
+    def __repr__(self) -> str:
+        return f"TokenTimes: {len(self.time_s):,} tokens of {len(self.sequence):,} sequences"
 
     def gaps_s(self) -> Floats:
         """The inter-token latencies t_{j+1} − t_j of all sequences, one after the other, in seconds."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nano_batch.display import Shown
 from nano_batch.errors import MetricsError
 from nano_batch.metrics.latency import end_to_end_s, tpot_s, ttft_s
 from nano_batch.records import Requests, Steps
@@ -16,7 +17,7 @@ KNEE_GAIN = 0.10
 
 
 @dataclass(frozen=True)
-class Throughput:
+class Throughput(Shown):
     """Rates over a window of `window_s` seconds."""
 
     requests_per_s: float
@@ -45,7 +46,7 @@ def throughput(requests: Requests, window: tuple[float, float] | None = None) ->
 
 
 @dataclass(frozen=True)
-class SLO:
+class SLO(Shown):
     """Objectives in seconds; None does not count. A request with one token has no TPOT and meets any."""
 
     ttft_s: float | None = None

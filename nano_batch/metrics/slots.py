@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nano_batch.display import Shown
 from nano_batch.errors import MetricsError
 from nano_batch.records import Requests, Run, State, walk
 
 
 @dataclass(frozen=True)
-class Waste:
+class Waste(Shown):
     """Physical token slots at one moment, each counted once.
 
     total = used + reserved + internal + cached + free. `reserved` and `internal` are None while final

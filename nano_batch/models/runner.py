@@ -23,6 +23,12 @@ class PagedRunner:
         self.model = model
         self.cache = cache
 
+    def __repr__(self) -> str:
+        return f"PagedRunner: {self.model!r}\n  over {repr(self.cache).splitlines()[0].rstrip(', ')}, …)"
+
+    def _repr_html_(self) -> str:
+        return self.cache._repr_html_()
+
     def run(self, output: SchedulerOutput) -> dict[str, torch.Tensor]:
         """Execute one step; return the logits [vocab_size] of each of `output.sampled_requests`.
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from nano_batch.attention import dense_attention, paged_attention_fwd, paged_attention_prefill
+from nano_batch.display import Shown, html_table
 from nano_batch.errors import InvalidArgumentError, ShapeError
 from nano_batch.kv_cache import KVCache, Layout
 
@@ -25,7 +26,7 @@ query."""
 
 
 @dataclass(frozen=True)
-class TinyConfig:
+class TinyConfig(Shown):
     """The shapes of a `TinyTransformer`. `sliding_window` w: the query at i sees keys j with i - w < j <=
     i."""
 
@@ -62,8 +63,8 @@ class TinyConfig:
             raise InvalidArgumentError(f"head_dim={self.head_dim} is not even: rotary positions turn pairs")
 
 
-@dataclass(frozen=True)
-class PagedInputs:
+@dataclass(frozen=True, repr=False)
+class PagedInputs(Shown):
     """One step's tokens and where their keys and values lie: all rows' tokens one after another.
 
     Rows with one token first take the decode form of attention; the rest, the prefill form.
@@ -75,6 +76,9 @@ class PagedInputs:
     block_tables: torch.Tensor  # [rows, max_blocks] int32, -1 where there is none
     context_lens: torch.Tensor  # [rows] int32, this step's tokens included
     query_start_loc: torch.Tensor  # [rows + 1] int32
+
+    def __repr__(self) -> str:
+        return f"PagedInputs: {len(self.token_ids):,} tokens of {len(self.context_lens):,} rows"
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,14 @@ class TinyTransformer:
             for _ in range(c.num_layers)
         ]  # fmt: skip
         self.final_norm = ones
+
+    def __repr__(self) -> str:
+        c = self.config
+        heads = f"{c.num_heads} heads of {c.head_dim}"
+        return f"TinyTransformer({c.num_layers} layers, {heads}, {self.dtype}, {self.device})"
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), ["", ""], [(name, value) for name, value in vars(self.config).items()])
 
     def dense(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Compute one whole sequence without a cache: logits [tokens, vocab_size]. The reference."""

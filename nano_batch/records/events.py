@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nano_batch.display import Shown
 from nano_batch.errors import RecordsError
 from nano_batch.records.columns import Columns, same
 from nano_batch.records.schema import SequenceState
@@ -20,7 +21,7 @@ STATE_ARRAYS: dict[str, Any] = {**_BLOCK_ARRAYS, **_SEQUENCE_ARRAYS, **_TABLE_AR
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class State:
+class State(Shown):
     """Blocks and sequences at one moment: what a keyframe holds and a replay gives.
 
     Attributes:

@@ -2,7 +2,11 @@
 
 from nano_batch.viz.base import View
 from nano_batch.viz.block_table import BlockTableView
-from nano_batch.viz.steer import Control, RunView
+from nano_batch.viz.controls import Control
+from nano_batch.viz.figure import figure
+from nano_batch.viz.opening import OpeningView
+from nano_batch.viz.selection import Selection
+from nano_batch.viz.steer import RunView
 from nano_batch.viz.table import Table
 
-__all__ = ["BlockTableView", "Control", "RunView", "Table", "View"]
+__all__ = ["BlockTableView", "Control", "OpeningView", "RunView", "Selection", "Table", "View", "figure"]

@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import traitlets
 
+from nano_batch._choices import check_choice
 from nano_batch.errors import ViewError
+from nano_batch.records import EventLog
 from nano_batch.viz import poster
 from nano_batch.viz.bundle import bundle
+from nano_batch.viz.controls import KNOWN, Control, control
 from nano_batch.viz.frame import Frame, frame_at
-from nano_batch.viz.palette import STATES
-from nano_batch.viz.steer import Control, RunView, event_log
+from nano_batch.viz.palette import OWNERS, RAMPS, STATES
+from nano_batch.viz.selection import Selection
+from nano_batch.viz.sequences import describe_request, logical_tables, queues
+from nano_batch.viz.steer import RunView, event_log
 from nano_batch.viz.table import Table, percent
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 MOST_BLOCKS = 1 << 18
 # What a token's keys and values take in the model named beside the memory: 32 layers of 8 heads of 128, bf16.
 MODEL, KV_BYTES_PER_TOKEN = "Mistral 7B", 2 * 32 * 8 * 128 * 2
+Colour = Literal["state", "owner", "age", "references"]
 
 
 class BlockTableView(RunView):
     """A live heatmap of the physical blocks of `run` (a run, an engine with its event log on, or a log).
 
+    Beside the blocks stand the logical tables of the selected requests (`view.selected.requests`), the
+    running and waiting queues, and the memory held over the run, which is the scrubber.
+
     Args:
         run: what is shown; a view never computes a schedule of its own.
-        rerun: called as `rerun(block_size=...)` when the block size is changed, it serves the same requests
-            with the same KV memory (in tokens) and returns the run. Without it there is no such control.
-        block_sizes: the values of the control, tokens; by default the powers of two from 1 to 256 that divide
-            the memory.
+        rerun: called with the controls' settings by name (`rerun(block_size=...)`) when one is changed, it
+            serves the same requests with the same KV memory (in tokens) and returns the run. Without it there
+            are no controls.
+        block_sizes: the values of that control, tokens; by default the powers of two from 1 to 256 that
+            divide the memory.
+        settings: further controls, by the engine's name of each, with the value that `run` was made with.
         about: one line that names the workload, its seed and the policy.
         source: where the numbers come from.
+        recreate: a line of Python that makes this view, with `...` where settings go: "Copy as code".
+        made_with: the settings of `run` that such a line names.
+        selection: what is selected; by default shared by all views of `run`.
 
     Raises:
         ViewError: if the run has no events, or more than 262,144 blocks.
@@ -39,7 +59,16 @@ class BlockTableView(RunView):
 
     _esm: ClassVar[Any] = bundle("block_table.js")
     _states = traitlets.List([asdict(state) for state in STATES]).tag(sync=True)
+    _palette = traitlets.Dict({"owners": OWNERS, "ramps": RAMPS}).tag(sync=True)
+    colour = traitlets.Unicode("state").tag(sync=True)
     block_size = traitlets.Int().tag(sync=True)
+    max_num_seqs = traitlets.Int(0).tag(sync=True)
+    max_num_batched_tokens = traitlets.Int(0).tag(sync=True)
+    policy = traitlets.Unicode("").tag(sync=True)
+    preemption = traitlets.Unicode("").tag(sync=True)
+    eviction = traitlets.Unicode("").tag(sync=True)
+    watermark = traitlets.Float(0.0).tag(sync=True)
+    enable_prefix_caching = traitlets.Bool(True).tag(sync=True)
 
     def __init__(
         self,
@@ -47,32 +76,38 @@ class BlockTableView(RunView):
         *,
         rerun: Callable[..., Any] | None = None,
         block_sizes: Iterable[int] | None = None,
+        settings: Mapping[str, Any] | None = None,
         about: str = "",
         source: str = "live, this machine",
+        recreate: str = "",
+        made_with: Mapping[str, Any] | None = None,
+        selection: Selection | None = None,
+        **traits: Any,
     ) -> None:
         log = event_log(run)
-        memory = log.num_blocks * log.block_size
-        sizes = [1 << i for i in range(9) if memory % (1 << i) == 0 and memory >> i <= MOST_BLOCKS]
-        control = Control(
-            name="block_size",
-            label="Block size",
-            unit="tokens",
-            values=tuple(sorted({log.block_size, *(sizes if block_sizes is None else block_sizes)})),
-            default=log.block_size,
-            note="larger: shorter tables, more slots left empty",
-        )
+        own = {"block_size": log.block_size, **(settings or {})}
+        sizes = whole_blocks(log) if block_sizes is None else tuple(block_sizes)
         super().__init__(
-            log,
+            run,
             rerun=rerun,
-            controls=(control,),
+            controls=controls(own, sizes),
             about=about,
             source=source,
+            recreate=recreate,
+            made_with=made_with,
+            selection=selection,
             title="Physical KV blocks",
-            block_size=log.block_size,
+            **own,
+            **traits,
         )
+        self.on_msg(lambda _, content, __: self._answer(content))
 
-    def _describe(self) -> str:
-        log = self._log
+    @traitlets.validate("colour")
+    def _check_colour(self, proposal: Any) -> str:
+        check_choice("colour", proposal["value"], Colour)
+        return str(proposal["value"])
+
+    def _describe(self, log: EventLog) -> str:
         if log.num_blocks > MOST_BLOCKS:
             raise ViewError(f"{log.num_blocks:,} blocks: this view draws at most {MOST_BLOCKS:,}")
         tokens = log.num_blocks * log.block_size
@@ -87,6 +122,17 @@ class BlockTableView(RunView):
         """Blocks and stored tokens by state at `step`: the numbers that the legend and the page show."""
         return self.frame().table()
 
+    def logical_tables(self) -> Table:
+        """The selected requests' tables at `step`: index to physical block, tokens, references."""
+        return logical_tables(self._log, self.step, self._requests)
+
+    def queues(self) -> Table:
+        """Who runs (by lane) and who waits (by arrival) at `step`, with tokens stored and blocks held."""
+        return queues(self._log, self.step)
+
+    def _selected_texts(self) -> list[str]:
+        return [describe_request(self._log, self.step, self._requests, i) for i in range(len(self._requests))]
+
     def caption(self) -> str:
         """Settings, the step shown by state, the whole run, and the change since the setting before."""
         use = self._usage
@@ -98,13 +144,10 @@ class BlockTableView(RunView):
             f"whole run: at most {percent(use.peak, use.num_blocks)} % of the blocks held, "
             f"{use.preemptions:,} preemptions, {use.evictions:,} evictions",
         ]
-        if self._before is not None:
-            old = self._before
-            lines.append(
-                f"against the setting before: {use.steps - old.steps:+,} steps, "
-                f"{use.preemptions - old.preemptions:+,} preemptions, "
-                f"{use.evictions - old.evictions:+,} evictions"
-            )
+        if self._difference:
+            lines.append(self._difference)
+        if self._requests:
+            lines.append("selected: " + "; ".join(self._selected_texts()))
         return "\n".join(lines)
 
     def poster(self) -> bytes:
@@ -114,3 +157,33 @@ class BlockTableView(RunView):
     def svg(self) -> str:
         """The cells at `step` with legend and caption as SVG."""
         return poster.svg(self.frame(), self._log.block_size, self.caption())
+
+    def figure(self) -> go.Figure:
+        """The blocks at `step` and the memory held over the run, as a plotly figure."""
+        from nano_batch.viz.figure import figure
+
+        return figure(self._log, self.step)
+
+    def _answer(self, content: Any) -> None:
+        """What the page asks in words: a file of the view, for its download menu."""
+        form = content.get("save")
+        if form not in ("png", "svg", "html", "csv"):
+            return
+        with TemporaryDirectory() as folder:
+            data = self.save(Path(folder) / f"blocks.{form}").read_bytes()
+        self.send({"file": f"blocks_step_{self.step}.{form}", "data": b64encode(data).decode()})
+
+
+def whole_blocks(log: EventLog) -> tuple[int, ...]:
+    """The powers of two from 1 to 256 that divide the memory of `log` into blocks that can be drawn."""
+    memory = log.num_blocks * log.block_size
+    return tuple(1 << i for i in range(9) if memory % (1 << i) == 0 and memory >> i <= MOST_BLOCKS)
+
+
+def controls(settings: Mapping[str, Any], block_sizes: tuple[int, ...]) -> tuple[Control, ...]:
+    """A control for each of `settings`, whose values are the defaults, in the page's order."""
+    return tuple(
+        control(name, settings[name], block_sizes if name == "block_size" else None)
+        for name in KNOWN
+        if name in settings
+    )

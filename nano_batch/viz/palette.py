@@ -39,3 +39,33 @@ STATES = (
     State(CACHED, "cached", "cached", "held by nobody, kept for its prefix: evictable", "#3DA27F", "#23795B"),
     State(FREE, "free", "free", "holds nothing", "#EEF1F4", "#262A2E"),
 )
+
+# A selected request has the hue and the letter of its place: Okabe and Ito's set, white for black when dark.
+OWNERS = [
+    {"letter": letter, "light": light, "dark": dark}
+    for letter, light, dark in (
+        ("A", "#E69F00", "#E69F00"),
+        ("B", "#56B4E9", "#56B4E9"),
+        ("C", "#009E73", "#009E73"),
+        ("D", "#F0E442", "#F0E442"),
+        ("E", "#0072B2", "#0072B2"),
+        ("F", "#D55E00", "#D55E00"),
+        ("G", "#CC79A7", "#CC79A7"),
+        ("H", "#000000", "#FFFFFF"),
+    )
+]
+# One hue from pale to full; the ends are fixed, so that the same shade is the same number at every step.
+RAMPS = {
+    "age": {
+        "light": ["#0B3C5D", "#2A6A94", "#5B97BD", "#94BFDA", "#CFE2EF"],
+        "dark": ["#D6ECFA", "#9CCBEA", "#5FA3D0", "#3A78A5", "#28506E"],
+        "from": [0, 4, 16, 64, 256],
+        "labels": ["used in this step", "4 steps", "16", "64", "256 or more steps ago"],
+    },
+    "references": {
+        "light": ["#CDBFE0", "#A48FC4", "#7D63A8", "#583A86", "#331A5E"],
+        "dark": ["#4A3A66", "#6E5A94", "#9480BC", "#BCADDC", "#EAE2F8"],
+        "from": [1, 2, 3, 5, 16],
+        "labels": ["held once", "twice", "3 or 4 times", "5 to 15", "16 or more times"],
+    },
+}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_batch import _core
+from nano_batch.display import Shown, number
 from nano_batch.errors import WorkloadError
 from nano_batch.workloads.tables import TraceName, table
 
@@ -18,7 +19,7 @@ Side = Literal["prompt", "output"]
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Shown):
     """Always `tokens`."""
 
     tokens: int
@@ -31,7 +32,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Shown):
     """Every whole number from `low` to `high`, both included, alike."""
 
     low: int
@@ -43,7 +44,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class LogNormal:
+class LogNormal(Shown):
     """exp(`mu` + `sigma` Z) with a standard normal Z, rounded, then clipped to [`low`, `high`]."""
 
     mu: float
@@ -65,7 +66,7 @@ class LogNormal:
 
 
 @dataclass(frozen=True)
-class Quantiles:
+class Quantiles(Shown):
     """The quantile function that is linear between (`probabilities[i]`, `tokens[i]`), rounded to whole
     tokens.
 
@@ -74,6 +75,10 @@ class Quantiles:
 
     probabilities: tuple[float, ...]
     tokens: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        low, high = number(min(self.tokens)), number(max(self.tokens))
+        return f"Quantiles({len(self.tokens)} points from {low} to {high} tokens)"
 
     @classmethod
     def of_trace(cls, name: TraceName, side: Side) -> Quantiles:
@@ -93,7 +98,7 @@ class Quantiles:
 
 
 @dataclass(frozen=True)
-class Families:
+class Families(Shown):
     """Shared-prefix families: the members of a family begin with the same `prefix_tokens` tokens.
 
     The lengths drawn for prompts are a member's own part: the prefix comes on top. Content is block ids of

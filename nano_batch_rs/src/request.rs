@@ -155,7 +155,11 @@ impl Request {
     /// shared, the others each sequence's own.
     pub fn blocks_at_most(&self, stored: u32, config: &Config) -> u64 {
         let one = config.blocks_held(stored, config.max_num_batched_tokens.min(stored));
-        let shared = (self.prompt.len() as u32 / config.block_size).min(one);
+        // A window passes the shared prompt: then every block is a sequence's own.
+        let shared = match config.sliding_window {
+            None => (self.prompt.len() as u32 / config.block_size).min(one),
+            Some(_) => 0,
+        };
         u64::from(shared) + u64::from(self.n) * u64::from(one - shared)
     }
 }

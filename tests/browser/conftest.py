@@ -26,20 +26,26 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def tab(browser, tmp_path_factory):
-    """The quickstart, run, with one more cell: its last act is a setting that is refused."""
+def lab(tmp_path_factory):
+    """One JupyterLab for all tests: its `folder`, and its `address` with `{path}` left to fill."""
     folder = tmp_path_factory.mktemp("lab")
+    with private_lab(folder) as address:
+        yield SimpleNamespace(folder=folder, address=address)
+
+
+@pytest.fixture(scope="session")
+def tab(browser, lab):
+    """The quickstart, run, with one more cell: its last act is a setting that is refused."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(REFUSED))
-    path = folder / NOTEBOOK.name
+    path = lab.folder / NOTEBOOK.name
     nbformat.write(notebook, path)
-    with private_lab(folder) as address:
-        tab = NotebookPage(browser, address.format(path=path.name), width=1330)
-        tab.run_all(code_cells(path))
-        tab.path = path
-        yield tab
-        if "NANO_BATCH_SCREENSHOTS" in os.environ:
-            take_screenshots(tab, Path(os.environ["NANO_BATCH_SCREENSHOTS"]))
+    tab = NotebookPage(browser, lab.address.format(path=path.name), width=1330)
+    tab.run_all(code_cells(path))
+    tab.path = path
+    yield tab
+    if "NANO_BATCH_SCREENSHOTS" in os.environ:
+        take_screenshots(tab, Path(os.environ["NANO_BATCH_SCREENSHOTS"]))
 
 
 def take_screenshots(tab, folder):

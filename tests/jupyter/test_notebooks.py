@@ -132,3 +132,14 @@ def test_saving_drops_live_views_that_have_another_form():
     assert live == {"text/plain": "a"}
     assert alone == {WIDGET_VIEW: {"model_id": "y"}}
     before_save({"type": "file", "content": "text"})
+
+
+def test_saving_writes_a_live_view_caption_once_beside_its_picture():
+    data = {WIDGET_VIEW: {"model_id": "x"}, "text/plain": "a caption", "image/png": "A"}
+    cell = {"outputs": [{"output_type": "execute_result", "data": data, "metadata": {}}]}
+    model = {"type": "notebook", "content": {"metadata": {}, "cells": [cell]}}
+    for _ in range(2):  # saved, reopened without a kernel, saved again
+        before_save(model)
+        picture, caption = cell["outputs"]
+        assert set(picture["data"]) == {"text/plain", "image/png"}
+        assert caption == {"output_type": "display_data", "data": {"text/plain": "a caption"}, "metadata": {}}

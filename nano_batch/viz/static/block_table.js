@@ -1,12 +1,25 @@
 // The block table: the physical KV blocks of a run, step by step. The run comes from the kernel once and plays here.
-import { CACHED, COMPUTED, FREE, IN_USE, Replay, SHARED, counts, timeline } from "./replay.js";
+import { CACHED, COMPUTED, FREE, IN_USE, Replay, SHARED, counts } from "./replay.js";
+import { MODES, paint, tally } from "./paint.js";
+import { Controls, pinButton } from "./controls.js";
+import { copyButton, downloadMenu } from "./files.js";
+import { keyList, tableKeys } from "./keys.js";
+import { FADE, TRACES, traceIcon, tracesAt } from "./traces.js";
+import { Strip, stripScale } from "./strip.js";
 import { blockAt, layout } from "./layout.js";
-import { button, element, grouped, legend, percent, slider, table } from "./dom.js";
-import { drawBlocks, outline } from "./heatmap.js";
-import { drawStrip, stripScale } from "./strip.js";
+import { button, element, grouped, legend, percent, table } from "./dom.js";
+import { firstEventOf, readRun } from "./run.js";
 import { isDark, watchTheme } from "./theme.js";
+import { Calm } from "./calm.js";
+import { Heatmap } from "./heatmap.js";
+import { Hover } from "./hover.js";
+import { Logical } from "./logical.js";
 import { Player } from "./player.js";
-import { readRun } from "./run.js";
+import { Queues } from "./queues.js";
+import { Scenes } from "./scenes.js";
+import { Selection } from "./selection.js";
+import { Touches } from "./touches.js";
+import { timeline } from "./timeline.js";
 
 const INDEX = { free: FREE, in_use: IN_USE, shared: SHARED, cached: CACHED, computed: COMPUTED };
 
@@ -16,6 +29,10 @@ class BlockTable {
     this.root = root;
     this.states = model.get("_states");
     this.player = new Player(() => this.redraw());
+    this.selection = new Selection(model, () => this.redraw());
+    this.controls = new Controls(model, this);
+    this.calm = new Calm();
+    this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.build();
     this.listen();
     this.load();
@@ -24,151 +41,210 @@ class BlockTable {
   build() {
     const { root, model } = this;
     root.classList.add("nb-view");
-    const marks = { tabindex: "0", role: "group", "aria-label": model.get("title") };
+    const marks = { tabindex: "0", role: "group", "aria-label": model.get("title"), "data-lm-suppress-shortcuts": "true" };
     for (const [name, value] of Object.entries(marks)) root.setAttribute(name, value);
     this.settings = element("span", { class: "nb-settings" });
-    const source = element("span", { class: "nb-source", text: model.get("_source") });
+    this.difference = element("div", { class: "nb-difference nb-note" });
     this.error = element("div", { class: "nb-error", role: "alert", hidden: "" });
-    this.controls = model.get("_controls").map((control) => ({
-      name: control.name,
-      home: control.default,
-      ...slider(control, (value) => this.ask(control.name, value)),
-    }));
-    this.blocks = element("canvas", { class: "nb-blocks", role: "img" });
-    this.tip = element("div", { class: "nb-tip", hidden: "" });
-    this.strip = element("canvas", { class: "nb-strip", role: "slider", "aria-label": "Step: KV blocks used over the run" });
+    this.heatmap = new Heatmap(element("canvas", { class: "nb-blocks", role: "img" }));
+    this.hover = new Hover();
+    this.events = element("canvas", { class: "nb-events", role: "img" });
+    this.strip = new Strip(element("canvas", { class: "nb-strip", role: "slider", "aria-label": "Step: KV blocks used over the run" }), this.events);
     this.legend = legend(this.states);
+    this.otherLegend = element("ul", { class: "nb-legend-mode", "aria-label": "Colours and how many blocks have each" });
     this.numbers = table(["state", "blocks", "% of blocks", "tokens stored"]);
     this.live = element("div", { class: "nb-hidden", "aria-live": "polite" });
+    this.now = element("div", { class: "nb-now" });
+    this.queues = new Queues((name, adding) => this.selection.click(name, adding));
+    this.logical = new Logical();
+    this.scenes = new Scenes(model, this.controls);
+    this.help = keyList();
+    const source = element("span", { class: "nb-source", text: model.get("_source") });
     const reset = button("Reset", "Every control back to its default", () => this.reset());
+    const take = { picture: () => [this.heatmap.canvas, this.logical.canvas, this.strip.canvas, this.events], numbers: () => this.csv(), name: () => `blocks_step_${this.player.step}`, paper: () => this.ink.paper };
     root.replaceChildren(
       element("div", { class: "nb-head" }, [element("b", { text: model.get("title") }), this.settings, source]),
+      this.difference,
       this.error,
-      element("div", { class: "nb-bar" }, [this.player.node, ...this.controls.map((control) => control.node), reset]),
+      this.scenes.node,
+      element("div", { class: "nb-bar" }, [this.player.node, this.colourMenu(), reset, pinButton(model), copyButton(model), downloadMenu(model, take)]),
+      element("div", { class: "nb-bar" }, [this.controls.node]),
       this.legend.node,
-      (this.stage = element("div", { class: "nb-stage" }, [this.blocks, this.tip])),
-      element("div", { class: "nb-axis", text: "KV blocks held, % of memory: in use below, cached above. Drag to any step. Marks: preemptions on top, evictions below." }),
-      this.strip,
-      element("details", {}, [element("summary", { text: "The numbers drawn, as view.table() gives them" }), this.numbers.node]),
-      element("div", { class: "nb-keys", text: "Space plays, arrows step, Shift steps by 10, Home and End jump" }),
+      this.otherLegend,
+      (this.stage = element("div", { class: "nb-stage" }, [this.heatmap.canvas, this.hover.node])),
+      this.now,
+      this.queues.node,
+      this.logical.node,
+      element("div", { class: "nb-axis", text: "KV blocks held, % of memory: in use below, cached above. Drag to any step. Marks: preemptions on top, evictions below; then events in each step." }),
+      this.strip.canvas,
+      this.events,
+      element("details", {}, [element("summary", { text: "The numbers drawn, as view.table() and view.logical_tables() give them" }), this.numbers.node, this.logical.rows]),
+      element("div", { class: "nb-keys", text: "Space plays, arrows step, [ ] go to evictions and preemptions, j k select a request, ? lists all keys" }),
+      this.help,
       element("div", { class: "nb-stamp", text: "recorded: Run All makes it live" }),
       this.live,
     );
-    // JupyterLab looks for a shortcut from the focused element upwards and stops at this mark: without it on
-    // each of them, D D on a button would delete the cell and an arrow on the slider would leave it.
-    for (const node of [root, ...root.querySelectorAll("button, input, select, summary")]) {
-      node.setAttribute("data-lm-suppress-shortcuts", "true");
-    }
+  }
+
+  colourMenu() {
+    const options = MODES.map(([value, text]) => element("option", { value, text: `colour: ${text}` }));
+    const menu = element("select", { "aria-label": "Colour" }, options);
+    menu.addEventListener("change", () => {
+      this.model.set("colour", menu.value);
+      this.model.save_changes();
+      this.redraw();
+    });
+    const show = () => ((menu.value = this.model.get("colour")), this.redraw());
+    this.model.on("change:colour", show);
+    menu.value = this.model.get("colour");
+    return menu;
   }
 
   listen() {
-    const { model, root } = this;
+    const { model, root } = this, { canvas } = this.heatmap, strip = this.strip.canvas;
     model.on("change:_run", () => this.load());
-    model.on("change:_answers", () => this.settle());
-    model.on("change:error", () => this.settle());
+    model.on("change:error", () => this.failed(model.get("error")));
     model.on("change:step", () => model.get("step") !== this.player.step && this.player.seek(model.get("step")));
-    for (const control of this.controls) model.on(`change:${control.name}`, () => control.set(model.get(control.name)));
     root.addEventListener("keydown", (event) => this.key(event));
-    this.blocks.addEventListener("pointermove", (event) => this.hover(event));
-    this.blocks.addEventListener("pointerleave", () => this.hover(null));
-    this.blocks.addEventListener("pointerdown", () => root.focus({ preventScroll: true }));
-    this.strip.addEventListener("pointerdown", (event) => {
-      this.strip.setPointerCapture(event.pointerId);
-      root.focus({ preventScroll: true });
-      this.scrub(event);
-    });
-    this.strip.addEventListener("pointermove", (event) => event.buttons && this.scrub(event));
+    canvas.addEventListener("pointermove", (event) => this.point(event));
+    canvas.addEventListener("pointerleave", () => this.point(null));
+    canvas.addEventListener("pointerdown", (event) => this.pick(event));
+    for (const scrubber of [strip, this.events]) {
+      scrubber.addEventListener("pointerdown", (event) => {
+        scrubber.setPointerCapture(event.pointerId);
+        root.focus({ preventScroll: true });
+        this.scrub(event);
+      });
+      scrubber.addEventListener("pointermove", (event) => event.buttons && this.scrub(event));
+    }
     this.sizes = new ResizeObserver(() => this.redraw());
     this.sizes.observe(root);
     this.unwatch = watchTheme(() => this.redraw());
   }
 
   load() {
-    this.run = readRun(this.model.get("_run"));
+    const { model } = this, shown = this.run && { run: this.run, line: this.line };
+    this.run = readRun(model.get("_run"));
     this.replay = new Replay(this.run);
+    this.touches = new Touches(this.run);
     this.line = timeline(this.run);
+    this.traces = new Uint8Array(this.run.numBlocks);
+    if (!model.get("pinned") || !this.before) this.before = shown ?? null;
+    if (!model.get("_difference")) this.before = null;
     this.hovered = -1;
     this.player.range(this.run.firstStep, this.run.lastStep);
-    for (const control of this.controls) control.set(this.model.get(control.name));
-    this.settings.textContent = this.model.get("_settings_line");
-    this.settle();
-    this.player.seek(this.opening ? this.run.openingStep : this.model.get("step"));
+    this.settings.textContent = model.get("_settings_line");
+    this.failed(model.get("error"));
+    this.player.seek(this.opening ? this.run.openingStep : model.get("step"));
     this.opening = false;
   }
 
   // A rerun is asked of the kernel; the last picture stays, dimmed when it takes longer than 150 ms.
-  ask(name, value) {
-    this.model.set(name, value);
-    this.model.save_changes();
+  busy() {
     this.root.dataset.asking = "";
     clearTimeout(this.dimming);
     this.dimming = setTimeout(() => this.stage.classList.add("nb-busy"), 150);
   }
 
-  settle() {
+  ready() {
     delete this.root.dataset.asking;
     clearTimeout(this.dimming);
     this.stage.classList.remove("nb-busy");
-    const message = this.model.get("error");
+    this.failed(this.model.get("error"));
+  }
+
+  failed(message) {
     this.error.textContent = message;
     this.error.hidden = !message;
-    for (const control of this.controls) control.set(this.model.get(control.name));
   }
 
   reset() {
-    const moved = this.controls.filter((control) => this.model.get(control.name) !== control.home);
-    this.opening = moved.length > 0; // the step to open at comes with the rerun
-    for (const control of moved) this.ask(control.name, control.home);
+    this.failed("");
+    this.opening = this.controls.reset(); // the step to open at comes with the rerun
     if (!this.opening) this.player.seek(this.run.openingStep);
   }
 
   redraw() {
-    this.pending ??= requestAnimationFrame(() => {
+    this.pending ??= requestAnimationFrame((now) => {
       this.pending = null;
       // A host that is switching its theme hides the page for a moment: the last width holds then.
       if (this.root.isConnected && this.root.clientWidth) this.outer = this.root.clientWidth;
-      if (this.outer) this.draw();
+      if (this.outer) this.draw(now);
     });
   }
 
-  draw() {
-    const { run, player, root } = this, dark = isDark(root);
-    root.dataset.theme = dark ? "dark" : "light";
-    const style = getComputedStyle(root);
-    const ink = { text: style.color, quiet: style.getPropertyValue("--nb-quiet"), paper: style.getPropertyValue("--nb-paper") };
-    const colours = [];
+  draw(now) {
+    const { run, player, root, selection, replay, model } = this, theme = isDark(root) ? "dark" : "light";
+    if (root.dataset.theme !== theme) root.dataset.theme = theme;
+    if (replay.step !== player.step) replay.seek(player.step);
+    const style = getComputedStyle(root), states = { colours: [], labels: [] };
+    this.ink = { text: style.color, quiet: style.getPropertyValue("--nb-quiet"), paper: style.backgroundColor };
     for (const state of this.states) {
-      colours[INDEX[state.key]] = dark ? state.dark : state.light;
-      root.style.setProperty(`--nb-${state.key}`, colours[INDEX[state.key]]);
+      states.colours[INDEX[state.key]] = state[theme];
+      states.labels[INDEX[state.key]] = state.label;
+      root.style.setProperty(`--nb-${state.key}`, state[theme]);
     }
-    const width = this.outer - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    const width = this.outer - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 2;
     this.grid = layout(run.numBlocks, width);
-    if (this.replay.step !== player.step) this.replay.seek(player.step);
-    this.picture = this.replay.picture();
-    drawBlocks(this.blocks, this.grid, run, this.picture, this.replay, colours, ink);
-    if (this.hovered >= 0) outline(this.blocks.getContext("2d"), this.grid, this.hovered, ink);
-    drawStrip(this.strip, width, run, this.line, player.step, colours, ink);
-    this.say();
+    const picture = replay.picture(), palette = model.get("_palette"), mode = model.get("colour");
+    picture.shown = this.calm.show(picture.state, player.playing, now);
+    const owners = palette.owners.map((owner) => ({ letter: owner.letter, colour: owner[theme] }));
+    const needsUse = mode === "age" || this.hovered >= 0;
+    const lastUse = needsUse ? this.touches.lastUse(replay, firstEventOf(run, player.step + 1)) : null;
+    const painted = paint(mode, { replay, picture, palette, states, theme, selection, lastUse });
+    // Faster than a mark fades in a second it would flicker: then it shows at rest only.
+    const traced = this.grid.cell >= 12 && !(player.playing && player.speed > FADE);
+    this.what = {
+      grid: this.grid, run, replay, picture, paint: painted, owners, states, selection, lastUse, touches: this.touches,
+      lit: selection.lit(replay), traces: traced ? tracesAt(run, player.step, this.traces) : null, ink: this.ink,
+      free: states.colours[FREE], hovered: this.hovered, block: selection.block, plain: this.still.matches,
+    };
+    this.picture = picture;
+    this.heatmap.draw(this.what);
+    this.strip.draw(width, run, this.line, this.before, player.step, states.colours, this.ink);
+    this.queues.show(replay, selection, owners);
+    this.logical.draw(width, this.what, selection);
+    this.say(mode, painted);
     this.sync();
   }
 
-  say() {
-    const { blocks, tokens } = counts(this.picture), total = this.run.numBlocks;
+  say(mode, painted) {
+    const { blocks, tokens } = counts(this.picture), total = this.run.numBlocks, { canvas } = this.heatmap;
     const rows = this.states.map(({ key, label }) => {
       const i = INDEX[key];
       this.legend.numbers[key].textContent = grouped(blocks[i]);
       return [label, grouped(blocks[i]), percent(blocks[i], total), grouped(tokens[i])];
     });
-    this.numbers.fill([...rows, ["total", grouped(total), "100.0", grouped(tokens.reduce((a, b) => a + b))]]);
+    this.shown = [...rows, ["total", grouped(total), "100.0", grouped(tokens.reduce((a, b) => a + b))]];
+    this.numbers.fill(this.shown);
+    this.difference.textContent = this.model.get("_difference");
+    this.legend.node.hidden = mode !== "state";
+    this.otherLegend.hidden = mode === "state";
+    if (mode !== "state") this.sayColours(painted);
+    const happened = TRACES.map(({ label }, rank) => `<span>${traceIcon(rank)} ${label} ${grouped(this.line.events[rank][this.player.step - this.run.firstStep])}</span>`);
+    const per = this.grid.per > 1 ? `<span>one mark stands for ${this.grid.per} blocks, in the colour of most</span>` : "";
+    this.now.innerHTML = `<span>in this step:</span>${happened.join("")}${per}`;
     const text = `step ${this.player.step}: ` + rows.map(([label, count]) => `${label} ${count}`).join(", ");
-    this.blocks.setAttribute("aria-label", text);
-    this.strip.setAttribute("aria-valuemin", this.run.firstStep);
-    this.strip.setAttribute("aria-valuemax", this.run.lastStep);
-    this.strip.setAttribute("aria-valuenow", this.player.step);
+    canvas.setAttribute("aria-label", text);
+    const marks = { "aria-valuemin": this.run.firstStep, "aria-valuemax": this.run.lastStep, "aria-valuenow": this.player.step };
+    for (const [name, value] of Object.entries(marks)) this.strip.canvas.setAttribute(name, value);
     this.speaking ??= setTimeout(() => {
       this.speaking = null;
-      this.live.textContent = this.blocks.getAttribute("aria-label");
+      this.live.textContent = canvas.getAttribute("aria-label");
     }, 1000);
+  }
+
+  sayColours({ colours, labels, index }) {
+    const found = tally(index, colours.length);
+    const items = labels.map((label, i) => label && element("li", { "data-colour": colours[i] }, [
+      element("span", { class: "nb-swatch", style: `background: ${colours[i]}` }), element("span", { text: label }), element("b", { text: grouped(found[i]) }),
+    ]));
+    this.otherLegend.replaceChildren(...items.filter(Boolean));
+  }
+
+  csv() {
+    const head = ["state", "blocks", "% of blocks", "tokens stored"];
+    return [head, ...this.shown.map((row) => row.map((cell, i) => (i ? cell.replaceAll(",", "") : cell)))].map((row) => row.join()).join("\n") + "\n";
   }
 
   // The kernel learns the step when it rests, twice a second at most while it plays.
@@ -187,39 +263,39 @@ class BlockTable {
   key(event) {
     if (event.target.matches("input, select, summary")) return;
     if (event.target.matches("button") && (event.key === " " || event.key === "Enter")) return;
-    if (!this.player.key(event)) return;
+    if (!this.player.key(event, tableKeys(this))) return;
     event.preventDefault();
     event.stopPropagation();
   }
 
   scrub(event) {
-    const scale = stripScale(this.run, this.strip.clientWidth);
-    this.player.seek(scale.step(event.clientX - this.strip.getBoundingClientRect().left));
+    const scale = stripScale(this.run, this.strip.canvas.clientWidth);
+    this.player.seek(scale.step(event.clientX - this.strip.canvas.getBoundingClientRect().left));
   }
 
-  hover(event) {
-    const box = this.blocks.getBoundingClientRect();
-    const x = event ? event.clientX - box.left : -1, y = event ? event.clientY - box.top : -1;
-    const block = this.grid ? blockAt(this.grid, this.run.numBlocks, x, y) : -1;
-    this.tip.hidden = block < 0;
-    if (block >= 0) {
-      this.tip.textContent = this.describe(block);
-      this.tip.style.left = `${Math.min(x + 14, Math.max(0, box.width - this.tip.offsetWidth))}px`;
-      this.tip.style.top = `${y + 16}px`;
+  at(event) {
+    const box = this.heatmap.canvas.getBoundingClientRect();
+    const x = event.clientX - box.left, y = event.clientY - box.top;
+    return [this.grid ? blockAt(this.grid, this.run.numBlocks, x, y) : -1, x, y, box.width];
+  }
+
+  // A click on a block selects it and whoever holds it.
+  pick(event) {
+    this.root.focus({ preventScroll: true });
+    const [block] = this.at(event);
+    if (block < 0) return;
+    const owners = this.replay.owners(block).map(([name]) => name);
+    this.selection.set(event.shiftKey ? [...this.selection.requests, ...owners] : owners, block);
+  }
+
+  point(event) {
+    const [block, x, y, width] = event ? this.at(event) : [-1, 0, 0, 0];
+    if (block >= 0 && this.what) {
+      this.what.lastUse ??= this.touches.lastUse(this.replay, firstEventOf(this.run, this.player.step + 1));
     }
+    if (this.what) this.hover.show(block, x, y, width, this.what);
     if (block !== this.hovered) this.redraw();
     this.hovered = block;
-  }
-
-  describe(block) {
-    const { replay, run, picture } = this;
-    const state = this.states.find(({ key }) => INDEX[key] === picture.state[block]).label;
-    const owners = replay.owners(block).map(([id, index]) => `${id} (its block ${index})`);
-    const shown = owners.length > 4 ? [...owners.slice(0, 4), `and ${owners.length - 4} more`] : owners;
-    const lines = [`block ${block}: ${state}`, `${picture.fill[block]} of ${run.blockSize} token slots written`];
-    lines.push(owners.length ? `held by ${shown.join(", ")}` : "held by nobody", `reference count ${replay.references[block]}`);
-    if (replay.markedBy[block] >= 0) lines.push(`prefix hash ${run.hash(replay.markedBy[block]).toString(16).padStart(16, "0").slice(0, 8)}…`);
-    return lines.join("\n");
   }
 
   destroy() {

@@ -6,6 +6,9 @@ export function element(tag, attributes = {}, children = []) {
     if (name === "text") node.textContent = value;
     else node.setAttribute(name, value);
   }
+  // JupyterLab looks for a shortcut from the focused element upwards and stops at this mark: without it on each
+  // of them, D D on a button would delete the cell and an arrow on the slider would leave it.
+  if (["button", "input", "select", "summary"].includes(tag)) node.setAttribute("data-lm-suppress-shortcuts", "true");
   node.append(...children);
   return node;
 }
@@ -47,35 +50,6 @@ export function grouped(number) {
 export function percent(part, whole) {
   const tenths = Math.floor((2000 * part + whole) / (2 * whole));
   return `${Math.floor(tenths / 10)}.${tenths % 10}`;
-}
-
-// A control over a list of values: a slider that moves by one value, a mark at the default, its unit and its trade.
-export function slider(control, onChange) {
-  const id = `nb-${control.name}-${Math.random().toString(36).slice(2, 8)}`;
-  const input = element("input", { type: "range", id, min: 0, max: control.values.length - 1, step: 1 });
-  const output = element("output", { for: id });
-  const home = control.values.indexOf(control.default) / Math.max(1, control.values.length - 1);
-  const mark = element("span", { class: "nb-default", style: `--nb-home: ${home}`, title: `default: ${control.default}` });
-  const show = (value) => {
-    output.textContent = `${value} ${control.unit}`;
-    input.setAttribute("aria-valuetext", output.textContent);
-  };
-  input.addEventListener("input", () => {
-    show(control.values[input.value]);
-    onChange(control.values[input.value]);
-  });
-  const node = element("div", { class: "nb-control", "data-control": control.name }, [
-    element("label", { for: id, text: control.label }),
-    element("span", { class: "nb-track" }, [input, mark]),
-    output,
-    element("span", { class: "nb-note", text: control.note }),
-  ]);
-  const set = (value) => {
-    const index = control.values.indexOf(value);
-    if (index >= 0) input.value = index;
-    show(value);
-  };
-  return { node, set, input };
 }
 
 export function legend(states) {

@@ -1,26 +1,99 @@
-// The block table drawn: colour is state. Large cells show token slots, medium ones fill as height, small ones state.
-import { FREE, SHARED } from "./replay.js";
-import { GUTTER, HEADER, place, slots } from "./layout.js";
-import { prepare } from "./theme.js";
+// The block table drawn: large cells show token slots, medium ones fill as height, small ones colour only.
+// Only cells that changed since the last frame are drawn again; small cells are one image.
+import { FREE } from "./replay.js";
+import { GUTTER, HEADER, place } from "./layout.js";
+import { FONT, prepare } from "./theme.js";
+import { drawCell } from "./cell.js";
 
-const FONT = "10px ui-monospace, Menlo, Consolas, monospace";
+export const PALE = 0.25; // how much of its colour a block keeps that is not selected
 
-export function drawBlocks(canvas, grid, run, picture, replay, colours, ink) {
-  const context = prepare(canvas, grid.width, grid.height);
-  Object.assign(canvas.dataset, { columns: grid.columns, cell: grid.cell, left: GUTTER, top: HEADER });
-  drawIds(context, grid, ink);
-  if (grid.cell < 6) return drawSmall(context, grid, picture, colours);
-  const draw = grid.cell >= 24 ? drawLarge : drawMedium;
-  for (let block = 0; block < run.numBlocks; block++) {
-    const [x, y] = place(grid, block);
-    const state = picture.state[block];
-    context.fillStyle = colours[FREE];
-    context.fillRect(x + 1, y + 1, grid.cell - 1, grid.cell - 1);
-    if (state === FREE) continue;
-    draw(context, x + 1, y + 1, grid.cell - 1, picture.fill[block], run.blockSize, colours[state], colours[FREE]);
-    if (state === SHARED || replay.references[block] > 1) corner(context, x + 1, y + 1, grid.cell - 1, ink.paper);
-    if (grid.cell >= 40) label(context, x, y, grid.cell, block, replay.references[block], ink);
+export class Heatmap {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.drawn = new Float64Array(0);
   }
+
+  // `what`: grid, run, picture, replay, paint, lit, traces, hovered, block, ink, owners, plain.
+  draw(what) {
+    const { grid, ink, paint } = what, { canvas } = this;
+    const key = [grid.width, grid.height, grid.cell, grid.per, devicePixelRatio, ink.paper, ink.text, ...paint.colours].join();
+    if (key !== this.key) {
+      this.context = prepare(canvas, grid.width, grid.height);
+      Object.assign(canvas.dataset, { columns: grid.columns, cell: grid.cell, per: grid.per, left: GUTTER, top: HEADER });
+      drawIds(this.context, grid, ink);
+      this.drawn = new Float64Array(what.run.numBlocks).fill(-1);
+      this.key = key;
+    }
+    if (grid.cell < 6) this.small(what);
+    else this.cells(what);
+  }
+
+  cells(what) {
+    const { grid, run, picture, replay, paint, lit, traces, hovered, block: chosen } = what, { drawn, context } = this;
+    for (let block = 0; block < run.numBlocks; block++) {
+      const references = replay.references[block];
+      const light = lit ? (lit[block] ? Math.min(9, lit[block]) : 10) : 0;
+      const marks = (block === hovered ? 1 : 0) + (block === chosen ? 2 : 0) + (paint.lines?.[block] ? 4 : 0);
+      const small = (paint.index[block] * 16 + light) * 512 + (traces ? traces[block] : 0) * 8 + marks;
+      const signature = small + 2 ** 18 * (picture.fill[block] + 2 ** 17 * Math.min(references, 4095));
+      if (drawn[block] === signature) continue;
+      drawn[block] = signature;
+      const [x, y] = place(grid, block);
+      drawCell(context, x, y, block, what);
+    }
+    this.redrawn = true;
+  }
+
+  // One image pixel a mark, scaled up without smoothing: 65,536 blocks in one call.
+  small({ grid, picture, paint, lit, hovered, block: chosen, ink }) {
+    if (this.image?.width !== grid.columns || this.image.height !== grid.rows) {
+      this.buffer = new OffscreenCanvas(grid.columns, grid.rows);
+      this.image = new ImageData(grid.columns, grid.rows);
+    }
+    const words = new Uint32Array(this.image.data.buffer), { index } = paint;
+    const full = paint.colours.map((hex) => word(hex)), pale = paint.colours.map((hex) => word(mix(hex, ink.paper)));
+    if (grid.per === 1) for (let b = 0; b < index.length; b++) words[b] = (lit && !lit[b] ? pale : full)[index[b]];
+    else groups(grid.per, index, lit, (mark, colour, dim) => (words[mark] = (dim ? pale : full)[colour]));
+    this.buffer.getContext("2d").putImageData(this.image, 0, 0);
+    const { context } = this;
+    context.imageSmoothingEnabled = false;
+    context.fillStyle = ink.paper;
+    context.fillRect(GUTTER - 2, HEADER - 2, grid.width, grid.height);
+    context.drawImage(this.buffer, GUTTER, HEADER, grid.columns * grid.cell, grid.rows * grid.cell);
+    for (const block of [chosen, hovered]) if (block >= 0 && block < picture.state.length) outline(context, grid, block, ink);
+  }
+}
+
+// One mark for `per` blocks: the colour of most of them.
+function groups(per, index, lit, each) {
+  const counts = new Uint16Array(32);
+  for (let first = 0; first < index.length; first += per) {
+    counts.fill(0);
+    let dim = lit !== null, most = index[first];
+    for (let b = first; b < Math.min(index.length, first + per); b++) {
+      if (++counts[index[b]] > counts[most]) most = index[b];
+      if (lit?.[b]) dim = false;
+    }
+    each(first / per, most, dim);
+  }
+}
+
+function channels(colour) {
+  if (colour.startsWith("#")) {
+    const long = colour.length < 7 ? colour.replace(/[0-9a-f]/gi, "$&$&") : colour;
+    return [1, 3, 5].map((i) => parseInt(long.slice(i, i + 2), 16));
+  }
+  return colour.match(/[\d.]+/g).slice(0, 3).map(Number);
+}
+
+function mix(colour, paper) {
+  const [to, from] = [channels(colour), channels(paper)];
+  return `rgb(${to.map((value, i) => Math.round(PALE * value + (1 - PALE) * from[i])).join()})`;
+}
+
+function word(colour) {
+  const [red, green, blue] = channels(colour);
+  return (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0;
 }
 
 function drawIds(context, grid, ink) {
@@ -30,80 +103,13 @@ function drawIds(context, grid, ink) {
   context.textAlign = "right";
   const every = Math.max(1, 2 ** Math.ceil(Math.log2(14 / grid.cell)));
   for (let row = 0; row < grid.rows; row += every) {
-    context.fillText(String(row * grid.columns), GUTTER - 6, HEADER + (row + 0.5) * grid.cell);
+    context.fillText(String(row * grid.columns * grid.per), GUTTER - 6, HEADER + (row + 0.5) * grid.cell);
   }
   context.textAlign = "left";
   const step = Math.max(1, 2 ** Math.ceil(Math.log2(30 / grid.cell)));
   for (let column = 0; column < grid.columns; column += step) {
-    context.fillText(`+${column}`, GUTTER + column * grid.cell + 1, HEADER / 2 + 1);
+    context.fillText(`+${column * grid.per}`, GUTTER + column * grid.cell + 1, HEADER / 2 + 1);
   }
-}
-
-// One image pixel a block, scaled up without smoothing: 65,536 blocks in one call.
-function drawSmall(context, grid, picture, colours) {
-  const small = new OffscreenCanvas(grid.columns, grid.rows);
-  const image = new ImageData(grid.columns, grid.rows);
-  const words = new Uint32Array(image.data.buffer);
-  const palette = colours.map((hex) => {
-    const value = parseInt(hex.slice(1), 16);
-    return (0xff000000 | ((value & 0xff) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
-  });
-  for (let block = 0; block < picture.state.length; block++) words[block] = palette[picture.state[block]];
-  small.getContext("2d").putImageData(image, 0, 0);
-  context.imageSmoothingEnabled = false;
-  context.drawImage(small, GUTTER, HEADER, grid.columns * grid.cell, grid.rows * grid.cell);
-}
-
-function drawMedium(context, x, y, size, fill, blockSize, colour) {
-  const height = Math.max(1, Math.round((size * fill) / blockSize));
-  context.globalAlpha = 0.28; // allocated and not yet written
-  context.fillStyle = colour;
-  context.fillRect(x, y, size, size - height);
-  context.globalAlpha = 1;
-  context.fillRect(x, y + size - height, size, height);
-}
-
-function drawLarge(context, x, y, size, fill, blockSize, colour, free) {
-  const { columns, rows } = slots(blockSize);
-  const across = size / columns, down = size / rows;
-  if (Math.min(across, down) < 4) return drawMedium(context, x, y, size, fill, blockSize, colour);
-  context.fillStyle = colour;
-  context.globalAlpha = 0.28;
-  context.fillRect(x, y, size, size);
-  context.globalAlpha = 1;
-  for (let slot = 0; slot < fill; slot++) {
-    const left = Math.round(x + (slot % columns) * across), top = Math.round(y + Math.floor(slot / columns) * down);
-    const right = Math.round(x + ((slot % columns) + 1) * across), bottom = Math.round(y + (Math.floor(slot / columns) + 1) * down);
-    context.fillRect(left, top, right - left, bottom - top);
-  }
-  context.fillStyle = free; // hairlines between slots
-  context.globalAlpha = 0.3;
-  for (let i = 1; i < columns; i++) context.fillRect(Math.round(x + i * across), y, 1, size);
-  for (let i = 1; i < rows; i++) context.fillRect(x, Math.round(y + i * down), size, 1);
-  context.globalAlpha = 1;
-}
-
-// More than one sequence holds the block, whatever its colour says about this step.
-function corner(context, x, y, size, paper) {
-  const edge = Math.max(3, Math.round(size / 3));
-  context.fillStyle = paper;
-  context.beginPath();
-  context.moveTo(x + size - edge, y);
-  context.lineTo(x + size, y);
-  context.lineTo(x + size, y + edge);
-  context.fill();
-}
-
-function label(context, x, y, cell, block, references, ink) {
-  const text = references > 1 ? `${block} ×${references}` : String(block);
-  context.font = FONT;
-  context.textAlign = "left";
-  context.textBaseline = "alphabetic";
-  const width = context.measureText(text).width;
-  context.fillStyle = ink.paper;
-  context.fillRect(x + 1, y + cell - 13, width + 5, 13);
-  context.fillStyle = ink.text;
-  context.fillText(text, x + 3, y + cell - 3);
 }
 
 export function outline(context, grid, block, ink) {

@@ -3,8 +3,16 @@
 export const GUTTER = 44, HEADER = 18; // pixels for the ids at rows and columns
 const LARGEST = 56, TALLEST = 440;
 
+// Above this many blocks one mark stands for `per` of them.
+const MOST_MARKS = 65536;
+
 export function layout(numBlocks, width) {
   const room = Math.max(120, width - GUTTER);
+  const per = 2 ** Math.max(0, Math.ceil(Math.log2(numBlocks / MOST_MARKS)));
+  return { ...grid(Math.ceil(numBlocks / per), room), per };
+}
+
+function grid(numBlocks, room) {
   const fits = [];
   for (let columns = 1; columns <= 1024 && columns < 2 * numBlocks; columns *= 2) {
     const rows = Math.ceil(numBlocks / columns), across = Math.floor(room / columns);
@@ -18,13 +26,14 @@ export function layout(numBlocks, width) {
 }
 
 export function place(grid, block) {
-  return [GUTTER + (block % grid.columns) * grid.cell, HEADER + Math.floor(block / grid.columns) * grid.cell];
+  const mark = Math.floor(block / grid.per);
+  return [GUTTER + (mark % grid.columns) * grid.cell, HEADER + Math.floor(mark / grid.columns) * grid.cell];
 }
 
 export function blockAt(grid, numBlocks, x, y) {
   const column = Math.floor((x - GUTTER) / grid.cell), row = Math.floor((y - HEADER) / grid.cell);
   if (column < 0 || column >= grid.columns || row < 0) return -1;
-  const block = row * grid.columns + column;
+  const block = (row * grid.columns + column) * grid.per;
   return block < numBlocks ? block : -1;
 }
 

@@ -65,8 +65,8 @@ export class Player {
     this.onStep(this.step);
   }
 
-  // The keys of every view. True when the key was used.
-  key(event) {
+  // The keys of every view and those of this one (`more`). True when the key was used.
+  key(event, more) {
     const stride = event.shiftKey ? 10 : 1;
     const actions = {
       " ": () => this.toggle(),
@@ -74,6 +74,7 @@ export class Player {
       ArrowLeft: () => this.seek(this.step - stride),
       Home: () => this.seek(this.first),
       End: () => this.seek(this.last),
+      ...more,
     };
     if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in actions)) return false;
     actions[event.key]();

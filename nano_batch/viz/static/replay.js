@@ -2,7 +2,7 @@
 import { ADMITTED, ALLOCATED, ARRIVED, COPIED, EVICTED, FINISHED, FORKED, FREED, MARKED, PREEMPTED, SCHEDULED, SHARED_WITH, firstEventOf } from "./run.js";
 
 export const FREE = 0, IN_USE = 1, SHARED = 2, CACHED = 3, COMPUTED = 4;
-const WAITING = 0, RUNNING = 1, ENDING = 2;
+export const WAITING = 0, RUNNING = 1, ENDING = 2;
 
 function newSequence(state, stored, lane, table) {
   return { state, stored, lane, table, held: table.filter((block) => block >= 0).length };
@@ -17,7 +17,6 @@ export class Replay {
   restore(frame) {
     this.references = frame.references.slice();
     this.marked = frame.marked.slice();
-    this.markedBy = new Int32Array(this.run.numBlocks).fill(-1); // the event that marked a block, for its hash
     this.sequences = new Map();
     for (let i = 0; i < frame.sequence.length; i++) {
       const table = Array.from(frame.tables.subarray(frame.offsets[i], frame.offsets[i + 1]));
@@ -77,11 +76,9 @@ export class Replay {
         break;
       case MARKED:
         this.marked[block] = 1;
-        this.markedBy[block] = i;
         break;
       case EVICTED:
         this.marked[block] = 0;
-        this.markedBy[block] = -1;
         break;
       case PREEMPTED:
         Object.assign(sequence, { state: WAITING, stored: 0, lane: -1, table: [], held: 0 });
@@ -133,14 +130,25 @@ export class Replay {
     return { state, fill };
   }
 
+  name(number) {
+    return this.run.requestIds[number] ?? String(number);
+  }
+
   // The sequences that hold a block: [id, logical index].
   owners(block) {
     const found = [];
-    for (const [id, sequence] of this.sequences) {
+    for (const [number, sequence] of this.sequences) {
       const index = sequence.table.indexOf(block);
-      if (index >= 0) found.push([this.run.requestIds[id] ?? String(id), index]);
+      if (index >= 0) found.push([this.name(number), index]);
     }
     return found;
+  }
+
+  // Who runs, by lane, and who waits, in order of arrival: [number, sequence].
+  queues() {
+    const of = (state) => [...this.sequences].filter(([, sequence]) => sequence.state === state);
+    const running = of(RUNNING).sort((a, b) => a[1].lane - b[1].lane);
+    return { running, waiting: of(WAITING).sort((a, b) => a[0] - b[0]) };
   }
 }
 
@@ -151,31 +159,4 @@ export function counts(picture) {
     tokens[picture.state[b]] += picture.fill[b];
   }
   return { blocks, tokens };
-}
-
-// Blocks used and cached after every step of the run, and the steps with evictions and preemptions.
-export function timeline(run) {
-  const steps = run.lastStep - run.firstStep + 1;
-  const used = new Int32Array(steps), cached = new Int32Array(steps);
-  const evictions = new Int32Array(steps), preemptions = new Int32Array(steps);
-  const replay = new Replay(run);
-  let nowUsed = 0, nowCached = 0, at = run.firstStep;
-  const count = (block, sign) => {
-    if (replay.references[block] > 0) nowUsed += sign;
-    else if (replay.marked[block]) nowCached += sign;
-  };
-  for (let b = 0; b < run.numBlocks; b++) count(b, 1);
-  for (let i = replay.next; i < run.length; i++) {
-    for (; at < run.step[i]; at++) (used[at - run.firstStep] = nowUsed), (cached[at - run.firstStep] = nowCached);
-    const kind = run.kind[i], block = run.block[i], source = run.argument(i);
-    const touched = kind === COPIED ? [block, source] : kind >= ALLOCATED && kind <= EVICTED ? [block] : [];
-    for (const b of touched) count(b, -1);
-    replay.apply(i);
-    for (const b of touched) count(b, 1);
-    if (kind === EVICTED) evictions[run.step[i] - run.firstStep] += 1;
-    if (kind === PREEMPTED) preemptions[run.step[i] - run.firstStep] += 1;
-    replay.computed.length = 0;
-  }
-  for (; at <= run.lastStep; at++) (used[at - run.firstStep] = nowUsed), (cached[at - run.firstStep] = nowCached);
-  return { used, cached, evictions, preemptions };
 }

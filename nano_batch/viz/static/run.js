@@ -1,7 +1,7 @@
 // A run as it comes from the kernel: the event log's columns and keyframes (docs/records.md), as typed arrays.
 
 export const ARRIVED = 0, FORKED = 1, ADMITTED = 2, SCHEDULED = 3, ALLOCATED = 4, SHARED_WITH = 5, COPIED = 6;
-export const FREED = 7, MARKED = 8, EVICTED = 9, PREEMPTED = 12, FINISHED = 13;
+export const FREED = 7, MARKED = 8, EVICTED = 9, SWAPPED_OUT = 10, SWAPPED_IN = 11, PREEMPTED = 12, FINISHED = 13;
 
 function typed(view, Type) {
   // A DataView may start at any byte: typed arrays need alignment, so the bytes are copied once.

@@ -1,0 +1,47 @@
+"""An exercise and what its run says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from nano_batch.core import Engine
+from nano_batch.viz.table import Table
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What the run says.
+
+    Attributes:
+        value: the number asked for.
+        why: one line.
+        mistakes: what is off, by the number that a likely mistake gives.
+        table: the part of the run to look at.
+        engine: the engine that was driven, its event log on.
+    """
+
+    value: int
+    why: str
+    mistakes: Mapping[float, str]
+    table: Table
+    engine: Engine
+
+
+@dataclass(frozen=True, eq=False)
+class Exercise:
+    """A question with a number as its answer.
+
+    Attributes:
+        name: notebook and number, such as "01-1".
+        asks: what the number is, for a reader who gave none.
+        unit: of the number.
+        hints: from a nudge to nearly the answer.
+        find: makes the run.
+    """
+
+    name: str
+    asks: str
+    unit: str
+    hints: tuple[str, ...]
+    find: Callable[[], Truth]

@@ -1,0 +1,110 @@
+// One block as a cell of 6 px or more: token slots or fill, sharing, owner, id and what happened to it lately.
+import { FREE } from "./replay.js";
+import { slots } from "./layout.js";
+import { FONT } from "./theme.js";
+import { drawTrace } from "./traces.js";
+
+
+export function drawCell(context, x, y, block, what) {
+  const { grid, run, picture, replay, paint, lit, traces, ink, owners } = what;
+  const size = grid.cell - 1, state = picture.state[block], references = replay.references[block];
+  const colour = paint.colours[paint.index[block]], free = what.free, pale = lit && !lit[block];
+  context.fillStyle = ink.paper;
+  context.fillRect(x, y, grid.cell, grid.cell);
+  context.globalAlpha = pale ? 0.25 : 1;
+  context.fillStyle = free;
+  context.fillRect(x + 1, y + 1, size, size);
+  if (state !== FREE) {
+    const draw = grid.cell >= 24 ? fillSlots : fillHeight;
+    draw(context, x + 1, y + 1, size, picture.fill[block], run.blockSize, colour, free, pale ? 0.25 : 1);
+    if (references > 1) corner(context, x + 1, y + 1, size, ink.paper);
+  }
+  context.globalAlpha = 1;
+  if (lit?.[block] && lit[block] < 255) ownerMark(context, x, y, grid.cell, owners[lit[block] - 1], ink);
+  if (grid.cell >= 24) label(context, x, y, grid.cell, block, references, ink);
+  if (paint.lines?.[block]) rule(context, x, y, grid.cell, ink.text);
+  if (traces?.[block] && grid.cell >= 12) drawTrace(context, x + size - 7, y + size - 7, traces[block], ink, what.plain);
+  if (block === what.hovered || block === what.block) frame(context, x, y, size, ink.text, block === what.block ? 3 : 2);
+}
+
+export function fillHeight(context, x, y, size, fill, blockSize, colour, free, alpha = 1) {
+  const height = Math.max(1, Math.round((size * fill) / blockSize));
+  context.globalAlpha = 0.28 * alpha; // allocated and not yet written
+  context.fillStyle = colour;
+  context.fillRect(x, y, size, size - height);
+  context.globalAlpha = alpha;
+  context.fillRect(x, y + size - height, size, height);
+}
+
+function fillSlots(context, x, y, size, fill, blockSize, colour, free, alpha) {
+  const { columns, rows } = slots(blockSize);
+  const across = size / columns, down = size / rows;
+  if (Math.min(across, down) < 4) return fillHeight(context, x, y, size, fill, blockSize, colour, free, alpha);
+  context.fillStyle = colour;
+  context.globalAlpha = 0.28 * alpha;
+  context.fillRect(x, y, size, size);
+  context.globalAlpha = alpha;
+  for (let slot = 0; slot < fill; slot++) {
+    const left = Math.round(x + (slot % columns) * across), top = Math.round(y + Math.floor(slot / columns) * down);
+    const right = Math.round(x + ((slot % columns) + 1) * across), bottom = Math.round(y + (Math.floor(slot / columns) + 1) * down);
+    context.fillRect(left, top, right - left, bottom - top);
+  }
+  context.fillStyle = free; // hairlines between slots
+  context.globalAlpha = 0.3 * alpha;
+  for (let i = 1; i < columns; i++) context.fillRect(Math.round(x + i * across), y, 1, size);
+  for (let i = 1; i < rows; i++) context.fillRect(x, Math.round(y + i * down), size, 1);
+  context.globalAlpha = alpha;
+}
+
+// More than one sequence holds the block, whatever its colour says about this step.
+function corner(context, x, y, size, paper) {
+  const edge = Math.max(3, Math.round(size / 3));
+  context.fillStyle = paper;
+  context.beginPath();
+  context.moveTo(x + size - edge, y);
+  context.lineTo(x + size, y);
+  context.lineTo(x + size, y + edge);
+  context.fill();
+}
+
+// Its id; where there is room also how many hold it, else that number alone in the corner.
+function label(context, x, y, cell, block, references, ink) {
+  const count = references > 1 ? `×${references}` : "", wide = cell >= 40;
+  context.font = FONT;
+  context.textAlign = "left";
+  context.textBaseline = "alphabetic";
+  plate(context, x + 1, y + cell - 11, wide && count ? `${block} ${count}` : String(block), ink);
+  if (count && !wide) plate(context, x + cell - 1 - context.measureText(count).width - 2, y + 1, count, ink);
+}
+
+function plate(context, x, y, text, ink) {
+  context.fillStyle = ink.paper;
+  context.fillRect(x, y, context.measureText(text).width + 2, 11);
+  context.fillStyle = ink.text;
+  context.fillText(text, x + 1, y + 9);
+}
+
+// A selected request's frame in its hue, with its letter where there is room.
+function ownerMark(context, x, y, cell, owner, ink) {
+  frame(context, x, y, cell - 1, owner.colour, cell >= 12 ? 3 : 2);
+  if (cell < 24) return;
+  const middle = x + cell / 2;
+  context.fillStyle = ink.paper;
+  context.fillRect(middle - 6, y + cell / 2 - 9, 12, 12);
+  context.fillStyle = ink.text;
+  context.font = `bold ${FONT}`;
+  context.textAlign = "center";
+  context.fillText(owner.letter, middle, y + cell / 2 + 1);
+  context.textAlign = "left";
+}
+
+function frame(context, x, y, size, colour, width) {
+  context.strokeStyle = colour;
+  context.lineWidth = width;
+  context.strokeRect(x + 1 + width / 2, y + 1 + width / 2, size - width, size - width);
+}
+
+function rule(context, x, y, cell, colour) {
+  context.fillStyle = colour;
+  context.fillRect(x, y + 1, 1, cell - 1);
+}

@@ -1,0 +1,53 @@
+// Which colour each block has: by state, by owner, by age or by reference count; and the legend that says so.
+import { CACHED, FREE } from "./replay.js";
+
+export const MODES = [
+  ["state", "state"],
+  ["owner", "owner"],
+  ["age", "last use"],
+  ["references", "references"],
+];
+const GREYS = { light: ["#8A8F94", "#C3C8CC"], dark: ["#9AA0A6", "#5A6066"] };
+
+// { colours, labels, index: the place of each block's colour, lines: 1 where the owner changes, or null }.
+export function paint(mode, { replay, picture, palette, states, theme, selection, lastUse }) {
+  if (mode === "owner") return byOwner(replay, picture, palette, states, theme, selection);
+  const count = picture.state.length, index = new Uint8Array(count);
+  if (mode === "state") return { colours: states.colours, labels: states.labels, index: picture.shown, lines: null };
+  const ramp = palette.ramps[mode], free = states.colours[FREE], cached = states.colours[CACHED];
+  for (let b = 0; b < count; b++) {
+    const value = mode === "age" ? replay.step - lastUse[b] : replay.references[b];
+    if (picture.state[b] === FREE) continue;
+    if (mode === "references" && value === 0) index[b] = 1;
+    else index[b] = 2 + ramp.from.findLastIndex((from) => value >= from);
+  }
+  return { colours: [free, cached, ...ramp[theme]], labels: ["free", mode === "age" ? null : "cached", ...ramp.labels], index, lines: null };
+}
+
+function byOwner(replay, picture, palette, states, theme, selection) {
+  const { numBlocks } = replay.run, index = new Uint8Array(numBlocks), lines = new Uint8Array(numBlocks);
+  const owner = new Int32Array(numBlocks).fill(-1);
+  for (const [number, { table }] of replay.sequences) for (const block of table) if (block >= 0 && owner[block] < 0) owner[block] = number;
+  let grey = 0, before = -1;
+  for (let b = 0; b < numBlocks; b++) {
+    if (owner[b] >= 0 && owner[b] !== before) {
+      grey = 1 - grey;
+      lines[b] = b > 0 ? 1 : 0;
+    }
+    if (owner[b] >= 0) index[b] = 2 + grey;
+    else index[b] = picture.state[b] === CACHED ? 1 : 0;
+    before = owner[b];
+  }
+  for (const [place, , { table }] of selection.present(replay).reverse()) {
+    for (const block of table) if (block >= 0) index[block] = 4 + place;
+  }
+  const names = selection.requests.map((name, place) => `${palette.owners[place].letter} ${name}`);
+  const colours = [states.colours[FREE], states.colours[CACHED], ...GREYS[theme], ...palette.owners.map((each) => each[theme])];
+  return { colours, labels: ["free", "cached", "held by others", "and the next of them", ...names], index, lines };
+}
+
+export function tally(index, size) {
+  const counts = new Array(size).fill(0);
+  for (let b = 0; b < index.length; b++) counts[index[b]] += 1;
+  return counts;
+}

@@ -1,0 +1,48 @@
+// The running and the waiting queue: a chip a request, which selects it.
+import { element, grouped } from "./dom.js";
+
+const MOST_CHIPS = 48;
+
+export class Queues {
+  constructor(onClick) {
+    this.rows = ["running", "waiting"].map((key) => {
+      const count = element("b"), list = element("span", { class: "nb-chips" });
+      const node = element("div", { class: "nb-queue", "data-queue": key }, [element("span", { text: key }), count, list]);
+      return { key, count, list, node, chips: [] };
+    });
+    this.node = element("div", { class: "nb-queues" }, this.rows.map(({ node }) => node));
+    this.node.addEventListener("click", (event) => {
+      const chip = event.target.closest("button");
+      if (chip) onClick(chip.dataset.request, event.shiftKey || event.ctrlKey || event.metaKey);
+    });
+  }
+
+  show(replay, selection, owners) {
+    const queues = replay.queues();
+    for (const row of this.rows) {
+      const entries = queues[row.key], shown = entries.slice(0, MOST_CHIPS);
+      text(row.count, grouped(entries.length));
+      while (row.chips.length < shown.length) row.chips.push(element("button", { type: "button", class: "nb-chip" }));
+      shown.forEach(([number, sequence], i) => this.chip(row.chips[i], replay.name(number), sequence, selection, owners));
+      const more = entries.length > MOST_CHIPS ? [element("span", { class: "nb-note", text: `and ${grouped(entries.length - MOST_CHIPS)} more` })] : [];
+      if (row.drawn !== shown.length || more.length || row.more) row.list.replaceChildren(...row.chips.slice(0, shown.length), ...more);
+      row.drawn = shown.length;
+      row.more = more.length > 0;
+    }
+  }
+
+  chip(chip, name, sequence, selection, owners) {
+    const place = selection.requests.indexOf(name);
+    const letter = place >= 0 ? `${owners[place].letter} ` : "";
+    text(chip, `${letter}${name} · ${grouped(sequence.stored)} tokens · ${grouped(sequence.held)} blocks`);
+    const light = place >= 0 ? "lit" : selection.empty ? "" : "pale";
+    if (chip.dataset.request !== name) chip.dataset.request = name;
+    if (chip.dataset.light !== light) chip.dataset.light = light;
+    chip.setAttribute("aria-pressed", String(place >= 0));
+    chip.style.setProperty("--nb-hue", place >= 0 ? owners[place].colour : "transparent");
+  }
+}
+
+function text(node, value) {
+  if (node.textContent !== value) node.textContent = value;
+}

@@ -1,0 +1,121 @@
+"""What a reader reads: no measured number typed in a text, exercises that never stop, solutions folded."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from nano_batch.lessons.exercises import exercises
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*")
+# What is no number of a run: inline code, links, headings, the minutes, an exercise's name.
+NOT_MEASURED = (
+    re.compile(r"`[^`]*`"),
+    re.compile(r"\[([^\]]*)\]\([^)]*\)"),
+    re.compile(r"^#+ .*$", re.MULTILINE),
+    re.compile(r"\*\*Minutes\.\*\* \d+\."),
+)
+FORBIDDEN = re.compile(r"\bOutput\(|\binteract(?:ive|_manual)?\b|\bFigureWidget\b")
+
+
+def read(path):
+    return nbformat.read(path, as_version=4).cells
+
+
+def typed_numbers(cells):
+    """Numbers in the texts that are no setting in a cell's code."""
+    settings = set()
+    for cell in cells:
+        if cell.cell_type == "code":
+            settings |= {number.replace("_", "") for number in re.findall(r"\d[\d_.]*", cell.source)}
+    found = []
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            text = cell.source
+            for pattern in NOT_MEASURED:
+                text = pattern.sub(" ", text)
+            found += [n for n in NUMBER.findall(text) if n.replace(",", "") not in settings]
+    return found
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_numbers_in_texts_are_settings_of_a_cell(path):
+    assert typed_numbers(read(path)) == []
+
+
+def test_a_measured_number_would_be_found():
+    cells = read(FOLDER / "01_block_tables.ipynb")
+    markdown = next(cell for cell in cells if cell.cell_type == "markdown")
+    for sentence in ("It takes 293 steps.", "7.5 slots are lost.", "1,109 steps", "up to 91.7 %"):
+        good, markdown.source = markdown.source, f"{markdown.source}\n\n{sentence}"
+        assert len(typed_numbers(cells)) == 1, sentence
+        markdown.source = good
+
+
+def test_texts_and_code_were_seen():
+    for path in NOTEBOOKS:
+        kinds = [cell.cell_type for cell in read(path)]
+        assert kinds.count("markdown") >= 5
+        assert kinds.count("code") >= 5
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_first_code_is_the_lab_and_nothing_upsets_nbval(path):
+    code = [cell for cell in read(path) if cell.cell_type == "code"]
+    assert code[0].source.startswith("from nano_batch import lab")
+    for cell in code:
+        assert not FORBIDDEN.search(cell.source), cell.id
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_minutes_are_a_number_and_links_lead_somewhere(path):
+    cells = read(path)
+    assert re.search(r"\*\*Minutes\.\*\* \d+\.", cells[0].source)
+    texts = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\(([^)]+)\)", texts):
+        assert (FOLDER / target).exists(), target
+
+
+def test_the_quickstart_leads_on():
+    assert "(01_block_tables.ipynb)" in read(FOLDER / "00_quickstart.ipynb")[-1].source
+
+
+def of_exercise(cells, name):
+    """The unanswered cell and the folded solution of an exercise."""
+    code = [cell for cell in cells if cell.cell_type == "code" and f'lab.check("{name}"' in cell.source]
+    folded = [cell for cell in code if cell.metadata.get("jupyter", {}).get("source_hidden")]
+    return [cell for cell in code if cell not in folded], folded
+
+
+@pytest.mark.parametrize("name", sorted(exercises()))
+def test_an_exercise_is_asked_unanswered_and_solved_folded(name):
+    (path,) = FOLDER.glob(f"{name.split('-')[0]}_*.ipynb")
+    cells = read(path)
+    (asked,), (solution,) = of_exercise(cells, name)
+    assert re.match(r"\w+ = None\n", asked.source)
+    (said,) = [output.data["text/plain"] for output in asked.outputs]
+    assert "not answered yet" in said
+    assert solution.metadata.jupyter.outputs_hidden
+    (told,) = [output.data["text/plain"] for output in solution.outputs]
+    assert "right" in told
+    # The question comes before the answer's cell, the solutions after all that asks.
+    order = [cell.id for cell in cells]
+    assert f"Exercise {name}" in cells[order.index(asked.id) - 1].source
+    unfolded = [cell.id for cell in cells if cell.cell_type == "code" and not cell.metadata.get("jupyter")]
+    assert order.index(solution.id) > max(order.index(each) for each in unfolded)
+
+
+def test_each_notebook_with_exercises_has_three():
+    assert len(exercises()) == 3
+    assert {name[:2] for name in exercises()} == {"01"}
+
+
+def test_no_cell_of_ours_failed():
+    for path in NOTEBOOKS:
+        for cell in read(path):
+            for output in cell.get("outputs", []):
+                assert output.output_type != "error", (path.name, cell.id)
+                assert output.get("name") != "stderr", (path.name, cell.id)

@@ -1,0 +1,156 @@
+"""Exercises: the run decides; likely mistakes are named; nothing a reader types stops a notebook."""
+
+import math
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+
+from nano_batch import lab
+from nano_batch.errors import InvalidArgumentError, LabError, UnknownOptionError
+from nano_batch.lessons import exercises as module
+from nano_batch.lessons.exercises import exercises
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NAMES = sorted(exercises())
+# For each exercise, worked out by hand: the answer and two likely wrong ones with a word of what is said.
+BY_HAND = {
+    # 2 blocks of 16 hold 32 tokens; the third is taken by the step that stores the 33rd.
+    "01-1": (33, {32: "before the step", 34: "samples"}),
+    # 100 // 32 = 3 full blocks, spared by 5 - 1 requests.
+    "01-2": (12, {15: "One copy", 16: "not full"}),
+    # Both store 28 when 14 blocks are full; x ends with 20 + 24 - 1 = 43 tokens in 11 blocks: 3 of y's stay.
+    "01-3": (28 - 3 * 4, {28: "all it had stored", 12: "came back"}),
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_hints(monkeypatch):
+    monkeypatch.setattr(module, "_given_hints", {})
+
+
+def test_every_exercise_is_worked_out_here():
+    assert sorted(BY_HAND) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_run_gives_what_was_worked_out_by_hand(name):
+    verdict = lab.check(name, BY_HAND[name][0])
+    assert verdict.right is True
+    assert verdict.error == 0
+    assert "right" in repr(verdict)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_likely_mistakes_are_named(name):
+    right, wrong = BY_HAND[name]
+    assert len(wrong) >= 2
+    for answer, word in wrong.items():
+        verdict = lab.check(name, answer)
+        assert verdict.right is False
+        assert verdict.error == answer - right
+        assert word in verdict.text
+        assert f"the run says {right}" in verdict.text
+        assert "<table>" in verdict._repr_html_()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_mistake_is_the_right_answer_and_each_says_something_else(name):
+    truth = module._truth(name)
+    assert truth.value not in truth.mistakes
+    assert len(set(truth.mistakes.values())) == len(truth.mistakes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_folded_solution_in_the_notebook_is_right(name):
+    notebook = nbformat.read(NOTEBOOKS / "01_block_tables.ipynb", as_version=4)
+    (cell,) = [
+        cell
+        for cell in notebook.cells
+        if cell.metadata.get("jupyter", {}).get("source_hidden") and f'"{name}"' in cell.source
+    ]
+    body, last = cell.source.rstrip().rsplit("\n", 1)
+    assert last.startswith(f'lab.check("{name}", ')
+    names = {"lab": lab}
+    exec(f"{body}\nverdict = {last}", names)
+    assert names["verdict"].right is True
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("answer", [None, ...])
+def test_an_unanswered_cell_says_so_and_gives_nothing_away(name, answer):
+    verdict = lab.check(name, answer)
+    assert "not answered yet" in repr(verdict)
+    assert verdict.right is None
+    assert verdict.error is None
+    assert str(BY_HAND[name][0]) not in repr(verdict).replace(name, "")
+    assert "<table>" not in verdict._repr_html_()
+    with pytest.raises(LabError, match="first a prediction"):
+        verdict.view()
+
+
+@pytest.mark.parametrize("answer", ["many", [1, 2], True, math.nan, math.inf, object, "x" * 500, 10**400])
+def test_what_is_no_number_is_said_not_raised(answer):
+    verdict = lab.check("01-1", answer)
+    assert verdict.right is None
+    assert "is not a number" in repr(verdict)
+    assert len(repr(verdict)) < 300
+
+
+@pytest.mark.parametrize("answer", [33, 33.0, np.int64(33), "33", np.float32(33)])
+def test_any_kind_of_number_is_taken(answer):
+    assert lab.check("01-1", answer).right is True
+
+
+@pytest.mark.parametrize("answer", [32.999, -33, 1e9])
+def test_other_numbers_are_wrong(answer):
+    assert lab.check("01-1", answer).right is False
+
+
+def test_the_view_of_an_answered_exercise_is_its_run():
+    view = lab.check("01-3", 0).view()
+    assert "14 blocks of 4 tokens" in view.caption()
+    assert "1 preemptions" in view.caption()
+
+
+def test_hints_come_in_steps():
+    asked = exercises()["01-1"]
+    given = [lab.hint("01-1") for _ in range(len(asked.hints) + 1)]
+    assert [one.step for one in given] == [1, 2, 3, 3]
+    assert [one.text.split("\n")[1] for one in given[:3]] == list(asked.hints)
+    assert lab.hint("01-1", 1).step == 1
+    assert lab.hint("01-2").step == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hints_do_not_say_the_number(name):
+    right = str(BY_HAND[name][0])
+    for hint in exercises()[name].hints:
+        assert right not in hint.replace(".", " ").replace(",", " ").split()
+
+
+@pytest.mark.parametrize("step", [0, 4, 1.5, True])
+def test_a_hint_that_is_not_there(step):
+    with pytest.raises(InvalidArgumentError, match="hints 1 to 3"):
+        lab.hint("01-1", step)
+
+
+@pytest.mark.parametrize("call", [lab.check, lab.hint])
+def test_a_misspelt_exercise_names_the_nearest(call):
+    with pytest.raises(UnknownOptionError, match="did you mean '01-2'"):
+        call("01_2")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shown_forms_are_short_and_the_same_every_time(name):
+    right = BY_HAND[name][0]
+    shown = [lab.check(name, answer) for answer in (None, "x", right, *BY_HAND[name][1], -1)]
+    shown.append(lab.hint(name, 1))
+    again = [lab.check(name, answer) for answer in (None, "x", right, *BY_HAND[name][1], -1)]
+    again.append(lab.hint(name, 1))
+    for one, other in zip(shown, again, strict=True):
+        assert repr(one) == repr(other)
+        assert len(repr(one).splitlines()) <= 3
+        assert "0x" not in repr(one)
+        assert "<script" not in one._repr_html_()

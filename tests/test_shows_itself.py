@@ -1,0 +1,190 @@
+"""What a cell can end with shows itself: a short stable repr, a small table; no script, no address."""
+
+import importlib
+import inspect
+import re
+
+import numpy as np
+import pytest
+
+import nano_batch
+from nano_batch import BlockCache, Engine, Workload, drive, lab, metrics
+from nano_batch.errors import NanoBatchError
+from nano_batch.metrics import SLO, throughput, token_times, waste
+from nano_batch.records import Kind, SequenceState, replay
+from nano_batch.viz import BlockTableView, Control, RunView, View
+from nano_batch.workloads import Families, Fixed, LogNormal, Quantiles, Uniform
+
+torch = pytest.importorskip("torch")
+
+from nano_batch.kv_cache import KVCache, MemoryUsage  # noqa: E402
+from nano_batch.models import PagedInputs, PagedRunner, TinyConfig, TinyTransformer  # noqa: E402
+
+MODULES = (
+    "nano_batch",
+    "nano_batch.core",
+    "nano_batch.kv_cache",
+    "nano_batch.lab",
+    "nano_batch.lessons",
+    "nano_batch.metrics",
+    "nano_batch.models",
+    "nano_batch.picker",
+    "nano_batch.records",
+    "nano_batch.viz",
+    "nano_batch.workloads",
+)
+# Bases of views, a view's inside, and words: no cell ends with one of these.
+NOT_SHOWN = {View, RunView, Control, Kind, SequenceState}
+
+
+def public_classes():
+    found = set()
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for each in getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")]):
+            value = getattr(module, each)
+            own = inspect.isclass(value) and value.__module__.startswith(("nano_batch", "builtins"))
+            if own and not issubclass(value, NanoBatchError):
+                found.add(value)
+    return found - NOT_SHOWN
+
+
+def examples():
+    """One of everything, larger than what fits a small table."""
+    workload = Workload.synthetic(24, seed=1, arrivals="at_once")
+    engine = Engine(512, 16, max_num_seqs=12, max_num_batched_tokens=512, event_log=True)
+    run = drive(engine, workload)
+    middle = replay(run.events, step=200)
+    busy = Engine(64, 4, event_log=True)
+    for number in range(14):
+        busy.add_request(f"r{number}", range(5), max_tokens=4)
+    output = busy.step()
+    arrays = Engine(64, 4, max_num_seqs=4, max_num_batched_tokens=64)
+    arrays.bind([arrays.array_buffers(), arrays.array_buffers()])
+    arrays.add_request("a", range(5), max_tokens=2)
+    cache = KVCache(8, 4, 2, 8, torch.float32, "cpu", num_layers=2)
+    model = TinyTransformer()
+    view = lab.block_table(run, workload)
+    prefixes = BlockCache(8)
+    prefixes.access(np.arange(5, dtype=np.int32))
+    outgrown = lab.check("01-3", 0).view()._log
+    ints = torch.zeros(3, dtype=torch.int32)
+    return [
+        engine,
+        run,
+        run.requests,
+        run.steps,
+        run.events,
+        workload,
+        middle,
+        busy.snapshot(),
+        output,
+        arrays.step_arrays(),
+        prefixes,
+        view,
+        view.table(),
+        lab.pick_workload(24),
+        lab.check("01-1", 32),
+        lab.check("01-1"),
+        lab.hint("01-1", 1),
+        lab.growth(outgrown, "x"),
+        lab.evictions(outgrown),
+        lab.preemptions(outgrown),
+        lab.sharing(48, own_tokens=9, requests=3, memory_tokens=512, block_sizes=(16,)),
+        lab.last_block(workload.head(3), memory_tokens=8192, block_sizes=(16, 64)),
+        Fixed(5),
+        Uniform(1, 9),
+        LogNormal(5.0, 1.0),
+        Quantiles.of_trace("azure_conv", "prompt"),
+        Families(2, 64),
+        SLO(ttft_s=1.0),
+        throughput(run.requests),
+        token_times(run),
+        waste(middle, 16),
+        cache,
+        cache.get_memory_usage(),
+        model,
+        TinyConfig(),
+        PagedRunner(model, cache),
+        PagedInputs(ints, ints, ints, ints.reshape(1, 3), ints[:1], ints[:2]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return examples(), examples()
+
+
+def test_there_is_one_of_every_public_class(shown):
+    classes = public_classes()
+    assert {Engine, Workload, MemoryUsage, BlockTableView, metrics.Waste, nano_batch.StepCounts} <= classes
+    # A widget's own class is one that anywidget derives.
+    missing = {cls for cls in classes if not any(isinstance(each, cls) for each in shown[0])}
+    assert not missing
+
+
+def test_repr_is_short_and_the_same_in_every_run(shown):
+    for one, other in zip(*shown, strict=True):
+        text = repr(one)
+        limit = 6 if isinstance(one, View) else 3  # a view's repr is its caption
+        assert 1 <= len(text.splitlines()) <= limit, text
+        assert not re.search(r"0x[0-9a-f]{4,}", text), text
+        assert all(len(line) <= 240 for line in text.splitlines()), text
+        assert text == repr(other)
+
+
+def test_html_is_a_small_table_without_a_script(shown):
+    for one, other in zip(*shown, strict=True):
+        if isinstance(one, View):
+            assert {"text/plain", "image/png"} <= one._repr_mimebundle_()[0].keys()
+            continue
+        html = one.workload._repr_html_() if hasattr(one, "workload") else one._repr_html_()
+        assert "<script" not in html
+        assert "style=" not in html  # colours are the host's
+        body = html.split("<tbody>")[1:]
+        assert body or isinstance(one, lab.Hint | lab.Verdict), html
+        # The last row of a cut table says how many more there are.
+        assert all(part.count("<tr>") <= 11 for part in body), html
+        assert all(part.count("<tr>") <= 10 or "more</td>" in part for part in body), html
+        theirs = other.workload._repr_html_() if hasattr(other, "workload") else other._repr_html_()
+        assert html == theirs
+
+
+def test_texts_in_a_table_are_escaped():
+    engine = Engine(8, 4)
+    engine.add_request("<script>alert(1)</script>", range(3), max_tokens=2)
+    assert "<script" not in engine.step()._repr_html_()
+    assert "<script" not in engine.snapshot()._repr_html_()
+    workload = Workload.synthetic(3, name="<script>")
+    assert "<script" not in workload._repr_html_()
+    assert "<script" not in lab.check("01-1", "<script>")._repr_html_()
+
+
+UNITLESS = {
+    "sequence": "a number",
+    "request_id": "a name",
+    "finish_reason": "a word",
+    "step": "a number",
+    "back at step": "a number",
+    "kind": "a number",
+    "block": "a number",
+    "argument": "depends on the kind",
+    "block_ids": "numbers",
+    "state": "a word",
+    "blocks": "a count of blocks",
+    "request": "a name",
+    "taken by": "a name",
+    "last held by": "a name",
+    "logical block": "a number",
+}
+UNITS = re.compile(r"_s$|tokens|blocks|steps$|preemptions|running|waiting|^%")
+
+
+def test_to_frame_has_units_in_the_names_of_its_columns(shown):
+    tables = [each for each in shown[0] if hasattr(each, "to_frame")]
+    assert len(tables) >= 6
+    for table in tables:
+        frame = table.to_frame()
+        assert len(frame)
+        for name in frame.columns:
+            assert name in UNITLESS or UNITS.search(name), (type(table).__name__, name)
