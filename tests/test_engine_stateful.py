@@ -149,6 +149,8 @@ class Driver(RuleBasedStateMachine):
     @precondition(lambda self: not self.named and self.listed is None)
     @rule(pad_to=st.integers(0, 5))
     def step_arrays(self, pad_to: int) -> None:
+        # A friendly step of which nothing is awaited is retired by the next one of its kind only.
+        self.engine.update({})
         counts = self.engine.step_arrays(pad_to=min(pad_to, self.engine.max_num_seqs))
         arrays = self.buffers[self.next_set]
         self.next_set = 1 - self.next_set
@@ -210,6 +212,9 @@ class Driver(RuleBasedStateMachine):
         assert sorted(self.engine.finish(name, reason)) == sorted((member, reason) for member in members)
         for member in members:
             self.forget(member)
+        if self.listed is not None:
+            # A token still comes for it; the name may go to another before.
+            self.listed = (self.listed[0], [one if one in self.tokens else "" for one in self.listed[1]])
         # A step of which nothing is awaited any more may be followed by the next.
         self.named = {n: s for n, s in self.named.items() if any(one in self.tokens for one in s)}
 
@@ -273,5 +278,9 @@ class Driver(RuleBasedStateMachine):
 
 TestDriver = Driver.TestCase
 TestDriver.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
 )
