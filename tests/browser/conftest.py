@@ -40,6 +40,22 @@ def tab(browser, tmp_path_factory):
         tab.run_all(code_cells(path))
         tab.path = path
         yield tab
+        if "NANO_BATCH_SCREENSHOTS" in os.environ:
+            take_screenshots(tab, Path(os.environ["NANO_BATCH_SCREENSHOTS"]))
+
+
+def take_screenshots(tab, folder):
+    """The view as it opens, in both themes and two widths: the pictures of the README."""
+    (view,) = tab.views()
+    view.get_by_role("button", name="Reset").click()
+    view.evaluate("node => node.querySelector('details').open = false")
+    for width in (900, 1600):
+        for theme in ("dark", "light"):
+            tab.page.set_viewport_size({"width": width, "height": 1200})
+            tab.menu("Settings", "Theme", f"JupyterLab {theme.capitalize()}")
+            tab.page.wait_for_function(f"document.querySelector('.nb-view').dataset.theme === '{theme}'")
+            tab.settle(view)
+            view.screenshot(path=folder / f"block_table_{theme}_{width}.png")
 
 
 @pytest.fixture

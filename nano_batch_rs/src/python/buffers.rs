@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::errors::raise;
+use super::values::html_table;
 use crate::arrays::{ArraySet, Capacity, Remembered};
 use crate::error::Error;
 
@@ -40,6 +41,20 @@ impl StepCounts {
             self.step, self.rows, self.decodes, self.tokens, self.samples, self.padded_rows
         )
     }
+
+    fn _repr_html_(&self, py: Python<'_>) -> PyResult<String> {
+        let rows = [
+            ("rows", self.rows as u64),
+            ("of which decode", self.decodes as u64),
+            ("tokens", self.tokens as u64),
+            ("samples", self.samples as u64),
+            ("rows with padding", self.padded_rows as u64),
+            ("blocks swapped out", self.swap_out as u64),
+            ("blocks swapped in", self.swap_in as u64),
+            ("blocks copied", self.copies as u64),
+        ];
+        html_table(py, &format!("step {}", self.step), &rows)
+    }
 }
 
 /// A pointer into an array that `owner` keeps alive.
@@ -62,6 +77,10 @@ impl<T: Element> Bound1<T> {
         let problem = |problem: String| Err(raise(Error::InvalidBuffer { name: name.to_owned(), problem }));
         if !array.is_c_contiguous() {
             return problem("is not C-contiguous".to_owned());
+        }
+        // An aligned address is what the reference types of `slice` require.
+        if array.data() as usize % align_of::<T>() != 0 {
+            return problem("is not aligned".to_owned());
         }
         let writeable = array.as_any().getattr("flags")?.getattr("writeable")?.extract::<bool>()?;
         if !writeable {
@@ -102,7 +121,7 @@ fn lookup<'py>(buffers: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, 
     })
 }
 
-fn wrong_type<T: Element>(name: &str, value: &Bound<'_, PyAny>, dimensions: usize) -> PyErr {
+pub fn wrong_type<T: Element>(name: &str, value: &Bound<'_, PyAny>, dimensions: usize) -> PyErr {
     let given = value
         .getattr("dtype")
         .and_then(|dtype| dtype.str())
