@@ -49,12 +49,6 @@ export class Replay {
       case FORKED:
         this.sequences.set(id, newSequence(WAITING, 0, -1, []));
         break;
-<<<<<<< HEAD
-      case FORKED:
-        this.sequences.set(id, newSequence(WAITING, 0, -1, []));
-        break;
-=======
->>>>>>> main
       case ADMITTED:
         sequence.table = new Array(Math.ceil(argument / run.blockSize)).fill(-1);
         Object.assign(sequence, { state: RUNNING, stored: argument, lane: block });
