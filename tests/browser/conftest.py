@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from plain_page import PlainPage
 
+from nano_batch import lab
 from nano_batch.jupyter.browser import NotebookPage, chromium, code_cells, find_chromium
 from nano_batch.jupyter.server import private_lab
 
@@ -83,3 +85,24 @@ def kernel():
             if "view" in names:
                 return SimpleNamespace(**names)
     raise AssertionError("the quickstart makes no view")
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens views in plain pages; closes them, and finds no error in any."""
+    pages = []
+
+    def show(view, **options):
+        pages.append(PlainPage(browser, view, **options))
+        return pages[-1]
+
+    yield show
+    for page in pages:
+        errors = page.errors
+        page.close()
+        assert errors == []
+
+
+@pytest.fixture
+def table(opened):
+    return opened(lab.opening(scene=4))
