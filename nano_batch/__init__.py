@@ -1,6 +1,7 @@
 """nano_batch: the laboratory for LLM serving.
 
-Names are loaded when first used, so that ``import nano_batch`` stays quick.
+Names are loaded when first used, so that ``import nano_batch`` stays quick. The KV cache, attention
+and the models need torch, the extra `engine`.
 """
 
 from __future__ import annotations
@@ -11,35 +12,18 @@ from typing import TYPE_CHECKING
 from nano_batch._version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from nano_batch.core import (
-        BlockCache,
-        Engine,
-        EventLog,
-        SchedulerOutput,
-        Snapshot,
-        StepCounts,
-    )
+    from nano_batch.attention import paged_attention_fwd, paged_attention_prefill
+    from nano_batch.core import BlockCache, Engine, EventLog, SchedulerOutput, Snapshot, StepCounts
     from nano_batch.errors import NanoBatchError
+    from nano_batch.kv_cache import KVCache
     from nano_batch.records import Run, drive
     from nano_batch.workloads import Workload
-
-_HOMES = {
-    "BlockCache": "nano_batch.core",
-    "Engine": "nano_batch.core",
-    "EventLog": "nano_batch.core",
-    "NanoBatchError": "nano_batch.errors",
-    "Run": "nano_batch.records",
-    "SchedulerOutput": "nano_batch.core",
-    "Snapshot": "nano_batch.core",
-    "StepCounts": "nano_batch.core",
-    "Workload": "nano_batch.workloads",
-    "drive": "nano_batch.records",
-}
 
 __all__ = [
     "BlockCache",
     "Engine",
     "EventLog",
+    "KVCache",
     "NanoBatchError",
     "Run",
     "SchedulerOutput",
@@ -48,7 +32,19 @@ __all__ = [
     "Workload",
     "__version__",
     "drive",
+    "paged_attention_fwd",
+    "paged_attention_prefill",
 ]
+
+_NAMES = {
+    "attention": ["paged_attention_fwd", "paged_attention_prefill"],
+    "core": ["BlockCache", "Engine", "EventLog", "SchedulerOutput", "Snapshot", "StepCounts"],
+    "errors": ["NanoBatchError"],
+    "kv_cache": ["KVCache"],
+    "records": ["Run", "drive"],
+    "workloads": ["Workload"],
+}
+_HOMES = {name: f"nano_batch.{home}" for home, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:

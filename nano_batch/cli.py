@@ -75,8 +75,7 @@ def _lab(options: argparse.Namespace) -> int:
 def _demo(_: argparse.Namespace) -> int:
     from nano_batch.examples import core_engine_demo
 
-    core_engine_demo.main()
-    return 0
+    return core_engine_demo.main()
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -249,12 +249,14 @@ class Engine(_core.CoreEngine):
         """End a request at once; a token still coming for it will be ignored."""
         return self._finish(request_id, "abort", None)
 
-    def fork(self, sequence_id: str, new_id: str) -> None:
+    def fork(self, sequence_id: str, new_id: str) -> int | None:
         """Copy a sequence under a new id; both share their blocks until one writes.
 
-        Between `step` and `update` the copy awaits a token of its own from the same step.
+        Between `step` and `update` the copy awaits a token of its own from the same step (in the
+        array form after the step's own samples, in the order of forks). Returns the copy's lane, or
+        None where none was free: then it waits, to be computed again.
         """
-        self._fork(sequence_id, new_id)
+        return self._fork(sequence_id, new_id)
 
     def bind(self, buffers: Sequence[Mapping[str, IntArray | torch.Tensor]]) -> None:
         """Take two sets of caller-owned contiguous arrays, filled in turn by `step_arrays`.

@@ -80,7 +80,6 @@ def block_table(run: Engine | Run, workload: Workload, **options: Any) -> BlockT
     """
     engine = run.settings["engine"] if isinstance(run, Run) else vars(run)
     memory = engine["num_blocks"] * engine["block_size"]
-    batch = f"{engine['max_num_seqs']} sequences at once, {engine['max_num_batched_tokens']:,} tokens a step"
     own = {name: options.get(name, engine.get(name, value)) for name, value in SETTINGS.items()}
 
     def rerun(**settings: Any) -> Run:
@@ -90,7 +89,7 @@ def block_table(run: Engine | Run, workload: Workload, **options: Any) -> BlockT
         run,
         rerun=rerun,
         settings=own,
-        about=f"{_requests(workload)}; policy {engine['policy']}, {batch}",
+        about=_requests(workload),
         recreate=f"lab.live({_expression(workload)}, memory_tokens={memory}, ...)",
         made_with=options,
     )

@@ -39,6 +39,20 @@ def clean(notebook: Any) -> None:
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
         cell.metadata = {name: value for name, value in cell.metadata.items() if name in CELL_METADATA}
+        if "outputs" in cell:
+            cell.outputs = join_streams(cell.outputs)
+
+
+def join_streams(outputs: list[Any]) -> list[Any]:
+    """The outputs, neighbouring texts of one stream as one: where they are cut depends on timing."""
+    joined: list[Any] = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output.get("output_type") == "stream" and last.get("name") == output.get("name"):
+            last["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
 
 
 def code_hash(notebook: Any) -> str:

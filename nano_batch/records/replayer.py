@@ -70,6 +70,7 @@ class Replayer:
     def __init__(self, start: State) -> None:
         self.step = start.step
         self.event = start.event
+        self._block_size = 1
         self._references: list[int] = start.block_references.tolist()
         self._cached: list[int] = start.block_cached.tolist()
         columns = (start.sequence.tolist(), start.state.tolist(), start.stored.tolist(), start.lane.tolist())
@@ -80,6 +81,7 @@ class Replayer:
 
     def run(self, log: EventLog, target: int) -> None:
         """Apply the log's events from where this state stands up to event number `target`."""
+        self._block_size = log.block_size
         part = slice(self.event - log.first_event, target - log.first_event)
         rows = zip(*(column[part].tolist() for _, column in log.items()), strict=True)
         for step, kind, sequence, block, argument in rows:
@@ -116,6 +118,7 @@ class Replayer:
         elif kind == Kind.ADMITTED:
             one = self._sequences[sequence]
             one.state, one.stored, one.lane = _RUNNING, argument, lane
+            one.table = [-1] * -(-argument // self._block_size)
         elif kind == Kind.PREEMPTED:
             one = self._sequences[sequence]
             one.state, one.stored, one.lane, one.table = _WAITING, 0, -1, []
@@ -128,8 +131,8 @@ class Replayer:
 
     def _hold(self, sequence: int, block: int, index: int, fresh: bool) -> None:
         table = self._sequences[sequence].table
-        # A cache hit under a sliding window starts behind entries that were never held.
-        table.extend([-1] * (index + 1 - len(table)))
+        if index == len(table):
+            table.append(-1)
         if table[index] != -1:
             raise ValueError(f"entry {index} holds block {table[index]}")
         if fresh and self._references[block]:

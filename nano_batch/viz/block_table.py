@@ -130,6 +130,18 @@ class BlockTableView(RunView):
         """Who runs (by lane) and who waits (by arrival) at `step`, with tokens stored and blocks held."""
         return queues(self._log, self.step)
 
+    def _engine_line(self) -> str:
+        """The engine's settings as they are shown; those without a control are not known here."""
+        texts = {
+            "policy": f"policy {self.policy}",
+            "max_num_seqs": f"{self.max_num_seqs} sequences at once",
+            "max_num_batched_tokens": f"{self.max_num_batched_tokens:,} tokens a step",
+        }
+        moved = [
+            f"{name} {value}" for name, value in self._moved().items() if name not in {"block_size", *texts}
+        ]
+        return ", ".join([text for name, text in texts.items() if name in self._homes] + moved)
+
     def _selected_texts(self) -> list[str]:
         return [describe_request(self._log, self.step, self._requests, i) for i in range(len(self._requests))]
 
@@ -139,7 +151,7 @@ class BlockTableView(RunView):
         states = ", ".join(f"{row[0]} {row[1]}" for row in self.table().rows[:-1])
         lines = [
             f"{self.title}, {self._source}: {self._settings_line}",
-            *([self._about] if self._about else []),
+            *(line for line in ["; ".join(filter(None, (self._about, self._engine_line())))] if line),
             f"step {self.step} of {use.steps}: {states}",
             f"whole run: at most {percent(use.peak, use.num_blocks)} % of the blocks held, "
             f"{use.preemptions:,} preemptions, {use.evictions:,} evictions",

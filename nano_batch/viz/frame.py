@@ -12,7 +12,7 @@ from nano_batch.viz.palette import CACHED, COMPUTED, FREE, IN_USE, SHARED, STATE
 from nano_batch.viz.table import Table, percent
 
 if TYPE_CHECKING:
-    from nano_batch.records import EventLog
+    from nano_batch.records import EventLog, State
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ def _row(label: str, blocks: int, total: int, tokens: int) -> tuple[str, ...]:
 
 def frame_at(log: EventLog, step: int) -> Frame:
     """The frame after every event of `step`."""
-    state = replay(log, step=step)
+    return frame_of(log, replay(log, step=step), step)
+
+
+def frame_of(log: EventLog, state: State, step: int) -> Frame:
+    """The frame of a replayed `state`, which holds every event of `step`."""
     references = state.block_references
     blocks = np.where(references > 1, SHARED, np.where(references == 1, IN_USE, FREE)).astype(np.uint8)
     blocks[(references == 0) & (state.block_cached != 0)] = CACHED
@@ -62,7 +66,8 @@ def frame_at(log: EventLog, step: int) -> Frame:
         written = np.clip(stored - first_slot, 0, log.block_size).astype(np.int32)
         np.maximum.at(fill, table[held], written)
         since = stored - computed.get(sequence, 0)
-        blocks[table[held[(first_slot + log.block_size > since) & (first_slot < stored)]]] = COMPUTED
+        new = (first_slot + log.block_size > since) & (first_slot < stored) & (since < stored)
+        blocks[table[held[new]]] = COMPUTED
     return Frame(step, blocks, fill)
 
 

@@ -114,6 +114,12 @@ class OpeningView(BlockTableView):
         self._answers += 1
         return None
 
+    def _note_settings(self) -> None:
+        super()._note_settings()
+        moved = ", ".join(f"{name} {value}" for name, value in self._moved().items())
+        scene = _scene(self.scene)
+        self._sentence = f"The run of scene {scene.number} with {moved}." if moved else scene.sentence
+
     def caption(self) -> str:
         """As of any block table, with what to look at."""
         lines = super().caption().splitlines()
@@ -133,4 +139,4 @@ def _settings(stage: Stage) -> dict[str, Any]:
 
 def _about(stage: Stage) -> str:
     workload = stage.workload()
-    return f"{len(workload):,} requests of {workload.name}; policy fcfs"
+    return f"{len(workload):,} requests of {workload.name}"

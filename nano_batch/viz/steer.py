@@ -180,6 +180,10 @@ class RunView(View):
                 raise
             return
         self._shown = settings
+        self._note_settings()
+
+    def _note_settings(self) -> None:
+        """Called when another run is shown than before."""
         self._write_code()
 
     def _pin(self, change: Any) -> None:

@@ -135,10 +135,11 @@ impl BlockAllocator {
     }
 
     /// Indexes a full block's content. Content that is cached already is not indexed twice: the
-    /// block then stays its sequence's own. Returns the content's entry and whether it got `block`.
+    /// block then stays its sequence's own. The caller's hold moves from the key's parent to the
+    /// content's entry, which is returned, with whether it got `block`.
     pub fn index(&mut self, block: u32, key: &Key) -> (EntryId, bool) {
         self.now += 1;
-        let id = self.cache.intern(key, self.now);
+        let id = self.cache.extend(key, self.now);
         let ours = self.cache.block(id).is_none() && self.entry[block as usize] == NO_ENTRY;
         if ours {
             self.attach(id, block);

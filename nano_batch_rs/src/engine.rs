@@ -116,10 +116,10 @@ impl Engine {
     /// Plans a step (see `Scheduler::plan`). The sequences of an n > 1 request whose prompt ends
     /// in it are named from now on; `request_of` still tells the request.
     pub fn plan(&mut self) -> Result<()> {
+        let forks = self.scheduler.plan()?.forks.clone();
         self.gone.clear();
         std::mem::swap(&mut self.reported, &mut self.recent);
         self.recent.clear();
-        let forks = self.scheduler.plan()?.forks.clone();
         for (parent, child) in forks {
             let request = self.names[parent as usize].1.clone();
             if self.names[parent as usize].0 == request {
@@ -234,10 +234,7 @@ impl Engine {
         if tokens.iter().fold(0, |bits, token| bits | token) < 0 {
             let wanted = |&(sample, token): &(&Sample, &i32)| *token < 0 && self.scheduler.awaits(sample);
             if let Some((sample, &token)) = step.samples.iter().zip(tokens).find(wanted) {
-                return Err(Error::InvalidToken {
-                    id: self.name(sample.slot).to_owned(),
-                    value: token.into(),
-                });
+                return Err(Error::token(self.name(sample.slot), token));
             }
         }
         self.retire(number, tokens)
@@ -316,13 +313,14 @@ impl Engine {
         slot.ok_or_else(|| Error::UnknownRequest { id: id.to_owned() })
     }
 
-    /// A copy of sequence `id` under a new id (see `Scheduler::fork`).
-    pub fn fork(&mut self, id: &str, new_id: &str) -> Result<()> {
+    /// A copy of sequence `id` under a new id (see `Scheduler::fork`); its lane, if it has one.
+    pub fn fork(&mut self, id: &str, new_id: &str) -> Result<Option<i32>> {
         self.check_new_id(new_id)?;
         let parent = self.slot(id)?;
         let child = self.scheduler.fork(parent, id)?;
         self.register(child, new_id.to_owned(), new_id);
-        Ok(())
+        let lane = self.scheduler.sequence(child).lane;
+        Ok((lane >= 0).then_some(lane))
     }
 }
 

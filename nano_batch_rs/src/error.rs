@@ -4,8 +4,9 @@ use std::fmt;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
-    /// A number outside its range.
+    /// A number outside its range; of which request, where it is one's.
     InvalidArgument {
+        request: Option<String>,
         name: &'static str,
         value: String,
         limit: String,
@@ -38,7 +39,7 @@ pub enum Error {
     },
     InvalidToken {
         id: String,
-        value: i64,
+        value: String,
     },
     /// `update` names a request whose step did not end with a token.
     NotSampled {
@@ -85,7 +86,19 @@ pub const MAX_TOKEN_ID: i64 = i32::MAX as i64;
 
 impl Error {
     pub fn invalid(name: &'static str, value: impl fmt::Display, limit: impl Into<String>) -> Self {
-        Error::InvalidArgument { name, value: value.to_string(), limit: limit.into() }
+        Error::InvalidArgument { request: None, name, value: value.to_string(), limit: limit.into() }
+    }
+
+    pub fn token(id: impl Into<String>, value: impl fmt::Display) -> Self {
+        Error::InvalidToken { id: id.into(), value: value.to_string() }
+    }
+
+    /// The same, said of request `id`.
+    pub fn in_request(mut self, id: &str) -> Self {
+        if let Error::InvalidArgument { request, .. } = &mut self {
+            *request = Some(id.to_owned());
+        }
+        self
     }
 }
 
@@ -97,7 +110,10 @@ pub fn nearest<'a>(word: &str, choices: &'a [String]) -> Option<&'a str> {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::InvalidArgument { name, value, limit } => {
+            Error::InvalidArgument { request, name, value, limit } => {
+                if let Some(id) = request {
+                    write!(f, "request {id:?}: ")?;
+                }
                 write!(f, "{name} is {value}; it must be {limit}")
             }
             Error::UnknownOption { name, value, choices } => {
@@ -136,7 +152,7 @@ impl fmt::Display for Error {
                 write!(f, "request {id:?} got {given} tokens; its step sampled {expected}")
             }
             Error::StepPending { outstanding, limit } => {
-                write!(f, "{outstanding} steps await their tokens; the limit is {limit}: call update first")
+                write!(f, "outstanding steps: {outstanding}; the limit is {limit}: call update first")
             }
             Error::WrongStep { given, expected: Some(expected) } => {
                 write!(f, "tokens were given for step {given}; the oldest outstanding step is {expected}")

@@ -88,12 +88,32 @@ impl PrefixCache {
     /// The entry of `key`, made without a block if it is new. The caller attaches a block or
     /// retains it: an entry with neither is forgotten by the next `release` that reaches it.
     pub fn intern(&mut self, key: &Key, now: u64) -> EntryId {
+        let (id, new) = self.find_or_make(key, now);
+        if new {
+            self.retain(key.parent);
+        }
+        id
+    }
+
+    /// The entry of `key`, with the caller's hold moved to it from the parent: a new entry takes
+    /// that hold over as its own on its parent, which then need not be touched.
+    pub fn extend(&mut self, key: &Key, now: u64) -> EntryId {
+        let (id, new) = self.find_or_make(key, now);
+        self.retain(id);
+        if !new {
+            self.release(key.parent);
+        }
+        id
+    }
+
+    /// The entry of `key`, and whether it is new: then its hold on its parent is still owed.
+    fn find_or_make(&mut self, key: &Key, now: u64) -> (EntryId, bool) {
         let (entries, tokens, size) = (&self.entries, &self.tokens, self.block_size);
         let matches =
             |&id: &EntryId| entries[id as usize].matches(key, &tokens[id as usize * size..][..size]);
         let vacancy = match self.index.entry(key.hash as u64, matches, |&id| entries[id as usize].hash as u64)
         {
-            hash_table::Entry::Occupied(found) => return *found.get(),
+            hash_table::Entry::Occupied(found) => return (*found.get(), false),
             hash_table::Entry::Vacant(vacancy) => vacancy,
         };
         let entry = Entry {
@@ -115,8 +135,7 @@ impl PrefixCache {
             self.entries[id as usize] = entry;
             self.tokens[start..start + size].copy_from_slice(key.tokens);
         }
-        self.retain(key.parent);
-        id
+        (id, true)
     }
 
     pub fn retain(&mut self, id: EntryId) {

@@ -38,7 +38,7 @@ impl Prompt {
     fn check(&self, id: &str) -> Result<()> {
         match self {
             Prompt::Tokens(tokens) => match tokens.iter().find(|&&token| token < 0) {
-                Some(&token) => Err(Error::InvalidToken { id: id.to_owned(), value: token.into() }),
+                Some(&token) => Err(Error::token(id, token)),
                 None => Ok(()),
             },
             Prompt::Length(_) => Ok(()),
@@ -118,7 +118,7 @@ impl Request {
             ));
         }
         if let Some(&value) = self.stop_token_ids.iter().find(|&&token| token < 0) {
-            return Err(Error::InvalidToken { id: id.to_owned(), value: value.into() });
+            return Err(Error::token(id, value));
         }
         self.check_size(id, config)
     }
@@ -163,7 +163,7 @@ impl Request {
 /// Checks a sampled token.
 pub fn check_token(id: impl FnOnce() -> String, token: i64) -> Result<i32> {
     if !(0..=MAX_TOKEN_ID).contains(&token) {
-        return Err(Error::InvalidToken { id: id(), value: token });
+        return Err(Error::token(id(), token));
     }
     Ok(token as i32)
 }
@@ -264,21 +264,23 @@ const RECENT: usize = 16;
 #[repr(align(64))]
 pub struct RecentTokens([i32; RECENT]);
 
-/// What is touched when a sequence arrives, moves between queues, fills a block, or ends.
+/// What is touched when a sequence arrives, moves between queues, fills a block, or ends. What
+/// filling a block needs comes first.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub struct Rest {
+    /// The hash of block `hashed − 1`, and its entry, on which the sequence has a hold.
+    pub chain_hash: u128,
     /// Prompt and outputs, but for the recent ones.
     pub tokens: Vec<i32>,
     table: Vec<i32>,
+    pub chain: EntryId,
+    pub salt: u32,
+    pub content: Content,
     /// Leading table entries given back to a sliding window.
     pub released: u32,
-    /// The entry of block `hashed − 1`, on which the sequence has a hold, and its hash.
-    pub chain: EntryId,
-    pub chain_hash: u128,
-    pub stop_token_ids: Vec<i32>,
     pub min_tokens: u32,
-    pub content: Content,
-    pub salt: u32,
+    pub stop_token_ids: Vec<i32>,
     pub root_hash: u128,
     /// Hashes of its leading full blocks, as far as matching needed them.
     pub hashes: Vec<u128>,
@@ -354,6 +356,16 @@ impl Sequence {
         self.table_version += 1;
         self.tail = self.rest.table.last().copied().unwrap_or(NONE);
         before
+    }
+
+    /// Drops the entries behind the first `len`.
+    pub fn truncate_table(&mut self, len: u32) {
+        if len < self.table_len {
+            self.rest.table.truncate(len as usize);
+            self.table_version += 1;
+            self.table_len = len;
+            self.tail = self.rest.table.last().copied().unwrap_or(NONE);
+        }
     }
 
     /// Empties the table; what it was.

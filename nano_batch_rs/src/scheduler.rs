@@ -177,7 +177,7 @@ impl Scheduler {
 
     /// Queues a request; its sequence's slot. `id` is for error messages.
     pub fn add(&mut self, request: Request, id: &str) -> Result<u32> {
-        request.check(id, &self.config)?;
+        request.check(id, &self.config).map_err(|error| error.in_request(id))?;
         if self.next_uid == u32::MAX {
             return Err(Error::Overflow { what: "the number of sequences" });
         }

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from plain_page import PlainPage
 
+from nano_batch import lab
 from nano_batch.jupyter.browser import NotebookPage, chromium, code_cells, find_chromium
 from nano_batch.jupyter.server import private_lab
 
@@ -38,6 +40,22 @@ def tab(browser, tmp_path_factory):
         tab.run_all(code_cells(path))
         tab.path = path
         yield tab
+        if "NANO_BATCH_SCREENSHOTS" in os.environ:
+            take_screenshots(tab, Path(os.environ["NANO_BATCH_SCREENSHOTS"]))
+
+
+def take_screenshots(tab, folder):
+    """The view as it opens, in both themes and two widths: the pictures of the README."""
+    (view,) = tab.views()
+    view.get_by_role("button", name="Reset").click()
+    view.evaluate("node => node.querySelector('details').open = false")
+    for width in (900, 1600):
+        for theme in ("dark", "light"):
+            tab.page.set_viewport_size({"width": width, "height": 1200})
+            tab.menu("Settings", "Theme", f"JupyterLab {theme.capitalize()}")
+            tab.page.wait_for_function(f"document.querySelector('.nb-view').dataset.theme === '{theme}'")
+            tab.settle(view)
+            view.screenshot(path=folder / f"block_table_{theme}_{width}.png")
 
 
 @pytest.fixture
@@ -61,3 +79,24 @@ def kernel():
             if "view" in names:
                 return SimpleNamespace(**names)
     raise AssertionError("the quickstart makes no view")
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens views in plain pages; closes them, and finds no error in any."""
+    pages = []
+
+    def show(view, **options):
+        pages.append(PlainPage(browser, view, **options))
+        return pages[-1]
+
+    yield show
+    for page in pages:
+        errors = page.errors
+        page.close()
+        assert errors == []
+
+
+@pytest.fixture
+def table(opened):
+    return opened(lab.opening(scene=4))

@@ -94,7 +94,8 @@ class PlainPage:
             self.view._answer(asked["message"])
         else:
             self.view.set_state(asked["changes"])
-        return _text({"values": self._changes(), "messages": self.messages})
+        messages, self.messages[:] = list(self.messages), []
+        return _text({"values": self._changes(), "messages": messages})
 
     def _changes(self):
         now, before = self._state(), self.sent

@@ -6,7 +6,15 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nano_batch.jupyter.stable import MARK, WIDGET_VIEW, before_save, clean, stale, view_outputs
+from nano_batch.jupyter.stable import (
+    MARK,
+    WIDGET_VIEW,
+    before_save,
+    clean,
+    join_streams,
+    stale,
+    view_outputs,
+)
 from nano_batch.viz.bundle import view_code_hash
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -95,6 +103,22 @@ def test_clean_keeps_what_authors_set_and_drops_the_rest():
     assert [cell.id for cell in notebook.cells] == ids
     assert dict(code.metadata) == {"tags": ["a"], "jupyter": {"source_hidden": True}}
     assert set(notebook.metadata) == {"kernelspec", "language_info", MARK}
+
+
+def test_a_stream_cut_in_two_is_joined():
+    def stream(name, text):
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    result = nbformat.v4.new_output("execute_result", data={"text/plain": "1"})
+    outputs = [
+        stream("stdout", "a"),
+        stream("stdout", "b"),
+        stream("stderr", "c"),
+        result,
+        stream("stdout", "d"),
+    ]
+    texts = [output.get("text") for output in join_streams(outputs)]
+    assert texts == ["ab", "c", None, "d"]
 
 
 def test_saving_drops_live_views_that_have_another_form():

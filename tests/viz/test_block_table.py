@@ -48,11 +48,20 @@ def plain_frame(engine, computed):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"sliding_window": 40}, {"preemption": "swap", "num_swap_blocks": 8}]
+    "options",
+    [
+        {},
+        {"sliding_window": 40},
+        {"preemption": "swap", "num_swap_blocks": 8},
+        {
+            "policy": "prefill_first",
+            "max_num_batched_tokens": 256,
+        },  # steps in which running sequences compute nothing
+    ],
 )
 def test_every_frame_is_what_the_engine_says(options):
     workload, _ = small_run()
-    engine = Engine(40, 16, event_log=True, **BATCH, **options)
+    engine = Engine(40, 16, event_log=True, **{**BATCH, **options})
     for request in workload.requests():
         engine.add_request(**request)
     seen, wanted = set(), {}

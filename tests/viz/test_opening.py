@@ -55,6 +55,7 @@ def test_a_button_sets_the_controls_back():
     view = lab.opening()
     view.block_size, view.policy = 32, "sjf"
     assert view._log.num_blocks == 12
+    assert view.caption().splitlines()[1] == "scene 1: The run of scene 1 with block_size 32, policy sjf."
     view._answer({"scene": 1})
     assert (view.block_size, view.policy) == (16, "fcfs")
     assert view._log == OPENING.run().events

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from nano_batch.viz.palette import STATES
+from nano_batch.viz.palette import OWNERS, RAMPS, STATES
 
 XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
@@ -91,3 +91,23 @@ def test_marks_stand_out_from_the_page(theme, paper):
             continue  # nothing is there
         ends = sorted(float(XYZ[1] @ linear(colour)) for colour in (getattr(state, theme), paper))
         assert (ends[1] + 0.05) / (ends[0] + 0.05) >= 3, state.key
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("ramp", RAMPS)
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_a_ramp_runs_one_way_in_every_sight(theme, ramp, sight):
+    matrix = np.array(SIGHTS[sight])
+    steps = [lab(np.clip(matrix @ linear(colour), 0, 1)) for colour in RAMPS[ramp][theme]]
+    lightness = [step[0] for step in steps]
+    assert lightness in (sorted(lightness), sorted(lightness, reverse=True))
+    assert all(ciede2000(one, two) >= 7 for one, two in itertools.pairwise(steps))
+    assert len(steps) == len(RAMPS[ramp]["from"]) == len(RAMPS[ramp]["labels"])
+    assert RAMPS[ramp]["from"] == sorted(RAMPS[ramp]["from"])
+
+
+def test_eight_owners_have_eight_letters_and_hues():
+    assert "".join(owner["letter"] for owner in OWNERS) == "ABCDEFGH"
+    for theme in ("light", "dark"):
+        seen = [lab(linear(owner[theme])) for owner in OWNERS]
+        assert all(ciede2000(one, two) >= 10 for one, two in itertools.combinations(seen, 2))

@@ -117,6 +117,9 @@ def test_every_control_is_the_engines_setting(view, name, value):
     same = lab.serve(workload, memory_tokens=1024, **{**BATCH, "watermark": 0.01, name: value})
     assert view._log == same.events
     assert view._log != served()[1].events
+    said = view.caption().splitlines()[1]
+    assert said.startswith("12 requests of azure_conv, seed 3; policy ")
+    assert str(value) in said
 
 
 def test_a_misspelt_word_is_named_in_the_view(view):

@@ -1,13 +1,13 @@
 // The block table: the physical KV blocks of a run, step by step. The run comes from the kernel once and plays here.
-import { CACHED, COMPUTED, FREE, IN_USE, Replay, SHARED, counts } from "./replay.js";
-import { MODES, paint, tally } from "./paint.js";
+import { CACHED, COMPUTED, FREE, IN_USE, Replay, SHARED } from "./replay.js";
+import { colourMenu, paint } from "./paint.js";
 import { Controls, pinButton } from "./controls.js";
 import { copyButton, downloadMenu } from "./files.js";
 import { keyList, tableKeys } from "./keys.js";
-import { FADE, TRACES, traceIcon, tracesAt } from "./traces.js";
+import { FADE, tracesAt } from "./traces.js";
 import { Strip, stripScale } from "./strip.js";
 import { blockAt, layout } from "./layout.js";
-import { button, element, grouped, legend, percent, table } from "./dom.js";
+import { button, element } from "./dom.js";
 import { firstEventOf, readRun } from "./run.js";
 import { isDark, watchTheme } from "./theme.js";
 import { Calm } from "./calm.js";
@@ -19,6 +19,7 @@ import { Queues } from "./queues.js";
 import { Scenes } from "./scenes.js";
 import { Selection } from "./selection.js";
 import { Touches } from "./touches.js";
+import { Words } from "./words.js";
 import { timeline } from "./timeline.js";
 
 const INDEX = { free: FREE, in_use: IN_USE, shared: SHARED, cached: CACHED, computed: COMPUTED };
@@ -44,66 +45,53 @@ class BlockTable {
     const marks = { tabindex: "0", role: "group", "aria-label": model.get("title"), "data-lm-suppress-shortcuts": "true" };
     for (const [name, value] of Object.entries(marks)) root.setAttribute(name, value);
     this.settings = element("span", { class: "nb-settings" });
-    this.difference = element("div", { class: "nb-difference nb-note" });
+    this.words = new Words(this.states, INDEX);
     this.error = element("div", { class: "nb-error", role: "alert", hidden: "" });
     this.heatmap = new Heatmap(element("canvas", { class: "nb-blocks", role: "img" }));
     this.hover = new Hover();
     this.events = element("canvas", { class: "nb-events", role: "img" });
     this.strip = new Strip(element("canvas", { class: "nb-strip", role: "slider", "aria-label": "Step: KV blocks used over the run" }), this.events);
-    this.legend = legend(this.states);
-    this.otherLegend = element("ul", { class: "nb-legend-mode", "aria-label": "Colours and how many blocks have each" });
-    this.numbers = table(["state", "blocks", "% of blocks", "tokens stored"]);
-    this.live = element("div", { class: "nb-hidden", "aria-live": "polite" });
-    this.now = element("div", { class: "nb-now" });
     this.queues = new Queues((name, adding) => this.selection.click(name, adding));
     this.logical = new Logical();
     this.scenes = new Scenes(model, this.controls);
     this.help = keyList();
     const source = element("span", { class: "nb-source", text: model.get("_source") });
     const reset = button("Reset", "Every control back to its default", () => this.reset());
-    const take = { picture: () => [this.heatmap.canvas, this.logical.canvas, this.strip.canvas, this.events], numbers: () => this.csv(), name: () => `blocks_step_${this.player.step}`, paper: () => this.ink.paper };
+    const take = { picture: () => [this.heatmap.canvas, this.logical.canvas, this.strip.canvas, this.events], numbers: () => this.words.csv(), name: () => `blocks_step_${this.player.step}`, paper: () => this.ink.paper };
     root.replaceChildren(
       element("div", { class: "nb-head" }, [element("b", { text: model.get("title") }), this.settings, source]),
-      this.difference,
+      this.words.difference,
       this.error,
       this.scenes.node,
-      element("div", { class: "nb-bar" }, [this.player.node, this.colourMenu(), reset, pinButton(model), copyButton(model), downloadMenu(model, take)]),
+      element("div", { class: "nb-bar" }, [this.player.node, colourMenu(model, () => this.redraw()), reset, pinButton(model), copyButton(model), downloadMenu(model, take)]),
       element("div", { class: "nb-bar" }, [this.controls.node]),
-      this.legend.node,
-      this.otherLegend,
+      this.words.legend.node,
+      this.words.colours,
       (this.stage = element("div", { class: "nb-stage" }, [this.heatmap.canvas, this.hover.node])),
-      this.now,
+      this.words.now,
       this.queues.node,
       this.logical.node,
       element("div", { class: "nb-axis", text: "KV blocks held, % of memory: in use below, cached above. Drag to any step. Marks: preemptions on top, evictions below; then events in each step." }),
       this.strip.canvas,
       this.events,
-      element("details", {}, [element("summary", { text: "The numbers drawn, as view.table() and view.logical_tables() give them" }), this.numbers.node, this.logical.rows]),
+      element("details", {}, [element("summary", { text: "The numbers drawn, as view.table() and view.logical_tables() give them" }), this.words.numbers.node, this.logical.rows]),
       element("div", { class: "nb-keys", text: "Space plays, arrows step, [ ] go to evictions and preemptions, j k select a request, ? lists all keys" }),
       this.help,
       element("div", { class: "nb-stamp", text: "recorded: Run All makes it live" }),
-      this.live,
+      this.words.live,
     );
-  }
-
-  colourMenu() {
-    const options = MODES.map(([value, text]) => element("option", { value, text: `colour: ${text}` }));
-    const menu = element("select", { "aria-label": "Colour" }, options);
-    menu.addEventListener("change", () => {
-      this.model.set("colour", menu.value);
-      this.model.save_changes();
-      this.redraw();
-    });
-    const show = () => ((menu.value = this.model.get("colour")), this.redraw());
-    this.model.on("change:colour", show);
-    menu.value = this.model.get("colour");
-    return menu;
   }
 
   listen() {
     const { model, root } = this, { canvas } = this.heatmap, strip = this.strip.canvas;
     model.on("change:_run", () => this.load());
     model.on("change:error", () => this.failed(model.get("error")));
+    model.on("change:_difference", () => this.redraw());
+    model.on("change:pinned", () => {
+      this.pinned = model.get("pinned") ? { run: this.run, line: this.line } : null;
+      this.before = null;
+      this.redraw();
+    });
     model.on("change:step", () => model.get("step") !== this.player.step && this.player.seek(model.get("step")));
     root.addEventListener("keydown", (event) => this.key(event));
     canvas.addEventListener("pointermove", (event) => this.point(event));
@@ -129,8 +117,7 @@ class BlockTable {
     this.touches = new Touches(this.run);
     this.line = timeline(this.run);
     this.traces = new Uint8Array(this.run.numBlocks);
-    if (!model.get("pinned") || !this.before) this.before = shown ?? null;
-    if (!model.get("_difference")) this.before = null;
+    this.before = model.get("_difference") ? this.pinned ?? shown ?? null : null;
     this.hovered = -1;
     this.player.range(this.run.firstStep, this.run.lastStep);
     this.settings.textContent = model.get("_settings_line");
@@ -199,52 +186,15 @@ class BlockTable {
       lit: selection.lit(replay), traces: traced ? tracesAt(run, player.step, this.traces) : null, ink: this.ink,
       free: states.colours[FREE], hovered: this.hovered, block: selection.block, plain: this.still.matches,
     };
-    this.picture = picture;
     this.heatmap.draw(this.what);
     this.strip.draw(width, run, this.line, this.before, player.step, states.colours, this.ink);
     this.queues.show(replay, selection, owners);
     this.logical.draw(width, this.what, selection);
-    this.say(mode, painted);
-    this.sync();
-  }
-
-  say(mode, painted) {
-    const { blocks, tokens } = counts(this.picture), total = this.run.numBlocks, { canvas } = this.heatmap;
-    const rows = this.states.map(({ key, label }) => {
-      const i = INDEX[key];
-      this.legend.numbers[key].textContent = grouped(blocks[i]);
-      return [label, grouped(blocks[i]), percent(blocks[i], total), grouped(tokens[i])];
-    });
-    this.shown = [...rows, ["total", grouped(total), "100.0", grouped(tokens.reduce((a, b) => a + b))]];
-    this.numbers.fill(this.shown);
-    this.difference.textContent = this.model.get("_difference");
-    this.legend.node.hidden = mode !== "state";
-    this.otherLegend.hidden = mode === "state";
-    if (mode !== "state") this.sayColours(painted);
-    const happened = TRACES.map(({ label }, rank) => `<span>${traceIcon(rank)} ${label} ${grouped(this.line.events[rank][this.player.step - this.run.firstStep])}</span>`);
-    const per = this.grid.per > 1 ? `<span>one mark stands for ${this.grid.per} blocks, in the colour of most</span>` : "";
-    this.now.innerHTML = `<span>in this step:</span>${happened.join("")}${per}`;
-    const text = `step ${this.player.step}: ` + rows.map(([label, count]) => `${label} ${count}`).join(", ");
-    canvas.setAttribute("aria-label", text);
-    const marks = { "aria-valuemin": this.run.firstStep, "aria-valuemax": this.run.lastStep, "aria-valuenow": this.player.step };
+    this.words.say(mode, this.what, this.line, player.step, model.get("_difference"));
+    this.heatmap.canvas.setAttribute("aria-label", this.words.text);
+    const marks = { "aria-valuemin": run.firstStep, "aria-valuemax": run.lastStep, "aria-valuenow": player.step };
     for (const [name, value] of Object.entries(marks)) this.strip.canvas.setAttribute(name, value);
-    this.speaking ??= setTimeout(() => {
-      this.speaking = null;
-      this.live.textContent = canvas.getAttribute("aria-label");
-    }, 1000);
-  }
-
-  sayColours({ colours, labels, index }) {
-    const found = tally(index, colours.length);
-    const items = labels.map((label, i) => label && element("li", { "data-colour": colours[i] }, [
-      element("span", { class: "nb-swatch", style: `background: ${colours[i]}` }), element("span", { text: label }), element("b", { text: grouped(found[i]) }),
-    ]));
-    this.otherLegend.replaceChildren(...items.filter(Boolean));
-  }
-
-  csv() {
-    const head = ["state", "blocks", "% of blocks", "tokens stored"];
-    return [head, ...this.shown.map((row) => row.map((cell, i) => (i ? cell.replaceAll(",", "") : cell)))].map((row) => row.join()).join("\n") + "\n";
+    this.sync();
   }
 
   // The kernel learns the step when it rests, twice a second at most while it plays.
@@ -303,7 +253,7 @@ class BlockTable {
     this.sizes.disconnect();
     this.unwatch();
     clearTimeout(this.syncing);
-    clearTimeout(this.speaking);
+    this.words.silence();
     clearTimeout(this.dimming);
   }
 }

@@ -50,17 +50,18 @@ export class Logical {
     context.font = FONT;
     context.fillStyle = ink.quiet;
     if (gone.length) context.fillText(`not there at this step: ${gone.join(", ")}`, 0, y + 11);
-    this.say(present, run, replay, owners);
+    this.say(lines, run, replay, owners);
   }
 
   // The same tables as text, entry by entry: `index→block:tokens×references`.
-  say(present, run, replay, owners) {
-    const rows = present.map(([place, number, { table, stored }]) => {
+  say(lines, run, replay, owners) {
+    const rows = lines.map(({ place, number, sequence: { table, stored }, branches }) => {
       const entries = table.map((block, index) => {
         const tokens = block < 0 ? 0 : Math.max(0, Math.min(run.blockSize, stored - index * run.blockSize));
         return `${index}→${block}:${tokens}×${block < 0 ? 0 : replay.references[block]}`;
       });
-      return element("div", { role: "listitem", "data-request": replay.name(number), text: `${owners[place].letter} ${replay.name(number)}: ${entries.join(" ")}` });
+      const marks = { role: "listitem", "data-branches": branches.map(({ name, from }) => `${name}:${from}`).join(" ") };
+      return element("div", { ...marks, text: `${owners[place].letter} ${replay.name(number)}: ${entries.join(" ")}` });
     });
     this.rows.replaceChildren(...rows);
     this.canvas.setAttribute("aria-label", rows.map((row) => row.textContent).join("; ") || "no request selected");

@@ -1,13 +1,30 @@
 // Which colour each block has: by state, by owner, by age or by reference count; and the legend that says so.
 import { CACHED, FREE } from "./replay.js";
+import { element } from "./dom.js";
 
-export const MODES = [
+const MODES = [
   ["state", "state"],
   ["owner", "owner"],
   ["age", "last use"],
   ["references", "references"],
 ];
 const GREYS = { light: ["#8A8F94", "#C3C8CC"], dark: ["#9AA0A6", "#5A6066"] };
+
+export function colourMenu(model, onChange) {
+  const options = MODES.map(([value, text]) => element("option", { value, text: `colour: ${text}` }));
+  const menu = element("select", { "aria-label": "Colour" }, options);
+  menu.addEventListener("change", () => {
+    model.set("colour", menu.value);
+    model.save_changes();
+    onChange();
+  });
+  model.on("change:colour", () => {
+    menu.value = model.get("colour");
+    onChange();
+  });
+  menu.value = model.get("colour");
+  return menu;
+}
 
 // { colours, labels, index: the place of each block's colour, lines: 1 where the owner changes, or null }.
 export function paint(mode, { replay, picture, palette, states, theme, selection, lastUse }) {

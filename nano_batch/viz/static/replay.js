@@ -46,12 +46,11 @@ export class Replay {
     const sequence = this.sequences.get(id);
     switch (run.kind[i]) {
       case ARRIVED:
-        this.sequences.set(id, newSequence(WAITING, 0, -1, []));
-        break;
       case FORKED:
         this.sequences.set(id, newSequence(WAITING, 0, -1, []));
         break;
       case ADMITTED:
+        sequence.table = new Array(Math.ceil(argument / run.blockSize)).fill(-1);
         Object.assign(sequence, { state: RUNNING, stored: argument, lane: block });
         break;
       case SCHEDULED:
@@ -95,8 +94,7 @@ export class Replay {
   }
 
   own(sequence, index, block) {
-    while (sequence.table.length < index) sequence.table.push(-1);
-    sequence.table[index] = block;
+    sequence.table[index] = block; // at most one past the end: the table grows by one
     sequence.held += 1;
   }
 

@@ -2,7 +2,7 @@ use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 
 use super::errors::Raised;
-use super::{shown, values};
+use super::values::{self, html_table};
 use crate::block_cache;
 use crate::config::{Choice, Eviction};
 
@@ -10,36 +10,41 @@ use crate::config::{Choice, Eviction};
 ///
 /// `num_blocks`: blocks it holds; `eviction`: "lru", "lfu" or "fifo".
 #[pyclass(module = "nano_batch._core")]
-pub struct BlockCache(block_cache::BlockCache);
+pub struct BlockCache {
+    cache: block_cache::BlockCache,
+    num_blocks: u32,
+    eviction: String,
+}
 
 #[pymethods]
 impl BlockCache {
     #[new]
     #[pyo3(signature = (num_blocks, eviction = "lru"))]
     fn new(num_blocks: &Bound<'_, PyAny>, eviction: &str) -> PyResult<Self> {
-        let num_blocks = values::count("num_blocks", num_blocks)?;
-        let eviction = Eviction::parse(eviction).map_err(Raised)?;
-        Ok(BlockCache(block_cache::BlockCache::new(num_blocks, eviction).map_err(Raised)?))
+        let num_blocks = values::count("num_blocks", num_blocks, 1).map_err(Raised)?;
+        let order = Eviction::parse(eviction).map_err(Raised)?;
+        let cache = block_cache::BlockCache::new(num_blocks, order).map_err(Raised)?;
+        Ok(BlockCache { cache, num_blocks, eviction: eviction.to_owned() })
     }
 
     /// One request over the chained block ids `ids` (int32 [blocks]); the number of leading
     /// blocks that were there before it.
     fn access(&mut self, ids: PyReadonlyArray1<'_, i32>) -> usize {
-        self.0.access(&ids.as_array().to_vec())
+        self.cache.access(&ids.as_array().to_vec())
     }
 
     /// Blocks that hold content now.
     #[getter]
     fn num_cached(&self) -> u32 {
-        self.0.num_cached()
+        self.cache.num_cached()
     }
 
     fn __repr__(&self) -> String {
-        format!("BlockCache({} blocks cached)", self.0.num_cached())
+        format!("BlockCache({} blocks, {}: {} cached)", self.num_blocks, self.eviction, self.num_cached())
     }
 
-    fn _repr_html_(&self) -> String {
-        let rows = [("blocks cached", self.0.num_cached() as usize)];
-        shown::html_table("BlockCache", &rows)
+    fn _repr_html_(&self, py: Python<'_>) -> PyResult<String> {
+        let rows = [("blocks cached", self.num_cached()), ("blocks", self.num_blocks)];
+        html_table(py, &format!("BlockCache, {}", self.eviction), &rows)
     }
 }

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::errors::raise;
-use super::shown;
+use super::values::html_table;
 use crate::arrays::{ArraySet, Capacity, Remembered};
 use crate::error::Error;
 
@@ -42,19 +42,18 @@ impl StepCounts {
         )
     }
 
-    fn _repr_html_(&self) -> String {
+    fn _repr_html_(&self, py: Python<'_>) -> PyResult<String> {
         let rows = [
-            ("rows", self.rows),
-            ("decodes", self.decodes),
-            ("tokens", self.tokens),
-            ("samples", self.samples),
-            ("swapped out", self.swap_out),
-            ("swapped in", self.swap_in),
-            ("copies", self.copies),
-            ("admitted", self.admitted),
-            ("preempted", self.preempted),
+            ("rows", self.rows as u64),
+            ("of which decode", self.decodes as u64),
+            ("tokens", self.tokens as u64),
+            ("samples", self.samples as u64),
+            ("rows with padding", self.padded_rows as u64),
+            ("blocks swapped out", self.swap_out as u64),
+            ("blocks swapped in", self.swap_in as u64),
+            ("blocks copied", self.copies as u64),
         ];
-        shown::html_table(&format!("step {}", self.step), &rows)
+        html_table(py, &format!("step {}", self.step), &rows)
     }
 }
 
@@ -78,6 +77,10 @@ impl<T: Element> Bound1<T> {
         let problem = |problem: String| Err(raise(Error::InvalidBuffer { name: name.to_owned(), problem }));
         if !array.is_c_contiguous() {
             return problem("is not C-contiguous".to_owned());
+        }
+        // An aligned address is what the reference types of `slice` require.
+        if array.data() as usize % align_of::<T>() != 0 {
+            return problem("is not aligned".to_owned());
         }
         let writeable = array.as_any().getattr("flags")?.getattr("writeable")?.extract::<bool>()?;
         if !writeable {
@@ -118,7 +121,7 @@ fn lookup<'py>(buffers: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, 
     })
 }
 
-fn wrong_type<T: Element>(name: &str, value: &Bound<'_, PyAny>, dimensions: usize) -> PyErr {
+pub fn wrong_type<T: Element>(name: &str, value: &Bound<'_, PyAny>, dimensions: usize) -> PyErr {
     let given = value
         .getattr("dtype")
         .and_then(|dtype| dtype.str())

@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::buffers::{BufferSet, StepCounts, check_disjoint};
+use super::buffers::{BufferSet, StepCounts, check_disjoint, wrong_type};
 use super::errors::{Raised, raise};
 use super::values::{block_ids, count, integer, token, tokens};
 use crate::arrays::{Capacity, TokenArrays};
 use crate::config::{Choice, Config, Eviction, Preemption};
 use crate::engine::{Engine, Finished};
-use crate::error::Error;
+use crate::error::{Error, MAX_TOKEN_ID};
 use crate::events::Snapshot;
 use crate::policy::parse_policy;
-use crate::request::{Prompt, Request};
+use crate::request::{Prompt, Request, check_token};
 use crate::step::{Row, Step};
 
 /// Scheduler and block allocator behind request ids; `nano_batch.Engine` is its friendly form.
@@ -34,8 +34,19 @@ fn pairs(finished: Vec<Finished>) -> Ids {
     finished.into_iter().map(|ended| (ended.id, ended.reason)).collect()
 }
 
-fn optional(name: &'static str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u32>> {
-    value.map(|value| count(name, value)).transpose()
+fn optional(
+    name: &'static str,
+    value: Option<&Bound<'_, PyAny>>,
+    least: u32,
+) -> crate::error::Result<Option<u32>> {
+    value.map(|value| count(name, value, least)).transpose()
+}
+
+/// The end-of-sequence token, which is like any other.
+fn eos_token(value: &Bound<'_, PyAny>) -> PyResult<i32> {
+    let limit = format!("a token id between 0 and {MAX_TOKEN_ID}");
+    let token = integer("eos_token_id", value, &limit).map_err(Raised)?;
+    check_token(String::new, token).map_err(|_| raise(Error::invalid("eos_token_id", token, limit)))
 }
 
 #[pymethods]
@@ -62,35 +73,30 @@ impl CoreEngine {
         event_log: Option<&Bound<'_, PyAny>>,
         eos_token_id: Option<&Bound<'_, PyAny>>,
         sjf_ageing: f64,
-        hash_bits: u32,
+        hash_bits: &Bound<'_, PyAny>,
     ) -> PyResult<Self> {
         let (policy, batching) = parse_policy(policy).map_err(Raised)?;
-        let eos_token_id = match eos_token_id {
-            Some(value) => Some(
-                crate::request::check_token(|| "eos_token_id".to_owned(), token("eos_token_id", value)?)
-                    .map_err(Raised)?,
-            ),
-            None => None,
-        };
+        let eos_token_id = eos_token_id.map(eos_token).transpose()?;
         let config = Config {
-            num_blocks: count("num_blocks", num_blocks)?,
-            block_size: count("block_size", block_size)?,
-            max_num_seqs: count("max_num_seqs", max_num_seqs)?,
-            max_num_batched_tokens: count("max_num_batched_tokens", max_num_batched_tokens)?,
+            num_blocks: count("num_blocks", num_blocks, 1).map_err(Raised)?,
+            block_size: count("block_size", block_size, 1).map_err(Raised)?,
+            max_num_seqs: count("max_num_seqs", max_num_seqs, 1).map_err(Raised)?,
+            max_num_batched_tokens: count("max_num_batched_tokens", max_num_batched_tokens, 1)
+                .map_err(Raised)?,
             policy,
             batching,
             preemption: Preemption::parse(preemption).map_err(Raised)?,
-            num_swap_blocks: count("num_swap_blocks", num_swap_blocks)?,
+            num_swap_blocks: count("num_swap_blocks", num_swap_blocks, 0).map_err(Raised)?,
             enable_prefix_caching,
             enable_chunked_prefill,
-            sliding_window: optional("sliding_window", sliding_window)?,
+            sliding_window: optional("sliding_window", sliding_window, 1).map_err(Raised)?,
             eviction: Eviction::parse(eviction).map_err(Raised)?,
             watermark,
-            max_model_len: optional("max_model_len", max_model_len)?,
-            event_log: optional("event_log", event_log)?.map(u64::from),
+            max_model_len: optional("max_model_len", max_model_len, 1).map_err(Raised)?,
+            event_log: optional("event_log", event_log, 1).map_err(Raised)?.map(u64::from),
             eos_token_id,
             sjf_ageing,
-            hash_bits,
+            hash_bits: count("hash_bits", hash_bits, 1).map_err(Raised)?,
         };
         Ok(CoreEngine { engine: Engine::new(config).map_err(Raised)?, buffers: None, next_set: 0 })
     }
@@ -114,27 +120,28 @@ impl CoreEngine {
         ignore_eos: bool,
         cache_salt: &str,
     ) -> PyResult<()> {
-        let length = optional("num_prompt_tokens", num_prompt_tokens)?;
-        let prompt = match (prompt_token_ids, prompt_block_ids, length) {
-            (Some(ids), None, None) => Prompt::Tokens(tokens(request_id, ids)?),
-            (None, Some(ids), Some(len)) => {
-                let size = optional("prompt_block_size", prompt_block_size)?.unwrap_or(0);
-                Prompt::Blocks { ids: block_ids(ids)?, size, len }
+        let refuse = |error: Error| raise(error.in_request(request_id));
+        let length = optional("num_prompt_tokens", num_prompt_tokens, 0).map_err(refuse)?;
+        let size = optional("prompt_block_size", prompt_block_size, 1).map_err(refuse)?;
+        let prompt = match (prompt_token_ids, prompt_block_ids, length, size) {
+            (Some(ids), None, None, None) => Prompt::Tokens(tokens(request_id, ids)?),
+            (None, Some(ids), Some(len), Some(size)) => {
+                Prompt::Blocks { ids: block_ids(request_id, ids)?, size, len }
             }
-            (None, None, Some(len)) => Prompt::Length(len),
+            (None, None, Some(len), None) => Prompt::Length(len),
             _ => {
                 let limit = "one of: prompt_token_ids; num_prompt_tokens; \
                              prompt_block_ids with prompt_block_size and num_prompt_tokens";
-                return Err(raise(Error::invalid("prompt", "ambiguous or missing", limit)));
+                return Err(refuse(Error::invalid("prompt", "ambiguous or incomplete", limit)));
             }
         };
         let request = Request {
             prompt,
-            max_tokens: count("max_tokens", max_tokens)?,
-            min_tokens: count("min_tokens", min_tokens)?,
-            priority: integer("priority", priority, "a 64-bit integer")?,
+            max_tokens: count("max_tokens", max_tokens, 1).map_err(refuse)?,
+            min_tokens: count("min_tokens", min_tokens, 0).map_err(refuse)?,
+            priority: integer("priority", priority, "a 64-bit integer").map_err(refuse)?,
             arrival: arrival_time,
-            n: count("n", n)?,
+            n: count("n", n, 1).map_err(refuse)?,
             stop_token_ids: tokens(request_id, stop_token_ids)?,
             ignore_eos,
             cache_salt: cache_salt.to_owned(),
@@ -170,11 +177,11 @@ impl CoreEngine {
 
     #[pyo3(signature = (request_id, reason, keep))]
     fn _finish(&mut self, request_id: &str, reason: &str, keep: Option<&Bound<'_, PyAny>>) -> PyResult<Ids> {
-        let keep = optional("keep", keep)?;
+        let keep = optional("keep", keep, 0).map_err(|error| raise(error.in_request(request_id)))?;
         Ok(pairs(self.engine.finish(request_id, reason, keep).map_err(Raised)?))
     }
 
-    fn _fork(&mut self, sequence_id: &str, new_id: &str) -> PyResult<()> {
+    fn _fork(&mut self, sequence_id: &str, new_id: &str) -> PyResult<Option<i32>> {
         Ok(self.engine.fork(sequence_id, new_id).map_err(Raised)?)
     }
 
@@ -238,7 +245,7 @@ impl CoreEngine {
         let pad_to = match pad_to {
             None => 0,
             Some(value) => {
-                let rows = integer("pad_to", value, "an integer")?;
+                let rows = integer("pad_to", value, "an integer").map_err(Raised)?;
                 let within = usize::try_from(rows).ok().filter(|&rows| rows <= set.rows);
                 within.ok_or_else(|| {
                     raise(Error::invalid(
@@ -275,9 +282,18 @@ impl CoreEngine {
 
     /// Retires outstanding step `step` with one int32 for each of its samples ([S]); what ended,
     /// as (id, reason).
-    fn update_arrays(&mut self, step: u64, tokens: PyReadonlyArray1<'_, i32>) -> PyResult<Ids> {
-        let tokens = tokens.as_slice()?;
-        Ok(pairs(self.engine.update_arrays(step, tokens).map_err(Raised)?))
+    fn update_arrays(&mut self, step: i64, tokens: &Bound<'_, PyAny>) -> PyResult<Ids> {
+        let number =
+            u64::try_from(step).map_err(|_| raise(Error::invalid("step", step, "a step's number")))?;
+        let Ok(tokens) = tokens.cast::<PyArray1<i32>>() else {
+            return Err(wrong_type::<i32>("tokens", tokens, 1));
+        };
+        let tokens = tokens.readonly();
+        let Ok(tokens) = tokens.as_slice() else {
+            let problem = "is not contiguous or not aligned".to_owned();
+            return Err(raise(Error::InvalidBuffer { name: "tokens".to_owned(), problem }));
+        };
+        Ok(pairs(self.engine.update_arrays(number, tokens).map_err(Raised)?))
     }
 
     /// The block pairs to move before the newest step writes, int32 [k, 2] each: swap_out

@@ -8,7 +8,6 @@ mod buffers;
 mod engine;
 mod errors;
 mod sampling;
-mod shown;
 mod values;
 
 use pyo3::prelude::*;

@@ -50,7 +50,9 @@ impl Scheduler {
         for (position, lane) in (after..).zip(lanes.into_iter().rev()) {
             let child = self.copy_sequence(row.slot, Some(lane));
             let uid = self.sequences[child as usize].uid;
-            self.sequences[child as usize].rows_outstanding = 1;
+            // Earlier chunks of the prompt may be outstanding as well.
+            self.copy_outstanding(row.slot, child);
+            self.sequences[child as usize].rows_outstanding += 1;
             step.forked_rows.push(Row { slot: child, uid, lane, ..row });
             step.samples.insert(position, Sample { slot: child, uid, row: at as u32, lane });
             step.forks.push((row.slot, child));
@@ -68,6 +70,8 @@ impl Scheduler {
         copy.preemptions = 0;
         copy.rank.sequence = uid;
         copy.saved.clear();
+        // Blocks that a static batch reserved for the parent's later tokens are the parent's own.
+        copy.truncate_table(self.config.blocks_for(copy.planned));
         self.record(Kind::Forked, uid, NONE, parent_uid.into());
         match lane {
             Some(lane) => {

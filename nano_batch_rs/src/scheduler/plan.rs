@@ -46,8 +46,12 @@ impl Scheduler {
             Batching::Static => {
                 if self.running.is_empty() && self.num_ending == 0 {
                     self.admission_pass(&mut step, &mut budget);
-                } else if self.prefill_pass(&mut step, &mut budget) == Pass::Done && step.rows.is_empty() {
-                    self.decode_pass(&mut step, &mut budget);
+                } else {
+                    self.prefill_pass(&mut step, &mut budget);
+                    // Also where a prompt found no room: it waits for blocks that decodes free.
+                    if step.rows.is_empty() {
+                        self.decode_pass(&mut step, &mut budget);
+                    }
                 }
             }
         }

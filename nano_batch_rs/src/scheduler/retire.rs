@@ -96,7 +96,9 @@ impl Scheduler {
             if full > sequence.computed.min(sequence.cacheable_len()) {
                 return;
             }
-            let block = sequence.table()[index as usize];
+            // Mostly the newest block, which is at hand.
+            let newest = index + 1 == sequence.table_len;
+            let block = if newest { sequence.tail } else { sequence.table()[index as usize] };
             if block < 0 {
                 // Given back to the window before its content was settled: the chain is broken.
                 sequence.cacheable = false;
@@ -106,8 +108,6 @@ impl Scheduler {
             let hash = self.blocks.cache.chain_hash(sequence.chain_hash, tokens, &mut self.hash_bytes);
             let key = Key { parent: sequence.chain, salt: sequence.salt, hash, tokens };
             let (entry, ours) = self.blocks.index(block as u32, &key);
-            self.blocks.cache.retain(entry);
-            self.blocks.cache.release(sequence.chain);
             let uid = sequence.uid;
             let sequence = &mut self.sequences[slot as usize];
             sequence.chain = entry;
