@@ -63,7 +63,6 @@ class BlockCache:
 class StepCounts:
     """What one step put into the bound arrays."""
 
-    def _repr_html_(self) -> str: ...
     @property
     def step(self) -> int: ...
     @property

@@ -12,7 +12,7 @@ from nano_batch import BlockCache, Engine, Workload, drive, lab, metrics
 from nano_batch.errors import NanoBatchError
 from nano_batch.metrics import SLO, throughput, token_times, waste
 from nano_batch.records import Kind, SequenceState, replay
-from nano_batch.viz import BlockTableView, Control, RunView, View
+from nano_batch.viz import BlockTableView, Control, RunView, Selection, View
 from nano_batch.workloads import Families, Fixed, LogNormal, Quantiles, Uniform
 
 torch = pytest.importorskip("torch")
@@ -34,7 +34,7 @@ MODULES = (
     "nano_batch.workloads",
 )
 # Bases of views, a view's inside, and words: no cell ends with one of these.
-NOT_SHOWN = {View, RunView, Control, Kind, SequenceState}
+NOT_SHOWN = {View, RunView, Control, Selection, Kind, SequenceState}
 
 
 def public_classes():
@@ -83,6 +83,7 @@ def examples():
         prefixes,
         view,
         view.table(),
+        lab.opening(),
         lab.pick_workload(24),
         lab.check("01-1", 32),
         lab.check("01-1"),

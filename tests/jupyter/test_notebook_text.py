@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -119,3 +120,36 @@ def test_no_cell_of_ours_failed():
             for output in cell.get("outputs", []):
                 assert output.output_type != "error", (path.name, cell.id)
                 assert output.get("name") != "stderr", (path.name, cell.id)
+
+
+def alone(cells):
+    """Unchecked code cells that no checked one follows or precedes."""
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    unchecked = ["nbval-ignore-output" in cell.metadata.get("tags", []) for cell in code]
+    near = [unchecked[max(0, i - 1) : i] + unchecked[i + 1 : i + 2] for i in range(len(code))]
+    return [cell.id for cell, mine, beside in zip(code, unchecked, near, strict=True) if mine and all(beside)]
+
+
+def test_beside_each_unchecked_cell_is_a_checked_one():
+    for path in NOTEBOOKS:
+        assert alone(read(path)) == [], path.name
+
+
+def test_an_unchecked_cell_alone_would_be_found():
+    def cell(name, *tags):
+        return SimpleNamespace(cell_type="code", id=name, metadata={"tags": list(tags)})
+
+    timed = "nbval-ignore-output"
+    assert alone([cell("a"), cell("b", timed), cell("c")]) == []
+    assert alone([cell("a", timed), cell("b", timed), cell("c", timed)]) == ["a", "b", "c"]
+    assert alone([cell("a"), cell("b", timed), cell("c", timed), cell("d", timed)]) == ["c", "d"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_run_all_takes_at_most_20_seconds_of_a_core(path, tmp_path):
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("import time; print(time.process_time())"))
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert 0 < float(notebook.cells[-1].outputs[0].text) < 20
