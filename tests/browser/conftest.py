@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from plain_page import PlainPage
 
-from nano_batch import lab
+from nano_batch import lab as laboratory
 from nano_batch.jupyter.browser import NotebookPage, chromium, code_cells, find_chromium
 from nano_batch.jupyter.server import private_lab
 
@@ -105,4 +105,4 @@ def opened(browser):
 
 @pytest.fixture
 def table(opened):
-    return opened(lab.opening(scene=4))
+    return opened(laboratory.opening(scene=4))
