@@ -4,7 +4,6 @@ import { slots } from "./layout.js";
 import { FONT } from "./theme.js";
 import { drawTrace } from "./traces.js";
 
-
 export function drawCell(context, x, y, block, what) {
   const { grid, run, picture, replay, paint, lit, traces, ink, owners } = what;
   const size = grid.cell - 1, state = picture.state[block], references = replay.references[block];
@@ -44,11 +43,10 @@ function fillSlots(context, x, y, size, fill, blockSize, colour, free, alpha) {
   context.globalAlpha = 0.28 * alpha;
   context.fillRect(x, y, size, size);
   context.globalAlpha = alpha;
-  for (let slot = 0; slot < fill; slot++) {
-    const left = Math.round(x + (slot % columns) * across), top = Math.round(y + Math.floor(slot / columns) * down);
-    const right = Math.round(x + ((slot % columns) + 1) * across), bottom = Math.round(y + (Math.floor(slot / columns) + 1) * down);
-    context.fillRect(left, top, right - left, bottom - top);
-  }
+  // Whole rows of written slots at once, then the row that is begun.
+  const edge = (row) => Math.round(y + row * down), whole = Math.floor(fill / columns);
+  context.fillRect(x, y, size, edge(whole) - y);
+  context.fillRect(x, edge(whole), Math.round((fill % columns) * across), edge(whole + 1) - edge(whole));
   context.fillStyle = free; // hairlines between slots
   context.globalAlpha = 0.3 * alpha;
   for (let i = 1; i < columns; i++) context.fillRect(Math.round(x + i * across), y, 1, size);

@@ -39,7 +39,8 @@ export class Queues {
     if (chip.dataset.request !== name) chip.dataset.request = name;
     if (chip.dataset.light !== light) chip.dataset.light = light;
     chip.setAttribute("aria-pressed", String(place >= 0));
-    chip.style.setProperty("--nb-hue", place >= 0 ? owners[place].colour : "transparent");
+    if (place >= 0) chip.style.setProperty("--nb-hue", owners[place].colour);
+    else chip.style.removeProperty("--nb-hue");
   }
 }
 
