@@ -13,7 +13,7 @@ from nano_batch.viz.usage import blocks_held
 from nano_batch.viz.wire import pack
 
 SCRIPT = (
-    bundle("replay.js")
+    bundle("timeline.js")
     + """
 const decode = (value) => {
   if (Array.isArray(value)) return value.map(decode);
