@@ -155,11 +155,7 @@ impl Request {
     /// shared, the others each sequence's own.
     pub fn blocks_at_most(&self, stored: u32, config: &Config) -> u64 {
         let one = config.blocks_held(stored, config.max_num_batched_tokens.min(stored));
-        // A window passes the shared prompt: then every block is a sequence's own.
-        let shared = match config.sliding_window {
-            None => (self.prompt.len() as u32 / config.block_size).min(one),
-            Some(_) => 0,
-        };
+        let shared = (self.prompt.len() as u32 / config.block_size).min(one);
         u64::from(shared) + u64::from(self.n) * u64::from(one - shared)
     }
 }
