@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -85,9 +86,15 @@ def quantile(values: ArrayLike, q: float) -> Quantile:
     return Quantile(value, round((1 - q) * len(known), 6))
 
 
-def step_mean(steps: Steps, values: ArrayLike, window: Window) -> float:
-    """Mean of a column of steps over the window's time in which a step ran; NaN where none did."""
+def step_means(steps: Steps, columns: Mapping[str, ArrayLike], window: Window) -> dict[str, float]:
+    """Mean of each column of steps over the window's time in which a step ran; NaN where none did."""
     ends = np.minimum(steps.start_s + steps.duration_s, window[1])
     weights = np.maximum(ends - np.maximum(steps.start_s, window[0]), 0.0)
     total = float(weights.sum())
-    return float(np.asarray(values, np.float64) @ weights) / total if total > 0 else float("nan")
+    if total <= 0:
+        return dict.fromkeys(columns, float("nan"))
+    # Not a dot product: a threaded BLAS would add in another order on another machine.
+    return {
+        name: float((np.asarray(values, np.float64) * weights).sum()) / total
+        for name, values in columns.items()
+    }

@@ -7,7 +7,7 @@ import numpy as np
 from nano_batch.errors import MetricsError
 from nano_batch.metrics.latency import end_to_end_s, tpot_s, ttft_s
 from nano_batch.metrics.rates import SLO, block_utilisation, goodput_per_s, throughput
-from nano_batch.metrics.steady import Window, backlog_grows, quantile, steady_window, step_mean
+from nano_batch.metrics.steady import Window, backlog_grows, quantile, steady_window, step_means
 from nano_batch.records import Run, Steps
 
 Row = dict[str, float | int | bool]
@@ -27,7 +27,7 @@ def summary(run: Run, slo: SLO | None = None, window: Window | None = None) -> R
     requests, steps = run.requests, run.steps
     span = steady_window(requests) if window is None else window
     rates = throughput(requests, span)
-    row: Row = {
+    return {
         "requests": len(requests),
         "finished": int(np.isfinite(requests.finish_s).sum()),
         "iterations": int(run.settings.get("totals", {}).get("iterations", len(steps))),
@@ -41,15 +41,24 @@ def summary(run: Run, slo: SLO | None = None, window: Window | None = None) -> R
         **_latencies(run, span),
         "preemptions": int(requests.preemptions.sum()),
         "cached_prompt_share": _share(requests.cached_tokens.sum(), requests.prompt_tokens.sum()),
-        "mean_running": step_mean(steps, steps.running, span),
-        "mean_waiting": step_mean(steps, steps.waiting, span),
-        "kv_block_utilisation": step_mean(steps, block_utilisation(steps), span),
-        "kv_block_utilisation_max": float(block_utilisation(steps).max()) if len(steps) else float("nan"),
+        **_means(run, span),
+        "unstable": backlog_grows(requests, span),
     }
+
+
+def _means(run: Run, window: Window) -> Row:
+    """Sequences, and what every slot of the memory held."""
+    steps = run.steps
     shares = slot_shares(steps, int(run.settings["engine"]["block_size"]))
-    row |= {f"kv_{name}_share": step_mean(steps, share, span) for name, share in shares.items()}
-    row["unstable"] = backlog_grows(requests, span)
-    return row
+    blocks = block_utilisation(steps)
+    columns = {
+        "mean_running": steps.running,
+        "mean_waiting": steps.waiting,
+        "kv_block_utilisation": blocks,
+        **{f"kv_{name}_share": share for name, share in shares.items()},
+    }
+    highest = float(blocks.max()) if len(steps) else float("nan")
+    return {**step_means(steps, columns, window), "kv_block_utilisation_max": highest}
 
 
 def _latencies(run: Run, window: Window) -> Row:
