@@ -160,4 +160,5 @@ def _table(points: list[Point], done: Mapping[int, Done], *, with_errors: bool) 
         result = done[point.number]
         errors = {"error": result.error or ""} if with_errors else {}
         rows.append({**point.shown, **result.row, **errors})
-    return pd.DataFrame(rows)
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
