@@ -68,6 +68,7 @@ def simulate(
     reservation: str | None,
     quantiles: bool,
     progress: Any,
+    score: Any,
 ) -> dict[str, Any]: ...
 
 _Grid = tuple[list[float], list[float], list[float]]

@@ -10,6 +10,7 @@ mod engine;
 mod errors;
 mod events;
 mod options;
+mod policy;
 mod sampling;
 mod simulator;
 mod values;
