@@ -18,7 +18,7 @@ from nano_batch.viz import poster
 from nano_batch.viz.bundle import bundle
 from nano_batch.viz.controls import KNOWN, Control, control
 from nano_batch.viz.frame import Frame, frame_at
-from nano_batch.viz.palette import OWNERS, RAMPS, STATES
+from nano_batch.viz.palette import OTHERS, OWNERS, RAMPS, STATES
 from nano_batch.viz.selection import Selection
 from nano_batch.viz.sequences import describe_request, logical_tables, queues
 from nano_batch.viz.steer import RunView, event_log
@@ -59,7 +59,7 @@ class BlockTableView(RunView):
 
     _esm: ClassVar[Any] = bundle("block_table.js")
     _states = traitlets.List([asdict(state) for state in STATES]).tag(sync=True)
-    _palette = traitlets.Dict({"owners": OWNERS, "ramps": RAMPS}).tag(sync=True)
+    _palette = traitlets.Dict({"owners": OWNERS, "others": OTHERS, "ramps": RAMPS}).tag(sync=True)
     colour = traitlets.Unicode("state").tag(sync=True)
     block_size = traitlets.Int().tag(sync=True)
     max_num_seqs = traitlets.Int(0).tag(sync=True)

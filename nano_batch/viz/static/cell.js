@@ -1,7 +1,7 @@
 // One block as a cell of 6 px or more: token slots or fill, sharing, owner, id and what happened to it lately.
 import { FREE } from "./replay.js";
 import { slots } from "./layout.js";
-import { FONT } from "./theme.js";
+import { FONT, SMALL } from "./theme.js";
 import { drawTrace } from "./traces.js";
 
 export function drawCell(context, x, y, block, what) {
@@ -65,14 +65,25 @@ function corner(context, x, y, size, paper) {
   context.fill();
 }
 
-// Its id; where there is room also how many hold it, else that number alone in the corner.
+// Its id and how many hold it, on a plate; in a smaller cell both are small, in opposite corners, with an
+// edge alone: the slots below are seen.
 function label(context, x, y, cell, block, references, ink) {
-  const count = references > 1 ? `×${references}` : "", wide = cell >= 40;
-  context.font = FONT;
+  const count = references > 1 ? `×${references}` : "";
   context.textAlign = "left";
   context.textBaseline = "alphabetic";
-  plate(context, x + 1, y + cell - 11, wide && count ? `${block} ${count}` : String(block), ink);
-  if (count && !wide) plate(context, x + cell - 1 - context.measureText(count).width - 2, y + 1, count, ink);
+  context.font = cell >= 40 ? FONT : SMALL;
+  if (cell >= 40) return plate(context, x + 1, y + cell - 11, count ? `${block} ${count}` : String(block), ink);
+  edged(context, x + 2, y + cell - 2, String(block), ink);
+  if (count) edged(context, x + cell - 2 - context.measureText(count).width, y + 8, count, ink);
+}
+
+function edged(context, x, y, text, ink) {
+  context.strokeStyle = ink.paper;
+  context.lineJoin = "round";
+  context.lineWidth = 2.5;
+  context.strokeText(text, x, y);
+  context.fillStyle = ink.text;
+  context.fillText(text, x, y);
 }
 
 function plate(context, x, y, text, ink) {
@@ -84,15 +95,18 @@ function plate(context, x, y, text, ink) {
 
 // A selected request's frame in its hue, with its letter where there is room.
 function ownerMark(context, x, y, cell, owner, ink) {
-  frame(context, x, y, cell - 1, owner.colour, cell >= 12 ? 3 : 2);
-  if (cell < 24) return;
-  const middle = x + cell / 2;
+  const width = cell >= 12 ? 3 : 2;
+  frame(context, x + width, y + width, cell - 1 - 2 * width, ink.paper, 1); // apart from the colour inside
+  frame(context, x, y, cell - 1, owner.colour, width);
+  if (cell < 12) return;
+  const tall = cell >= 24 ? 12 : 9, left = x + cell / 2 - tall / 2, top = y + cell / 2 - (cell >= 24 ? 9 : 4);
   context.fillStyle = ink.paper;
-  context.fillRect(middle - 6, y + cell / 2 - 9, 12, 12);
+  context.fillRect(left, top, tall, tall);
   context.fillStyle = ink.text;
-  context.font = `bold ${FONT}`;
+  context.font = `bold ${cell >= 24 ? FONT : SMALL}`;
   context.textAlign = "center";
-  context.fillText(owner.letter, middle, y + cell / 2 + 1);
+  context.textBaseline = "alphabetic";
+  context.fillText(owner.letter, x + cell / 2, top + tall - 2);
   context.textAlign = "left";
 }
 
