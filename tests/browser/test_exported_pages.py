@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from pixels import check_pixels
 
+from nano_batch import lab
 from nano_batch.export import capture, site
 from nano_batch.export.execute import execute
 from nano_batch.export.page import page as html_page
@@ -260,6 +261,40 @@ def test_no_horizontal_scroll(tab, width):
     tab.set_viewport_size({"width": width, "height": 900})
     settle(tab)
     assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_scenes_of_the_page_s_run_work_without_a_kernel(browser, tmp_path):
+    cells = ("from nano_batch import lab", "view = lab.opening(scene=3)\nview")
+    path = tmp_path / "scenes.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)]), path)
+    notebook, views = execute(path)
+    page = tmp_path / "scenes.html"
+    page.write_text(html_page(notebook, views, SOURCE), encoding="utf-8")
+    tab = opened(browser, page)
+    view, python = tab.locator(".nb-view"), lab.opening(scene=3)
+    slider = view.locator("[data-control=block_size] input[type=range]")
+    for number in (1, 4, 2, 3):
+        slider.focus()
+        tab.keyboard.press("ArrowRight")  # another run: a scene goes back to its own
+        settle(tab)
+        assert "blocks of 32 tokens" in view.locator(".nb-settings").inner_text()
+        view.locator(f"[data-scene='{number}']").click()
+        settle(tab)
+        python.scene = number
+        assert "blocks of 16 tokens" in view.locator(".nb-settings").inner_text()
+        assert step(view) == python.step
+        assert table(view) == list(python.table().rows)
+        assert view.locator(".nb-sentence").inner_text() == python._sentence
+        pressed = [
+            each.get_attribute("data-scene") for each in view.locator("[aria-pressed=true][data-scene]").all()
+        ]
+        assert pressed == [str(number)]
+    for number in (5, 6):
+        button = view.locator(f"[data-scene='{number}']")
+        assert button.is_disabled()
+        assert "another run, which this page does not hold" in button.get_attribute("title")
+    quiet(tab, page)
+    tab.context.close()
 
 
 def test_every_committed_notebook_becomes_a_quiet_live_page(browser, tmp_path):

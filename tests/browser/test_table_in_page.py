@@ -3,17 +3,12 @@
 import re
 
 import pytest
+from pixels import READ
 
 from nano_batch import lab
 from nano_batch.records import Kind, replay
 from nano_batch.viz.palette import FREE, OWNERS, RAMPS, STATES
 from nano_batch.viz.selection import LETTERS
-
-PIXELS = """(canvas, points) => {
-  const ratio = canvas.width / canvas.clientWidth, context = canvas.getContext("2d");
-  const pixel = ([x, y]) => Array.from(context.getImageData(x * ratio, y * ratio, 1, 1).data.slice(0, 3));
-  return points.map(pixel);
-}"""
 
 
 def page_queues(table):
@@ -57,7 +52,7 @@ def centre(table, block):
 
 
 def pixels(table, points):
-    seen = table.node.locator(".nb-blocks").evaluate(PIXELS, points)
+    seen = table.node.locator(".nb-blocks").evaluate(READ, points)
     return ["#{:02X}{:02X}{:02X}".format(*pixel) for pixel in seen]
 
 
@@ -73,6 +68,12 @@ def test_queues_and_tables_are_those_of_python_at_every_step(table):
         assert page_tables(table) == list(view.logical_tables().rows), view.step
         seen.update(row[0] for row in page_tables(table))
     assert seen == {"A r1", "B r2"}
+
+
+def test_the_queues_say_their_order(table):
+    names = table.node.locator(".nb-queue > span:first-child")
+    assert [name.inner_text() for name in names.all()] == ["running by lane", "waiting by arrival"]
+    assert "the policy's choice" in names.nth(1).get_attribute("title")
 
 
 def test_a_click_on_a_block_selects_its_owners(table):

@@ -4,6 +4,8 @@ import { slots } from "./layout.js";
 import { FONT, SMALL } from "./theme.js";
 import { drawTrace } from "./traces.js";
 
+const LETTERED = 12; // px: from here on a cell has room for a letter or a trace
+
 export function drawCell(context, x, y, block, what) {
   const { grid, run, picture, replay, paint, lit, traces, ink, owners } = what;
   const size = grid.cell - 1, state = picture.state[block], references = replay.references[block];
@@ -19,10 +21,12 @@ export function drawCell(context, x, y, block, what) {
     if (references > 1) corner(context, x + 1, y + 1, size, ink.paper);
   }
   context.globalAlpha = 1;
-  if (lit?.[block] && lit[block] < 255) ownerMark(context, x, y, grid.cell, owners[lit[block] - 1], ink);
+  const owned = lit?.[block] > 0 && lit[block] < 255;
+  if (owned) ownerMark(context, x, y, grid.cell, owners[lit[block] - 1], ink);
   if (grid.cell >= 24) label(context, x, y, grid.cell, block, references, ink);
   if (paint.lines?.[block]) rule(context, x, y, grid.cell, ink.text);
-  if (traces?.[block] && grid.cell >= 12) drawTrace(context, x + size - 7, y + size - 7, traces[block], ink, what.plain);
+  const room = grid.cell >= (owned ? 24 : LETTERED); // a letter goes before a trace
+  if (traces?.[block] && room) drawTrace(context, x + size - 7, y + size - 7, traces[block], ink, what.plain);
   if (block === what.hovered || block === what.block) frame(context, x, y, size, ink.text, block === what.block ? 3 : 2);
 }
 
@@ -80,7 +84,7 @@ function label(context, x, y, cell, block, references, ink) {
 function edged(context, x, y, text, ink) {
   context.strokeStyle = ink.paper;
   context.lineJoin = "round";
-  context.lineWidth = 2.5;
+  context.lineWidth = 2;
   context.strokeText(text, x, y);
   context.fillStyle = ink.text;
   context.fillText(text, x, y);
@@ -95,18 +99,22 @@ function plate(context, x, y, text, ink) {
 
 // A selected request's frame in its hue, with its letter where there is room.
 function ownerMark(context, x, y, cell, owner, ink) {
-  const width = cell >= 12 ? 3 : 2;
+  const width = cell >= 24 ? 3 : 2, middle = x + cell / 2;
   frame(context, x + width, y + width, cell - 1 - 2 * width, ink.paper, 1); // apart from the colour inside
   frame(context, x, y, cell - 1, owner.colour, width);
-  if (cell < 12) return;
-  const tall = cell >= 24 ? 12 : 9, left = x + cell / 2 - tall / 2, top = y + cell / 2 - (cell >= 24 ? 9 : 4);
-  context.fillStyle = ink.paper;
-  context.fillRect(left, top, tall, tall);
-  context.fillStyle = ink.text;
-  context.font = `bold ${cell >= 24 ? FONT : SMALL}`;
+  if (cell < LETTERED) return;
   context.textAlign = "center";
   context.textBaseline = "alphabetic";
-  context.fillText(owner.letter, x + cell / 2, top + tall - 2);
+  if (cell < 40) {
+    context.font = `bold ${cell < 24 ? SMALL : FONT}`;
+    edged(context, middle, y + cell / 2 + (cell < 24 ? 3 : 1), owner.letter, ink);
+  } else {
+    context.fillStyle = ink.paper;
+    context.fillRect(middle - 6, y + cell / 2 - 9, 12, 12);
+    context.fillStyle = ink.text;
+    context.font = `bold ${FONT}`;
+    context.fillText(owner.letter, middle, y + cell / 2 + 1);
+  }
   context.textAlign = "left";
 }
 
