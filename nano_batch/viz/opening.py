@@ -135,7 +135,7 @@ def _scene(number: int) -> Scene:
 
 
 def _buttons(stage: Stage) -> list[dict[str, Any]]:
-    """What the page knows of each scene: of those in the run of `stage` also the step, to go there by itself."""
+    """What the page knows of each scene: of those in the run of `stage` also the step."""
     log = event_log(stage.run())
     return [
         {"number": each.number, "label": each.label}

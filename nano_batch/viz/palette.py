@@ -41,8 +41,8 @@ STATES = (
 )
 
 # A selected request has the hue and the letter of its place: Okabe and Ito's set, white for black when dark;
-# on a light ground the pale ones darker, to 3:1. In full colour any two differ by CIEDE2000 >= 10; where a sight
-# brings them nearer the letter tells them apart, which stands in every cell of 12 px and more.
+# on a light ground the pale ones darker, to 3:1. In full colour any two differ by CIEDE2000 >= 10; where a
+# sight brings them nearer the letter tells them apart, which stands in every cell of 12 px and more.
 OWNERS = [
     {"letter": letter, "light": light, "dark": dark}
     for letter, light, dark in (
@@ -58,7 +58,8 @@ OWNERS = [
 ]
 # The blocks of requests that are not selected, by turns.
 OTHERS = {"light": ["#8A8F94", "#585E64"], "dark": ["#B4BAC0", "#727A82"]}
-# One hue from pale to full, 3:1 from the page even where palest; the ends are fixed, so that the same shade is the same number at every step.
+# One hue from pale to full, 3:1 from the page even where palest; the ends are fixed, so that the same
+# shade is the same number at every step.
 RAMPS = {
     "age": {
         "light": ["#002238", "#00436A", "#00608F", "#357CAA", "#6696BD"],

@@ -14,7 +14,8 @@ WATCH = """async (view, milliseconds) => {
   const texts = new Map(), frames = [];
   const seen = new MutationObserver((changes) => {
     for (const { target } of changes) {
-      const node = target.nodeType === Node.TEXT_NODE ? target.parentElement : target, now = performance.now();
+      const node = target.nodeType === Node.TEXT_NODE ? target.parentElement : target;
+      const now = performance.now();
       const last = texts.get(node)?.at(-1);
       if (!texts.has(node)) texts.set(node, []);
       if (last !== now) texts.get(node).push(now);

@@ -3,7 +3,6 @@
 import pytest
 
 from nano_batch import lab
-from nano_batch.viz.bundle import static_text
 
 
 def test_a_typed_value_is_refused_by_name_and_more_lies_in_a_drawer(table):

@@ -1,4 +1,6 @@
-"""What a cell is marked with, read off the canvas: traces as in the legend, letters, the slots beside an id."""
+"""What a cell is marked with, read off the canvas: traces as in the legend, letters, slots beside an id."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -151,8 +153,8 @@ def test_an_id_leaves_the_slots_to_be_seen(opened, dark):
         edges = np.round(np.arange(5) * (cell - 1) / 4).astype(int)
         shares = [
             near[top:bottom, left:right].mean()
-            for top, bottom in zip(edges, edges[1:], strict=False)
-            for left, right in zip(edges, edges[1:], strict=False)
+            for top, bottom in pairwise(edges)
+            for left, right in pairwise(edges)
         ]
         shares.sort()  # every slot is seen in part, and twelve of the sixteen well
         assert shares[0] >= 0.05, (block, shares)

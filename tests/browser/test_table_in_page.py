@@ -92,6 +92,16 @@ def test_a_click_on_a_block_selects_its_owners(table):
     assert (view.selected.block, view.selected.requests) == (-1, [])
 
 
+def test_a_click_answers_an_exercise(opened):
+    table = opened(lab.question("01-4"))
+    for block, right in ((7, False), (5, True)):
+        place, _ = centre(table, block)
+        table.node.locator(".nb-blocks").click(position=place)
+        table.settle()
+        verdict = lab.check("01-4", table.view)
+        assert (verdict.answer, verdict.right) == (block, right)
+
+
 def test_sharers_of_a_prefix_branch_off_where_they_part(table):
     view = table.view
     table.node.locator("[data-request=r0]").click()
