@@ -148,16 +148,20 @@ class RunView(View):
         return check_requests(proposal["value"], self._selection.known)
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take a change that was made in the page: an error of it is shown there, not raised here."""
+        """Take a change that was made in the page: an error of it is shown there, not raised here.
+
+        What changes by it goes back in one message: each would cost the page a turn before it draws.
+        """
         self._from_page = True
-        try:
-            super().set_state(sync_data)
-        except traitlets.TraitError as error:
-            self._refuse(f"{type(error).__name__}: {error}")
-        finally:
-            self._from_page = False
-        if self._asks(sync_data):
-            self._answers += 1
+        with self.hold_sync():
+            try:
+                super().set_state(sync_data)
+            except traitlets.TraitError as error:
+                self._refuse(f"{type(error).__name__}: {error}")
+            finally:
+                self._from_page = False
+            if self._asks(sync_data):
+                self._answers += 1
 
     def _asks(self, names: Any) -> bool:
         """Whether the page awaits an answer to a change of these traits."""

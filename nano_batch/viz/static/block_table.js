@@ -85,7 +85,11 @@ class BlockTable {
 
   listen() {
     const { model, root } = this;
-    model.on("change:_run", () => this.load());
+    model.on("change:_run", () => {
+      this.load();
+      // A new run is drawn before the frame begins that shows it, once the rest of its message is taken.
+      queueMicrotask(() => this.pending && this.frame(performance.now()));
+    });
     model.on("change:error", () => this.failed(model.get("error")));
     model.on("change:_difference", () => this.redraw());
     model.on("change:pinned", () => {
@@ -144,12 +148,15 @@ class BlockTable {
   }
 
   redraw() {
-    this.pending ??= requestAnimationFrame((now) => {
-      this.pending = null;
-      // A host that is switching its theme hides the page for a moment: the last width holds then.
-      if (this.root.isConnected && this.root.clientWidth) this.outer = this.root.clientWidth;
-      if (this.outer) this.draw(now);
-    });
+    this.pending ??= requestAnimationFrame((now) => this.frame(now));
+  }
+
+  frame(now) {
+    cancelAnimationFrame(this.pending);
+    this.pending = null;
+    // A host that is switching its theme hides the page for a moment: the last width holds then.
+    if (this.root.isConnected && this.root.clientWidth) this.outer = this.root.clientWidth;
+    if (this.outer) this.draw(now);
   }
 
   draw(now) {

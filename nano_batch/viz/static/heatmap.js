@@ -3,7 +3,7 @@
 import { FREE } from "./replay.js";
 import { GUTTER, HEADER, place } from "./layout.js";
 import { FONT, prepare } from "./theme.js";
-import { drawCell } from "./cell.js";
+import { Stamps, drawCell } from "./cell.js";
 
 export const PALE = 0.25; // how much of its colour a block keeps that is not selected
 
@@ -16,13 +16,14 @@ export class Heatmap {
   // `what`: grid, run, picture, replay, paint, lit, traces, hovered, block, ink, owners, plain, calm.
   draw(what) {
     const { grid, ink, paint } = what, { canvas } = this;
-    const key = [grid.width, grid.height, grid.cell, grid.per, devicePixelRatio, ink.paper, ink.text, ...paint.colours].join();
+    const key = [grid.width, grid.height, grid.cell, grid.per, what.run.blockSize, devicePixelRatio, ink.paper, ink.text, ...paint.colours].join();
     if (key !== this.key) {
       this.context = prepare(canvas, grid.width, grid.height);
       Object.assign(canvas.dataset, { columns: grid.columns, cell: grid.cell, per: grid.per, left: GUTTER, top: HEADER });
       drawIds(this.context, grid, ink);
       this.drawn = new Float64Array(what.run.numBlocks).fill(-1);
       this.image = null;
+      this.stamps = new Stamps();
       this.key = key;
     }
     if (grid.cell < 6) this.small(what);
@@ -30,6 +31,7 @@ export class Heatmap {
   }
 
   cells(what) {
+    what.stamps = this.stamps;
     const { grid, run, picture, replay, paint, lit, traces, hovered, block: chosen, calm } = what, { drawn, context } = this;
     for (let block = 0; block < run.numBlocks; block++) {
       const references = replay.references[block];
