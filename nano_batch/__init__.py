@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from nano_batch.errors import NanoBatchError
     from nano_batch.kv_cache import KVCache
     from nano_batch.records import Run, drive
+    from nano_batch.simulator import Constant, Fleet, Roofline, simulate, simulate_fleet
     from nano_batch.workloads import Workload
 
 __all__ = [
     "BlockCache",
+    "Constant",
     "Engine",
     "EventLog",
+    "Fleet",
     "KVCache",
     "NanoBatchError",
+    "Roofline",
     "Run",
     "SchedulerOutput",
     "Snapshot",
@@ -34,6 +38,8 @@ __all__ = [
     "drive",
     "paged_attention_fwd",
     "paged_attention_prefill",
+    "simulate",
+    "simulate_fleet",
 ]
 
 _NAMES = {
@@ -42,6 +48,7 @@ _NAMES = {
     "errors": ["NanoBatchError"],
     "kv_cache": ["KVCache"],
     "records": ["Run", "drive"],
+    "simulator": ["Constant", "Fleet", "Roofline", "simulate", "simulate_fleet"],
     "workloads": ["Workload"],
 }
 _HOMES = {name: f"nano_batch.{home}" for home, names in _NAMES.items() for name in names}

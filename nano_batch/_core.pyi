@@ -10,7 +10,9 @@ __all__ = [
     "SAMPLER_VERSION",
     "BlockCache",
     "CoreEngine",
+    "CostModel",
     "StepCounts",
+    "StepFeatures",
     "__version__",
     "bursty_arrivals",
     "family_prompts",
@@ -19,6 +21,7 @@ __all__ = [
     "nearest",
     "poisson_arrivals",
     "quantile_lengths",
+    "simulate",
     "uniform_lengths",
 ]
 
@@ -48,6 +51,107 @@ def family_prompts(
     seed: int,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]]: ...
 def length_tables() -> list[tuple[str, str]]: ...
+def simulate(
+    arrival_s: npt.NDArray[np.float64],
+    prompt_tokens: npt.NDArray[np.int64],
+    output_tokens: npt.NDArray[np.int64],
+    content: tuple[Any, Any, Any] | None,
+    engine: dict[str, Any],
+    cost: CostModel,
+    *,
+    steps_in_flight: int,
+    replicas: int,
+    routing: str,
+    max_steps: int | None,
+    keep_steps: int | None,
+    max_tokens: int | None,
+    quantiles: bool,
+    progress: Any,
+) -> dict[str, Any]: ...
+
+_Grid = tuple[list[float], list[float], list[float]]
+
+@final
+class CostModel:
+    """Seconds of a step from what it asks of host and device."""
+
+    @staticmethod
+    def constant(host_s: float, device_s: float) -> CostModel: ...
+    @staticmethod
+    def roofline(
+        *,
+        flops_per_s: float,
+        bytes_per_s: float,
+        host_bytes_per_s: float,
+        overhead_s: float,
+        host_s: float,
+        host_per_sequence_s: float,
+        weight_bytes: float,
+        flops_per_token: float,
+        flops_per_sample: float,
+        flops_per_pair: float,
+        kv_bytes_per_token: float,
+        block_bytes: float,
+    ) -> CostModel: ...
+    @staticmethod
+    def profile(
+        *,
+        linear: _Grid,
+        decode_attention: _Grid,
+        prefill_attention: _Grid,
+        sampling: _Grid,
+        overhead_s: float,
+        host_s: float,
+        host_per_sequence_s: float,
+        block_copy_s: float,
+        block_swap_s: float,
+        batch_sizes: list[int],
+    ) -> CostModel: ...
+    @staticmethod
+    def function(function: Any) -> CostModel: ...
+    def step_time(self, features: StepFeatures) -> tuple[float, float]: ...
+
+@final
+class StepFeatures:
+    """What a step asks of the device (docs/costs.md)."""
+
+    def __new__(
+        cls,
+        *,
+        prefill_tokens: int = 0,
+        prefill_sequences: int = 0,
+        decode_sequences: int = 0,
+        decode_context: int = 0,
+        decode_context_max: int = 0,
+        prefill_context: int = 0,
+        prefill_pairs: int = 0,
+        sampled: int = 0,
+        blocks_copied: int = 0,
+        blocks_swapped_out: int = 0,
+        blocks_swapped_in: int = 0,
+    ) -> StepFeatures: ...
+    @property
+    def prefill_tokens(self) -> int: ...
+    @property
+    def prefill_sequences(self) -> int: ...
+    @property
+    def decode_sequences(self) -> int: ...
+    @property
+    def decode_context(self) -> int: ...
+    @property
+    def decode_context_max(self) -> int: ...
+    @property
+    def prefill_context(self) -> int: ...
+    @property
+    def prefill_pairs(self) -> int: ...
+    @property
+    def sampled(self) -> int: ...
+    @property
+    def blocks_copied(self) -> int: ...
+    @property
+    def blocks_swapped_out(self) -> int: ...
+    @property
+    def blocks_swapped_in(self) -> int: ...
 
 @final
 class BlockCache:
@@ -92,27 +196,7 @@ class StepCounts:
 class CoreEngine:
     """Scheduler and block allocator behind request ids; `nano_batch.Engine` is its friendly form."""
 
-    def __new__(
-        cls,
-        *,
-        num_blocks: int,
-        block_size: int,
-        max_num_seqs: int,
-        max_num_batched_tokens: int,
-        policy: str,
-        preemption: str,
-        num_swap_blocks: int,
-        enable_prefix_caching: bool,
-        enable_chunked_prefill: bool,
-        sliding_window: int | None,
-        eviction: str,
-        watermark: float,
-        max_model_len: int | None,
-        event_log: int | None,
-        eos_token_id: int | None,
-        sjf_ageing: float,
-        hash_bits: int,
-    ) -> CoreEngine: ...
+    def __new__(cls, **options: Any) -> CoreEngine: ...
     def _add_request(
         self,
         request_id: str,
@@ -147,6 +231,8 @@ class CoreEngine:
     def num_free_blocks(self) -> int: ...
     @property
     def num_cached_blocks(self) -> int: ...
+    @property
+    def slot_counts(self) -> tuple[int, int, int]: ...
     @property
     def num_free_swap_blocks(self) -> int: ...
     @property

@@ -145,7 +145,7 @@ class Engine(_core.CoreEngine):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Engine:
         """Check the options' names and build the core; see the class for what they mean."""
-        return cast(Engine, super().__new__(cls, **_options(*args, **kwargs)))
+        return cast(Engine, super().__new__(cls, **check_options(*args, **kwargs)))
 
     def __init__(
         self,
@@ -304,10 +304,7 @@ class Engine(_core.CoreEngine):
         columns = self._events()
         if columns is None:
             raise EventLogOffError("no event log is kept; make the engine with event_log=True")
-        keyframes = tuple(State(**keyframe) for keyframe in columns.pop("keyframes"))
-        return EventLog(
-            **columns, keyframes=keyframes, num_blocks=self.num_blocks, block_size=self.block_size
-        )
+        return EventLog.of_core(columns, self.num_blocks, self.block_size)
 
     def __repr__(self) -> str:
         used = self.num_blocks - self.num_free_blocks - self.num_cached_blocks
@@ -353,8 +350,12 @@ def _refuse_unknown(where: str, given: Iterable[str], known: Collection[str]) ->
             raise UnknownOptionError(f"{where} has no option {name!r}; did you mean {nearest!r}?")
 
 
-def _options(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The core's options from those of `Engine`, with defaults; a misspelt name is refused."""
+def check_options(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The core's options from those of `Engine`, with defaults; a misspelt name is refused.
+
+    Raises:
+        UnknownOptionError: there is no such option; the nearest is named.
+    """
     _refuse_unknown("Engine", kwargs, _DEFAULTS)
     options = {**_DEFAULTS, **dict(zip(("num_blocks", "block_size"), args, strict=False)), **kwargs}
     log = options["event_log"]

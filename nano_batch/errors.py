@@ -152,6 +152,10 @@ class StalledError(NanoBatchError, RuntimeError):
     """The engine has unfinished requests and schedules none of them."""
 
 
+class SimulationStoppedError(NanoBatchError, RuntimeError):
+    """Whoever watched a simulation ended it."""
+
+
 class MetricsError(InvalidArgumentError):
     """A metric is asked for with values for which it is not defined."""
 

@@ -30,6 +30,7 @@ class OneAtATime:
         self.given: list[dict] = []
 
     num_free_blocks, num_cached_blocks = 7, 1
+    slot_counts = (20, 8, 4)
     has_unfinished = property(lambda self: bool(self.queue))
     num_running = property(lambda self: min(1, len(self.queue)))
     num_waiting = property(lambda self: max(0, len(self.queue) - 1))

@@ -143,7 +143,7 @@ def stepped(engine: Engine, tokens) -> Run:
         count += 1
         engine.update(tokens(output))
     steps = np.arange(1, count + 1)
-    table = Steps(steps, steps - 1.0, np.ones(count), *[np.zeros(count)] * 8)
+    table = Steps(steps, steps - 1.0, np.ones(count), *[np.zeros(count)] * 11)
     return Run(Requests(*[[]] * len(Requests.DTYPES)), table, EventLog.of(engine.events()))
 
 

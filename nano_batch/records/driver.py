@@ -83,6 +83,10 @@ class DrivenEngine(Protocol):
     def num_cached_blocks(self) -> int:
         """Blocks only the prefix cache keeps."""
 
+    @property
+    def slot_counts(self) -> tuple[int, int, int]:
+        """Token slots of the blocks in use: used, reserved, internal."""
+
     def add_request(self, request_id: str, **request: Any) -> None:
         """Queue a request."""
 
@@ -233,6 +237,7 @@ class _Driver:
                 used,
                 cached,
                 free,
+                *engine.slot_counts,
                 len(output.preempted),
             )
         )

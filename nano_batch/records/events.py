@@ -156,6 +156,12 @@ class EventLog(Columns):
             raise RecordsError("the events' steps must not descend")
 
     @classmethod
+    def of_core(cls, columns: Mapping[str, Any], num_blocks: int, block_size: int) -> EventLog:
+        """The log from the compiled core's columns."""
+        keyframes = tuple(State(**keyframe) for keyframe in columns["keyframes"])
+        return cls(**{**columns, "keyframes": keyframes}, num_blocks=num_blocks, block_size=block_size)
+
+    @classmethod
     def of(cls, other: Any) -> EventLog:
         """The log of any object with these attributes, such as `Engine.events()`."""
         if isinstance(other, cls):

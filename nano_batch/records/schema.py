@@ -7,7 +7,7 @@ from typing import Any
 
 from nano_batch.errors import RecordsError, SchemaVersionError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NO_SEQUENCE = 2**32 - 1
 KEYFRAME_STEPS = 256
 
@@ -40,16 +40,19 @@ class SequenceState(IntEnum):
 
 
 def check_version(version: Any, what: str) -> None:
-    """Refuse records of a newer schema.
+    """Refuse records of another schema.
 
     Raises:
         SchemaVersionError: the version is newer than this package's.
-        RecordsError: it is not a version at all.
+        RecordsError: it is not a version at all, or one whose tables lack columns of this one.
     """
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise RecordsError(f"{what} has schema version {version!r}; it must be a whole number from 1")
     if version > SCHEMA_VERSION:
         raise SchemaVersionError(
-            f"{what} has schema version {version}; "
-            f"this package reads up to {SCHEMA_VERSION}: update nano-batch"
+            f"{what} has schema version {version}; this package reads {SCHEMA_VERSION}: update nano-batch"
+        )
+    if version < SCHEMA_VERSION:
+        raise RecordsError(
+            f"{what} has schema version {version}, without what {SCHEMA_VERSION} added; make the run again"
         )

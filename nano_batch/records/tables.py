@@ -46,7 +46,7 @@ class Requests(Columns):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Steps(Columns):
-    """One row a step. Sequences and blocks are counted after the step was planned."""
+    """One row a step. Sequences, blocks and slots are counted after the step was planned."""
 
     step: NDArray[np.uint32]
     start_s: NDArray[np.float64]
@@ -58,6 +58,9 @@ class Steps(Columns):
     blocks_used: NDArray[np.int64]
     blocks_cached: NDArray[np.int64]
     blocks_free: NDArray[np.int64]
+    slots_used: NDArray[np.int64]
+    slots_reserved: NDArray[np.int64]
+    slots_internal: NDArray[np.int64]
     preemptions: NDArray[np.int64]
 
     DTYPES: ClassVar[dict[str, Any]] = {
@@ -71,5 +74,8 @@ class Steps(Columns):
         "blocks_used": np.int64,
         "blocks_cached": np.int64,
         "blocks_free": np.int64,
+        "slots_used": np.int64,
+        "slots_reserved": np.int64,
+        "slots_internal": np.int64,
         "preemptions": np.int64,
     }

@@ -21,6 +21,8 @@ pub struct Allocated {
 pub struct BlockAllocator {
     num_blocks: u32,
     references: Vec<u32>,
+    /// References beyond each block's first.
+    repeated: u64,
     entry: Vec<EntryId>,
     /// Blocks below `fresh` were used before; the free ones among them are in `recycled`.
     fresh: u32,
@@ -36,6 +38,7 @@ impl BlockAllocator {
         BlockAllocator {
             num_blocks,
             references: vec![0; num_blocks as usize],
+            repeated: 0,
             entry: vec![NO_ENTRY; num_blocks as usize],
             fresh: 0,
             recycled: Vec::new(),
@@ -55,6 +58,16 @@ impl BlockAllocator {
 
     pub fn num_cached(&self) -> u32 {
         self.evictor.len() as u32
+    }
+
+    /// Blocks with owners.
+    pub fn num_used(&self) -> u32 {
+        self.num_blocks - self.available()
+    }
+
+    /// References beyond each block's first: the blocks that sharing saves.
+    pub fn repeated_references(&self) -> u64 {
+        self.repeated
     }
 
     /// Blocks that `allocate` can still give.
@@ -100,8 +113,9 @@ impl BlockAllocator {
     pub fn share(&mut self, block: u32) {
         let references = &mut self.references[block as usize];
         *references += 1;
-        if *references == 1 {
-            self.evictor.remove(block);
+        match *references {
+            1 => self.evictor.remove(block),
+            _ => self.repeated += 1,
         }
         let entry = self.entry[block as usize];
         if entry != NO_ENTRY {
@@ -114,6 +128,7 @@ impl BlockAllocator {
         let references = &mut self.references[block as usize];
         *references -= 1;
         if *references > 0 {
+            self.repeated -= 1;
             return;
         }
         match self.entry[block as usize] {

@@ -77,6 +77,17 @@ pub enum Error {
     Overflow {
         what: &'static str,
     },
+    /// Unfinished requests, and no step that schedules any of them.
+    Stalled {
+        waiting: usize,
+        running: usize,
+        empty: u32,
+        limit: u32,
+    },
+    /// Whoever watched a simulation ended it.
+    Stopped {
+        now_s: f64,
+    },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -97,6 +108,19 @@ impl Error {
     pub fn in_request(mut self, id: &str) -> Self {
         if let Error::InvalidArgument { request, .. } = &mut self {
             *request = Some(id.to_owned());
+        }
+        self
+    }
+
+    /// The same, where an error about a request names it.
+    pub fn renamed(mut self, name: &str) -> Self {
+        match &mut self {
+            Error::InvalidArgument { request: Some(id), .. }
+            | Error::RequestTooLarge { id, .. }
+            | Error::EmptyPrompt { id }
+            | Error::InvalidToken { id, .. } => *id = name.to_owned(),
+            Error::InvalidArgument { request, .. } => *request = Some(name.to_owned()),
+            _ => {}
         }
         self
     }
@@ -163,6 +187,12 @@ impl fmt::Display for Error {
             Error::CannotFork { id, reason } => write!(f, "request {id:?} cannot be forked: {reason}"),
             Error::InvalidBuffer { name, problem } => write!(f, "buffer {name:?} {problem}"),
             Error::NotBound => write!(f, "no buffers are bound: call bind first"),
+            Error::Stalled { waiting, running, empty, limit } => write!(
+                f,
+                "{waiting} requests wait and {running} run, but {empty} steps in a row scheduled none \
+                 (limit {limit})"
+            ),
+            Error::Stopped { now_s } => write!(f, "the simulation was ended at {now_s} s of its time"),
             Error::Overflow { what } => write!(f, "{what} would exceed its 32-bit range"),
         }
     }

@@ -16,6 +16,7 @@ pub mod prefix_cache;
 pub mod request;
 pub mod sampling;
 pub mod scheduler;
+pub mod simulator;
 pub mod step;
 
 #[cfg(feature = "python")]

@@ -4,10 +4,12 @@
 //! executed by the driver, and *retired* with its sampled tokens (`retire.rs`). Two steps may be
 //! outstanding, so that one can be planned while the device runs the other.
 
+mod decode;
 mod fork;
 mod plan;
 mod preempt;
 mod retire;
+mod slots;
 mod snapshot;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -20,6 +22,9 @@ use crate::policy::{Candidate, Policy, Rank};
 use crate::prefix_cache::{EntryId, Key, ROOT};
 use crate::request::{Content, FinishReason, Prompt, RecentTokens, Request, SavedBlock, Sequence, Status};
 use crate::step::Step;
+
+pub use decode::DecodeStep;
+pub use slots::Slots;
 
 /// Steps that may await their tokens at once.
 pub const MAX_OUTSTANDING: usize = 2;
@@ -57,6 +62,8 @@ pub struct Scheduler {
     spare_steps: Vec<Step>,
     /// The newest step, if it has no rows and so awaits nothing.
     empty_step: Option<Step>,
+    /// A step of decodes alone awaits its tokens.
+    decodes_planned: bool,
     step: u64,
     log: Option<EventLog>,
     salts: HashMap<String, u32>,
@@ -94,6 +101,7 @@ impl Scheduler {
             outstanding: VecDeque::new(),
             spare_steps: Vec::new(),
             empty_step: None,
+            decodes_planned: false,
             step: 0,
             log: None,
             salts: HashMap::from([(String::new(), 0)]),

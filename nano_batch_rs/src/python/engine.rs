@@ -2,20 +2,19 @@
 
 use std::collections::HashMap;
 
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
+use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::buffers::{BufferSet, StepCounts, check_disjoint, wrong_type};
 use super::errors::{Raised, raise};
+use super::events::{events_dict, snapshot_dict};
+use super::options::{engine_config, optional};
 use super::values::{block_ids, count, integer, token, tokens};
 use crate::arrays::{Capacity, TokenArrays};
-use crate::config::{Choice, Config, Eviction, Preemption};
 use crate::engine::{Engine, Finished};
-use crate::error::{Error, MAX_TOKEN_ID};
-use crate::events::Snapshot;
-use crate::policy::parse_policy;
-use crate::request::{Prompt, Request, check_token};
+use crate::error::Error;
+use crate::request::{Prompt, Request};
 use crate::step::{Row, Step};
 
 /// Scheduler and block allocator behind request ids; `nano_batch.Engine` is its friendly form.
@@ -34,70 +33,13 @@ fn pairs(finished: Vec<Finished>) -> Ids {
     finished.into_iter().map(|ended| (ended.id, ended.reason)).collect()
 }
 
-fn optional(
-    name: &'static str,
-    value: Option<&Bound<'_, PyAny>>,
-    least: u32,
-) -> crate::error::Result<Option<u32>> {
-    value.map(|value| count(name, value, least)).transpose()
-}
-
-/// The end-of-sequence token, which is like any other.
-fn eos_token(value: &Bound<'_, PyAny>) -> PyResult<i32> {
-    let limit = format!("a token id between 0 and {MAX_TOKEN_ID}");
-    let token = integer("eos_token_id", value, &limit).map_err(Raised)?;
-    check_token(String::new, token).map_err(|_| raise(Error::invalid("eos_token_id", token, limit)))
-}
-
 #[pymethods]
 impl CoreEngine {
+    /// The options are those of `nano_batch.Engine`, all of them, with `event_log` a number or None.
     #[new]
-    #[pyo3(signature = (*, num_blocks, block_size, max_num_seqs, max_num_batched_tokens, policy, preemption,
-        num_swap_blocks, enable_prefix_caching, enable_chunked_prefill, sliding_window, eviction, watermark,
-        max_model_len, event_log, eos_token_id, sjf_ageing, hash_bits))]
-    #[allow(clippy::too_many_arguments)]
-    fn new(
-        num_blocks: &Bound<'_, PyAny>,
-        block_size: &Bound<'_, PyAny>,
-        max_num_seqs: &Bound<'_, PyAny>,
-        max_num_batched_tokens: &Bound<'_, PyAny>,
-        policy: &str,
-        preemption: &str,
-        num_swap_blocks: &Bound<'_, PyAny>,
-        enable_prefix_caching: bool,
-        enable_chunked_prefill: bool,
-        sliding_window: Option<&Bound<'_, PyAny>>,
-        eviction: &str,
-        watermark: f64,
-        max_model_len: Option<&Bound<'_, PyAny>>,
-        event_log: Option<&Bound<'_, PyAny>>,
-        eos_token_id: Option<&Bound<'_, PyAny>>,
-        sjf_ageing: f64,
-        hash_bits: &Bound<'_, PyAny>,
-    ) -> PyResult<Self> {
-        let (policy, batching) = parse_policy(policy).map_err(Raised)?;
-        let eos_token_id = eos_token_id.map(eos_token).transpose()?;
-        let config = Config {
-            num_blocks: count("num_blocks", num_blocks, 1).map_err(Raised)?,
-            block_size: count("block_size", block_size, 1).map_err(Raised)?,
-            max_num_seqs: count("max_num_seqs", max_num_seqs, 1).map_err(Raised)?,
-            max_num_batched_tokens: count("max_num_batched_tokens", max_num_batched_tokens, 1)
-                .map_err(Raised)?,
-            policy,
-            batching,
-            preemption: Preemption::parse(preemption).map_err(Raised)?,
-            num_swap_blocks: count("num_swap_blocks", num_swap_blocks, 0).map_err(Raised)?,
-            enable_prefix_caching,
-            enable_chunked_prefill,
-            sliding_window: optional("sliding_window", sliding_window, 1).map_err(Raised)?,
-            eviction: Eviction::parse(eviction).map_err(Raised)?,
-            watermark,
-            max_model_len: optional("max_model_len", max_model_len, 1).map_err(Raised)?,
-            event_log: optional("event_log", event_log, 1).map_err(Raised)?.map(u64::from),
-            eos_token_id,
-            sjf_ageing,
-            hash_bits: count("hash_bits", hash_bits, 1).map_err(Raised)?,
-        };
+    #[pyo3(signature = (**options))]
+    fn new(options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let config = engine_config(options)?;
         Ok(CoreEngine { engine: Engine::new(config).map_err(Raised)?, buffers: None, next_set: 0 })
     }
 
@@ -212,6 +154,14 @@ impl CoreEngine {
     #[getter]
     fn num_cached_blocks(&self) -> u32 {
         self.engine.scheduler().blocks().num_cached()
+    }
+
+    /// Token slots of the blocks in use: written, to be written (up to `max_tokens`), never to be
+    /// written. Exact while no forked sequence shares a partial block.
+    #[getter]
+    fn slot_counts(&self) -> (u64, u64, u64) {
+        let slots = self.engine.scheduler().slots();
+        (slots.used, slots.reserved, slots.internal)
     }
 
     #[getter]
@@ -333,32 +283,9 @@ impl CoreEngine {
 
     fn _events<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Some(log) = self.engine.scheduler().events() else { return Ok(None) };
-        let mut columns = crate::events::Columns::default();
-        let keyframes = PyList::empty(py);
-        for stretch in log.stretches() {
-            columns.step.extend(&stretch.events.step);
-            columns.kind.extend(&stretch.events.kind);
-            columns.sequence.extend(&stretch.events.sequence);
-            columns.block.extend(&stretch.events.block);
-            columns.argument.extend(&stretch.events.argument);
-            keyframes.append(snapshot_dict(py, stretch.keyframe.clone())?)?;
-        }
-        let dict = PyDict::new(py);
-        dict.set_item("first_event", log.count() - columns.step.len() as u64)?;
-        dict.set_item("step", columns.step.into_pyarray(py))?;
-        dict.set_item("kind", columns.kind.into_pyarray(py))?;
-        dict.set_item("sequence", columns.sequence.into_pyarray(py))?;
-        dict.set_item("block", columns.block.into_pyarray(py))?;
-        dict.set_item("argument", columns.argument.into_pyarray(py))?;
-        dict.set_item("keyframes", keyframes)?;
         let mut names: Vec<_> = self.engine.all_names().iter().collect();
         names.sort_unstable();
-        let request_ids = PyDict::new(py);
-        for (uid, name) in names {
-            request_ids.set_item(uid, name)?;
-        }
-        dict.set_item("request_ids", request_ids)?;
-        Ok(Some(dict))
+        events_dict(py, log, names).map(Some)
     }
 }
 
@@ -425,19 +352,4 @@ fn cached_tokens(engine: &Engine, step: &Step, row: &Row) -> u32 {
 fn pair_array<'py>(py: Python<'py>, pairs: &[(i32, i32)]) -> PyResult<Bound<'py, PyArray2<i32>>> {
     let flat: Vec<i32> = pairs.iter().flat_map(|&(from, to)| [from, to]).collect();
     PyArray1::from_vec(py, flat).reshape([pairs.len(), 2])
-}
-
-fn snapshot_dict<'py>(py: Python<'py>, snapshot: Snapshot) -> PyResult<Bound<'py, PyDict>> {
-    let dict = PyDict::new(py);
-    dict.set_item("step", snapshot.step)?;
-    dict.set_item("event", snapshot.event)?;
-    dict.set_item("block_references", snapshot.block_references.into_pyarray(py))?;
-    dict.set_item("block_cached", snapshot.block_cached.into_pyarray(py))?;
-    dict.set_item("sequence", snapshot.sequence.into_pyarray(py))?;
-    dict.set_item("state", snapshot.state.into_pyarray(py))?;
-    dict.set_item("stored", snapshot.stored.into_pyarray(py))?;
-    dict.set_item("lane", snapshot.lane.into_pyarray(py))?;
-    dict.set_item("table_offsets", snapshot.table_offsets.into_pyarray(py))?;
-    dict.set_item("tables", snapshot.tables.into_pyarray(py))?;
-    Ok(dict)
 }

@@ -24,6 +24,8 @@ fn class_name(error: &Error) -> &'static str {
         Error::InvalidBuffer { .. } => "InvalidBufferError",
         Error::NotBound => "NotBoundError",
         Error::Overflow { .. } => "CapacityError",
+        Error::Stalled { .. } => "StalledError",
+        Error::Stopped { .. } => "SimulationStoppedError",
     }
 }
 

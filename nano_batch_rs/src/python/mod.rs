@@ -5,9 +5,13 @@
 
 mod block_cache;
 mod buffers;
+mod cost;
 mod engine;
 mod errors;
+mod events;
+mod options;
 mod sampling;
+mod simulator;
 mod values;
 
 use pyo3::prelude::*;
@@ -21,6 +25,8 @@ mod _core {
     #[pymodule_export]
     use super::buffers::StepCounts;
     #[pymodule_export]
+    use super::cost::{CostModel, StepFeatures};
+    #[pymodule_export]
     use super::engine::CoreEngine;
     #[pymodule_export]
     use super::errors::nearest;
@@ -31,6 +37,9 @@ mod _core {
         bursty_arrivals, family_prompts, length_tables, log_normal_lengths, poisson_arrivals,
         quantile_lengths, uniform_lengths,
     };
+
+    #[pymodule_export]
+    use super::simulator::simulate;
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

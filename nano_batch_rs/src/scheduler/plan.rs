@@ -20,12 +20,13 @@ enum Pass {
 impl Scheduler {
     /// Plans the next step and returns it. A step without rows awaits no tokens.
     pub fn plan(&mut self) -> Result<&Step> {
-        let outstanding = self.outstanding.len();
+        let outstanding = self.num_outstanding();
         if outstanding >= MAX_OUTSTANDING {
             return Err(Error::StepPending { outstanding, limit: MAX_OUTSTANDING });
         }
         let mut step = self.empty_step.take().or_else(|| self.spare_steps.pop()).unwrap_or_default();
-        self.begin_step(&mut step);
+        self.begin_step();
+        step.reset(self.step);
         let mut budget = self.config.max_num_batched_tokens;
         match self.config.batching {
             Batching::Continuous => {
@@ -63,7 +64,7 @@ impl Scheduler {
         Ok(&self.outstanding[outstanding])
     }
 
-    fn begin_step(&mut self, step: &mut Step) {
+    pub(super) fn begin_step(&mut self) {
         let number = self.step + 1;
         if self.log.as_ref().is_some_and(|log| log.wants_keyframe()) {
             let keyframe = self.snapshot();
@@ -75,7 +76,6 @@ impl Scheduler {
         if let Some(log) = &mut self.log {
             log.begin_step(number as u32);
         }
-        step.reset(number);
         self.host_free.append(&mut self.host_read);
         if self.policy.rescores_running() {
             self.rank_running();
@@ -155,7 +155,7 @@ impl Scheduler {
 
     /// Whether the next `count` tokens fit into blocks that are the sequence's own to write.
     #[inline]
-    fn has_room(&self, sequence: &Sequence, count: u32) -> bool {
+    pub(super) fn has_room(&self, sequence: &Sequence, count: u32) -> bool {
         sequence.planned + count <= sequence.table_len * self.config.block_size && !sequence.shared_tail
     }
 
@@ -200,7 +200,7 @@ impl Scheduler {
     }
 
     /// Appends `missing` blocks to a table; the caller has seen that they are available.
-    fn grow_table(&mut self, slot: u32, missing: u32) {
+    pub(super) fn grow_table(&mut self, slot: u32, missing: u32) {
         let uid = self.sequences[slot as usize].uid;
         for _ in 0..missing {
             let Some(block) = self.take_block(uid) else { return };

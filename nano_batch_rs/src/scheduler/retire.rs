@@ -86,7 +86,7 @@ impl Scheduler {
     }
 
     /// Enters into the prefix cache the blocks of which all tokens are known and computed.
-    fn index_full_blocks(&mut self, slot: u32) {
+    pub(super) fn index_full_blocks(&mut self, slot: u32) {
         self.settle(slot);
         let block_size = self.config.block_size;
         loop {
@@ -142,7 +142,7 @@ impl Scheduler {
 
 /// Whether a sequence's newest token ended it. A stop token counts from `min_tokens` on.
 #[inline]
-fn finish_reason(sequence: &Sequence) -> Option<FinishReason> {
+pub(super) fn finish_reason(sequence: &Sequence) -> Option<FinishReason> {
     if sequence.stoppable
         && sequence.outputs >= sequence.min_tokens
         && sequence.stop_token_ids.contains(&sequence.last_token)

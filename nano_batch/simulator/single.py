@@ -1,0 +1,175 @@
+"""One simulated engine: a workload in, a run out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nano_batch import _core
+from nano_batch.core import check_options
+from nano_batch.records import EventLog, Run
+from nano_batch.records.tables import Requests, Steps
+from nano_batch.simulator.costs import CostLike, as_cost
+from nano_batch.simulator.progress import progress_bar
+from nano_batch.workloads import Workload
+
+_REASONS = np.array(["", "stop", "length"])
+
+
+def simulate(
+    workload: Workload,
+    *,
+    cost: CostLike = 0.02,
+    steps_in_flight: int = 0,
+    max_steps: int | None = None,
+    keep_steps: int | None = None,
+    max_tokens: int | None = None,
+    quantiles: bool = False,
+    progress: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    **engine: Any,
+) -> Run:
+    """Serve the workload on the scheduler of `Engine`, in virtual time.
+
+    A discrete-event loop in the compiled core: it drives the same scheduler that `Engine` does, so the
+    schedule is the one that `drive` gets from an `Engine` with these options and step times. A request joins
+    the queue before the first step planned at or after its arrival; tokens are there when their step ends; a
+    closed loop's next row arrives when a request ends; while nothing is unfinished, time jumps to the next
+    arrival. Events of one moment happen in the order: ends of steps, arrivals, plans of steps.
+
+    Args:
+        workload: the requests; row i is called `r<i>`.
+        cost: what a step takes: seconds, a cost model (`Roofline`, `Profile`, `Constant`), or a Python
+            function of `StepFeatures` that returns the device's seconds, or (host, device).
+        steps_in_flight: 0: host and device take turns, a step takes the sum of their times. 1: the host
+            plans step k + 1 when step k starts on the device; it then knows the arrivals up to that moment
+            and none of step k's tokens, so a stop token is seen one step late. A step starts when the
+            device is free and its plan is ready.
+        max_steps: stop after so many steps and leave the rest unfinished.
+        keep_steps: keep at most so many rows of `Run.steps`: every second, fourth, … step of a longer run.
+        max_tokens: every request asks for this many tokens and is ended at its output length by a stop token
+            that the scheduler cannot foresee. By default it asks for its output length.
+        quantiles: count inter-token latencies and step durations as they occur into quantiles with a
+            relative error of 0.5 %: `Run.settings["totals"]`.
+        progress: show a progress bar (tqdm).
+        settings: JSON values that are kept in the run beside the simulator's own.
+        engine: the options of `Engine` (`num_blocks`, `block_size`, `policy`, …; `event_log=True` keeps the
+            events, for views).
+
+    Returns:
+        The run; `Run.settings` has `engine`, `workload`, `cost`, `simulator` and `totals` (`iterations`,
+        `scheduled_sequences`, `step_stride`, with `quantiles` also `inter_token_s` and `duration_s`).
+
+    Raises:
+        InvalidArgumentError, UnknownOptionError, RequestTooLargeError: what could never be served, before
+            anything runs.
+        StalledError: unfinished requests, and no step schedules any of them.
+        KeyboardInterrupt: Ctrl-C, within 0.1 s.
+    """
+    own: dict[str, Any] = {
+        "steps_in_flight": steps_in_flight,
+        "max_steps": max_steps,
+        "keep_steps": keep_steps,
+        "max_tokens": max_tokens,
+        "quantiles": quantiles,
+    }
+    result = call_core(workload, cost, engine, progress, **own)
+    kept = {**run_settings(workload, cost, engine, own, result), **(settings or {})}
+    return run_of(result, 0, requests_of(result, workload, max_tokens), engine, kept)
+
+
+def call_core(
+    workload: Workload,
+    cost: CostLike,
+    engine: Mapping[str, Any],
+    progress: bool,
+    *,
+    replicas: int = 1,
+    routing: str = "round_robin",
+    **own: Any,
+) -> dict[str, Any]:
+    """The compiled simulator's columns."""
+    content = None
+    if workload.block_offsets is not None:
+        content = (workload.block_offsets, workload.block_ids, workload.block_size)
+    with progress_bar(progress, len(workload)) as told:
+        return _core.simulate(
+            workload.arrival_s,
+            workload.prompt_tokens,
+            workload.output_tokens,
+            content,
+            check_options(**engine),
+            as_cost(cost).core(),
+            replicas=replicas,
+            routing=routing,
+            progress=told,
+            **own,
+        )
+
+
+def requests_of(result: Mapping[str, Any], workload: Workload, max_tokens: int | None) -> Requests:
+    """The table *requests*, in order of arrival."""
+    columns = dict(result["requests"])
+    rows = columns.pop("row")
+    columns.pop("replica")
+    asked = workload.output_tokens[rows] if max_tokens is None else np.full(len(rows), max_tokens)
+    return Requests(
+        request_id=_names(rows),
+        prompt_tokens=workload.prompt_tokens[rows],
+        max_tokens=asked,
+        finish_reason=_REASONS[columns.pop("reason")],
+        **columns,
+    )
+
+
+def _names(rows: NDArray[np.int64]) -> NDArray[np.str_]:
+    """`r<row>` of each row."""
+    digits = len(str(int(rows.max()))) if len(rows) else 1
+    # Digits as code points: a million names in milliseconds, where formatting them takes half a second.
+    letters = np.zeros((len(rows), digits + 1), np.uint32)
+    letters[:, 0] = ord("r")
+    lengths = np.ones(len(rows), np.int64)
+    for power in range(1, digits):
+        lengths += rows >= 10**power
+    for place in range(digits):
+        shown = place < lengths
+        digit = rows // 10 ** np.maximum(lengths - 1 - place, 0) % 10
+        letters[:, place + 1] = np.where(shown, digit + ord("0"), 0)
+    names: NDArray[np.str_] = letters.view(f"<U{digits + 1}")[:, 0]
+    return names
+
+
+def run_of(
+    result: Mapping[str, Any], replica: int, requests: Requests, engine: Mapping[str, Any], settings: Any
+) -> Run:
+    """One replica's run."""
+    steps = {name: column for name, column in result["steps"][replica].items() if name != "stride"}
+    log = None
+    if result["events"]:
+        options = check_options(**engine)
+        log = EventLog.of_core(result["events"][replica], options["num_blocks"], options["block_size"])
+    return Run(requests, Steps(**steps), log, settings)
+
+
+def run_settings(
+    workload: Workload,
+    cost: CostLike,
+    engine: Mapping[str, Any],
+    own: Mapping[str, Any],
+    result: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What ran, as JSON values."""
+    totals: dict[str, Any] = {name: result[name] for name in ("iterations", "scheduled_sequences")}
+    totals["step_stride"] = [table["stride"] for table in result["steps"]]
+    if own["quantiles"]:
+        totals |= {name: result[name] for name in ("inter_token_s", "duration_s")}
+    return {
+        "engine": {name: value for name, value in check_options(**engine).items() if name != "event_log"},
+        "workload": dict(workload.spec),
+        "cost": as_cost(cost).describe(),
+        "simulator": dict(own),
+        "totals": totals,
+    }
