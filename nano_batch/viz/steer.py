@@ -28,11 +28,11 @@ def event_log(run: Any) -> EventLog:
     """
     log = getattr(run, "events", run)
     log = log() if callable(log) else log
-    if not hasattr(log, "keyframes"):
+    if not isinstance(log, EventLog):
         raise ViewError(f"a {type(run).__name__} without an event log: make the engine with event_log=True")
     if len(log.step) == 0:
         raise ViewError("the run has no events yet: add requests and step the engine first")
-    return EventLog.of(log)
+    return log
 
 
 class RunView(View):
