@@ -3,9 +3,9 @@
 `key_to_redraw`: a key on the block-size slider until the picture is drawn anew, the schedule rerun in the
 kernel in between (24 requests, 512 blocks at the start). `play`: pictures a second in play. `first_picture`:
 from the start of opening (a saved notebook in JupyterLab, its load included; an exported page) until a view's
-picture stands; for a live view from the key that runs its cell. What JupyterLab alone takes is measured beside
-it, by turns: a notebook with one pixel for a picture. `nano-batch bench views` also writes the figures to
-`data/measured/views.json` and a picture of each view in each theme beside it.
+picture stands; for a live view from the key that runs its cell. What JupyterLab alone takes is measured
+beside it, by turns: a notebook with one pixel for a picture. `nano-batch bench views` also writes the figures
+to `data/measured/views.json` and a picture of each view in each theme beside it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a reader waits for, measured inside the page: keys to redraws, frames in play, the first picture.
 
-Times are the page's own (`performance.now`, `event.timeStamp`). A redraw ends after the frame that shows it was
-handed on: the canvas's label changes at the end of the drawing, a new run is drawn ahead of its frame, and a
-message posted in that frame is delivered after it.
+Times are the page's own (`performance.now`, `event.timeStamp`). A redraw ends after the frame that shows it
+was handed on: the canvas's label changes at the end of the drawing, a new run is drawn ahead of its frame,
+and a message posted in that frame is delivered after it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from nano_batch.core import Engine
 from nano_batch.lessons.accounts import evictions, growth, preemptions
 from nano_batch.lessons.experiments import hold_prefix, sharing
 from nano_batch.lessons.truth import Exercise, Truth
-from nano_batch.records import EventLog, replay
+from nano_batch.records import replay
 
 
 def third_block() -> Truth:
@@ -102,7 +102,7 @@ def two_have_ended() -> Engine:
 def evicted_first() -> Truth:
     """01-4: a third request needs more than the free blocks."""
     engine = two_have_ended()
-    before = replay(EventLog.of(engine.events()))
+    before = replay(engine.events())
     engine.add_request("c", range(300, 326), max_tokens=6)
     while engine.has_unfinished:
         _sample(engine, engine.step().sampled_requests)
