@@ -164,7 +164,7 @@ def requests(count: int = 2) -> Requests:
 
 def steps(count: int = 3) -> Steps:
     numbers = np.arange(1, count + 1)
-    return Steps(numbers, numbers - 1.0, np.ones(count), *[numbers] * 8)
+    return Steps(numbers, numbers - 1.0, np.ones(count), *[numbers] * 11)
 
 
 def run(events: EventLog | None = None) -> Run:
@@ -176,11 +176,11 @@ def test_columns_are_checked_and_frozen():
     with pytest.raises(ValueError, match="read-only"):
         steps().step[0] = 3
     with pytest.raises(RecordsError, match="not of one length"):
-        Steps([1], [0.0], [1.0], [1, 2], *[[1]] * 7)
+        Steps([1], [0.0], [1.0], [1, 2], *[[1]] * 10)
     with pytest.raises(RecordsError, match=r"Steps\.step holds values outside uint32"):
-        Steps(np.array([-1]), [0.0], [1.0], *[[1]] * 8)
+        Steps(np.array([-1]), [0.0], [1.0], *[[1]] * 11)
     with pytest.raises(RecordsError, match="2 dimensions"):
-        Steps([[1]], [0.0], [1.0], *[[1]] * 8)
+        Steps([[1]], [0.0], [1.0], *[[1]] * 11)
     assert requests() == requests()
     assert requests() != requests(3)
     assert list(requests().to_frame()) == list(Requests.DTYPES)
@@ -236,10 +236,17 @@ def test_a_second_save_leaves_no_table_of_the_first(tmp_path):
 
 @pytest.mark.parametrize("name", ["run.npz", "run"])
 def test_a_newer_schema_fails_by_name(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("nano_batch.records.storage.SCHEMA_VERSION", 2)
+    monkeypatch.setattr("nano_batch.records.storage.SCHEMA_VERSION", 3)
     run().save(tmp_path / name)
-    with pytest.raises(SchemaVersionError, match=rf"{name} has schema version 2; this package reads up to 1"):
+    with pytest.raises(SchemaVersionError, match=rf"{name} has schema version 3; this package reads 2"):
         Run.load(tmp_path / name)
+
+
+def test_an_older_schema_fails_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("nano_batch.records.storage.SCHEMA_VERSION", 1)
+    run().save(tmp_path / "run.npz")
+    with pytest.raises(RecordsError, match="has schema version 1, without what 2 added"):
+        Run.load(tmp_path / "run.npz")
 
 
 @pytest.mark.parametrize("version", [0, "1", None, True])
@@ -254,7 +261,7 @@ def test_files_that_are_no_run(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"hello")
     np.savez(tmp_path / "y.npz", head=np.array("{"))
     np.savez(
-        tmp_path / "z.npz", head=np.array(json.dumps({"schema_version": 1, "events": None, "settings": {}}))
+        tmp_path / "z.npz", head=np.array(json.dumps({"schema_version": 2, "events": None, "settings": {}}))
     )
     (tmp_path / "folder").mkdir()
     for name in ("x.npz", "y.npz", "z.npz", "folder"):

@@ -12,6 +12,7 @@ from nano_batch import BlockCache, Engine, Workload, drive, lab, metrics
 from nano_batch.errors import NanoBatchError
 from nano_batch.metrics import SLO, throughput, token_times, waste
 from nano_batch.records import Kind, SequenceState, replay
+from nano_batch.simulator import Constant, Cost, Roofline, StepFeatures, simulate_fleet
 from nano_batch.viz import BlockTableView, Control, RunView, Selection, View
 from nano_batch.workloads import Families, Fixed, LogNormal, Quantiles, Uniform
 
@@ -30,11 +31,12 @@ MODULES = (
     "nano_batch.models",
     "nano_batch.picker",
     "nano_batch.records",
+    "nano_batch.simulator",
     "nano_batch.viz",
     "nano_batch.workloads",
 )
 # Bases of views, a view's inside, and words: no cell ends with one of these.
-NOT_SHOWN = {View, RunView, Control, Selection, Kind, SequenceState}
+NOT_SHOWN = {View, RunView, Control, Selection, Kind, SequenceState, Cost, StepFeatures}
 
 
 def public_classes():
@@ -99,6 +101,9 @@ def examples():
         Quantiles.of_trace("azure_conv", "prompt"),
         Families(2, 64),
         SLO(ttft_s=1.0),
+        Constant(0.02),
+        Roofline(989e12, 3.35e12, 16.06e9, 131_072.0),
+        simulate_fleet(workload, replicas=12, num_blocks=512),
         throughput(run.requests),
         token_times(run),
         waste(middle, 16),
@@ -178,7 +183,7 @@ UNITLESS = {
     "last held by": "a name",
     "logical block": "a number",
 }
-UNITS = re.compile(r"_s$|tokens|blocks|steps$|preemptions|running|waiting|^%")
+UNITS = re.compile(r"_s$|tokens|blocks|slots|steps$|preemptions|running|waiting|^%")
 
 
 def test_to_frame_has_units_in_the_names_of_its_columns(shown):

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from nano_batch import _core
 from nano_batch._core import StepFeatures
+from nano_batch.display import Shown
 from nano_batch.errors import InvalidArgumentError
 
 __all__ = ["Constant", "Cost", "CostLike", "Roofline", "StepFeatures", "as_cost"]
@@ -25,7 +26,7 @@ class Cost(Protocol):
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Shown):
     """Every step takes the same: seconds of the host before it, and of the device."""
 
     device_s: float
@@ -40,8 +41,8 @@ class Constant:
         return {"model": "constant", **asdict(self)}
 
 
-@dataclass(frozen=True)
-class Roofline:
+@dataclass(frozen=True, repr=False)
+class Roofline(Shown):
     """A device and a model in numbers: no part of a step is faster than arithmetic and memory allow.
 
     The linear layers, the attention of decodes and that of prefill chunks run one after the other, and each
@@ -84,6 +85,12 @@ class Roofline:
     def describe(self) -> dict[str, Any]:
         """Its name and numbers."""
         return {"model": "roofline", **asdict(self)}
+
+    def __repr__(self) -> str:
+        return (
+            f"Roofline({self.flops_per_s / 1e12:.4g} TFLOP/s, {self.bytes_per_s / 1e12:.3g} TB/s, "
+            f"weights {self.weight_bytes / 1e9:.4g} GB, {self.kv_bytes_per_token:,.0f} bytes of KV a token)"
+        )
 
 
 @dataclass(frozen=True)

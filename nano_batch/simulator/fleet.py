@@ -33,12 +33,15 @@ class Fleet:
     runs: tuple[Run, ...]
 
     def _rows(self) -> list[tuple[int, int, int, float]]:
-        runs = enumerate(self.runs[:10])
+        runs = enumerate(self.runs)
         return [(number, len(run.requests), len(run.steps), run.span_s) for number, run in runs]
 
     def __repr__(self) -> str:
-        shares = ", ".join(str(len(run.requests)) for run in self.runs)
-        return f"Fleet of {len(self.runs)} replicas: {len(self.requests):,} requests ({shares})"
+        shares = [len(run.requests) for run in self.runs]
+        return (
+            f"Fleet of {len(self.runs)} replicas: {len(self.requests):,} requests, "
+            f"{min(shares):,} to {max(shares):,} a replica"
+        )
 
     def _repr_html_(self) -> str:
         rows = [
