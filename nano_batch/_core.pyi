@@ -65,6 +65,7 @@ def simulate(
     max_steps: int | None,
     keep_steps: int | None,
     max_tokens: int | None,
+    reservation: str | None,
     quantiles: bool,
     progress: Any,
 ) -> dict[str, Any]: ...

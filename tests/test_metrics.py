@@ -143,7 +143,7 @@ def stepped(engine: Engine, tokens) -> Run:
         count += 1
         engine.update(tokens(output))
     steps = np.arange(1, count + 1)
-    table = Steps(steps, steps - 1.0, np.ones(count), *[np.zeros(count)] * 11)
+    table = Steps(steps, steps - 1.0, np.ones(count), *[np.zeros(count)] * 14)
     return Run(Requests(*[[]] * len(Requests.DTYPES)), table, engine.events())
 
 
@@ -170,7 +170,7 @@ def test_token_times_of_a_fork_begin_with_the_newest_common_token():
     while engine.has_unfinished:
         engine.update(tokens(engine.step()))
     steps = np.arange(1, 5)
-    table = Steps(steps, steps - 1.0, np.ones(4), *[np.zeros(4)] * 11)
+    table = Steps(steps, steps - 1.0, np.ones(4), *[np.zeros(4)] * 14)
     run = Run(Requests(*[[]] * len(Requests.DTYPES)), table, engine.events())
     times = token_times(run)
     assert times.offsets.tolist() == [0, 4, 7]
@@ -186,7 +186,7 @@ def test_token_times_need_the_whole_log():
 
 
 def test_block_utilisation():
-    steps = Steps([1, 2], [0.0, 1.0], [1.0, 1.0], *[[0, 0]] * 4, [1, 4], [2, 0], [1, 0], *[[0, 0]] * 4)
+    steps = Steps([1, 2], [0.0, 1.0], [1.0, 1.0], *[[0, 0]] * 4, [1, 4], [2, 0], [1, 0], *[[0, 0]] * 7)
     assert block_utilisation(steps).tolist() == [0.25, 1.0]
 
 

@@ -164,7 +164,7 @@ def requests(count: int = 2) -> Requests:
 
 def steps(count: int = 3) -> Steps:
     numbers = np.arange(1, count + 1)
-    return Steps(numbers, numbers - 1.0, np.ones(count), *[numbers] * 11)
+    return Steps(numbers, numbers - 1.0, np.ones(count), *[numbers] * 14)
 
 
 def run(events: EventLog | None = None) -> Run:
@@ -176,11 +176,11 @@ def test_columns_are_checked_and_frozen():
     with pytest.raises(ValueError, match="read-only"):
         steps().step[0] = 3
     with pytest.raises(RecordsError, match="not of one length"):
-        Steps([1], [0.0], [1.0], [1, 2], *[[1]] * 10)
+        Steps([1], [0.0], [1.0], [1, 2], *[[1]] * 13)
     with pytest.raises(RecordsError, match=r"Steps\.step holds values outside uint32"):
-        Steps(np.array([-1]), [0.0], [1.0], *[[1]] * 11)
+        Steps(np.array([-1]), [0.0], [1.0], *[[1]] * 14)
     with pytest.raises(RecordsError, match="2 dimensions"):
-        Steps([[1]], [0.0], [1.0], *[[1]] * 11)
+        Steps([[1]], [0.0], [1.0], *[[1]] * 14)
     assert requests() == requests()
     assert requests() != requests(3)
     assert list(requests().to_frame()) == list(Requests.DTYPES)

@@ -19,6 +19,8 @@ from nano_batch.records.tables import Requests, Steps
 from nano_batch.workloads import Workload
 
 _MAX_EMPTY_STEPS = 16
+# slots_external, slots_wanted and largest_hole: any free block serves.
+_PAGED = (0, 0, 0)
 _SETTINGS = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "policy")
 
 
@@ -238,6 +240,7 @@ class _Driver:
                 cached,
                 free,
                 *engine.slot_counts,
+                *_PAGED,
                 len(output.preempted),
             )
         )

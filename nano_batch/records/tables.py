@@ -61,6 +61,9 @@ class Steps(Columns):
     slots_used: NDArray[np.int64]
     slots_reserved: NDArray[np.int64]
     slots_internal: NDArray[np.int64]
+    slots_external: NDArray[np.int64]
+    slots_wanted: NDArray[np.int64]
+    largest_hole: NDArray[np.int64]
     preemptions: NDArray[np.int64]
 
     DTYPES: ClassVar[dict[str, Any]] = {
@@ -77,5 +80,8 @@ class Steps(Columns):
         "slots_used": np.int64,
         "slots_reserved": np.int64,
         "slots_internal": np.int64,
+        "slots_external": np.int64,
+        "slots_wanted": np.int64,
+        "largest_hole": np.int64,
         "preemptions": np.int64,
     }

@@ -77,6 +77,7 @@ def simulate_fleet(
         "max_steps": max_steps,
         "keep_steps": keep_steps,
         "max_tokens": max_tokens,
+        "reservation": None,
         "quantiles": quantiles,
     }
     result = call_core(workload, cost, engine, progress, replicas=replicas, routing=routing, **own)

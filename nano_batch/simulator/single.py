@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from nano_batch.simulator.costs import CostLike, as_cost
 from nano_batch.simulator.progress import progress_bar
 from nano_batch.workloads import Workload
 
+Reservation = Literal["max", "pow2", "oracle"]
+
 _REASONS = np.array(["", "stop", "length"])
 
 
@@ -27,6 +29,7 @@ def simulate(
     max_steps: int | None = None,
     keep_steps: int | None = None,
     max_tokens: int | None = None,
+    reservation: Reservation | None = None,
     quantiles: bool = False,
     progress: bool = False,
     settings: Mapping[str, Any] | None = None,
@@ -52,6 +55,11 @@ def simulate(
         keep_steps: keep at most so many rows of `Run.steps`: every second, fourth, … step of a longer run.
         max_tokens: every request asks for this many tokens and is ended at its output length by a stop token
             that the scheduler cannot foresee. By default it asks for its output length.
+        reservation: instead of blocks, a contiguous region for each request out of `num_blocks` ×
+            `block_size` token slots, found by first fit when it is admitted: "max" (`max_model_len` slots),
+            "pow2" (its prompt and the next power of two above its output) or "oracle" (exactly what it will
+            store), as in the vLLM paper (SOSP 2023, §6.1). The scheduler batches as ever, without a prefix
+            cache; `Run.steps` is told in blocks of one slot and has `slots_external`.
         quantiles: count inter-token latencies and step durations as they occur into quantiles with a
             relative error of 0.5 %: `Run.settings["totals"]`.
         progress: show a progress bar (tqdm).
@@ -74,6 +82,7 @@ def simulate(
         "max_steps": max_steps,
         "keep_steps": keep_steps,
         "max_tokens": max_tokens,
+        "reservation": reservation,
         "quantiles": quantiles,
     }
     result = call_core(workload, cost, engine, progress, **own)
@@ -166,8 +175,11 @@ def run_settings(
     totals["step_stride"] = [table["stride"] for table in result["steps"]]
     if own["quantiles"]:
         totals |= {name: result[name] for name in ("inter_token_s", "duration_s")}
+    options = {name: value for name, value in check_options(**engine).items() if name != "event_log"}
+    if own["reservation"] is not None:
+        options |= {"num_blocks": options["num_blocks"] * options["block_size"], "block_size": 1}
     return {
-        "engine": {name: value for name, value in check_options(**engine).items() if name != "event_log"},
+        "engine": options,
         "workload": dict(workload.spec),
         "cost": as_cost(cost).describe(),
         "simulator": dict(own),

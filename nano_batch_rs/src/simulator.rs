@@ -4,6 +4,7 @@
 //! kind, order of being made), so a run is a pure function of its inputs. The schedule is
 //! `Scheduler`'s own; the simulator only says when a step is planned and when its tokens are there.
 
+mod contiguous;
 pub mod cost;
 mod quantiles;
 mod records;
@@ -14,6 +15,7 @@ mod workload;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+pub use contiguous::{AddressSpace, Reservation};
 pub use cost::{CostModel, Features, StepTime};
 pub use quantiles::Quantiles;
 pub use records::{RequestColumns, StepColumns};
@@ -46,6 +48,8 @@ pub struct Options {
     /// Every request asks for this many tokens and stops at its output length by a token, of which
     /// the scheduler cannot know; none: it asks for its output length.
     pub max_tokens: Option<u32>,
+    /// Requests get contiguous regions of this size instead of blocks.
+    pub reservation: Option<Reservation>,
     /// Whether inter-token latencies and step durations are counted into quantiles as they occur.
     pub quantiles: bool,
 }
@@ -59,13 +63,21 @@ impl Default for Options {
             max_steps: None,
             keep_steps: None,
             max_tokens: None,
+            reservation: None,
             quantiles: false,
         }
     }
 }
 
 impl Options {
-    fn check(&self) -> Result<()> {
+    fn check(&self, config: &Config) -> Result<()> {
+        if self.reservation.is_some() && config.event_log.is_some() {
+            let limit = "off with a reservation: regions are not blocks";
+            return Err(Error::invalid("event_log", "on", limit));
+        }
+        if let (Some(_), Some(window)) = (self.reservation, config.sliding_window) {
+            return Err(Error::invalid("sliding_window", window, "None with a reservation, which keeps all"));
+        }
         if self.steps_in_flight > 1 {
             return Err(Error::invalid("steps_in_flight", self.steps_in_flight, "0 or 1"));
         }
@@ -138,7 +150,8 @@ pub fn simulate(
     options: &Options,
     watch: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Outcome> {
-    options.check()?;
+    config.check()?;
+    options.check(config)?;
     workload.check(config, options)?;
     let replicas: Result<Vec<Replica>> =
         (0..options.replicas).map(|number| Replica::new(number, config, options)).collect();

@@ -13,7 +13,7 @@ use super::options::engine_config;
 use super::values::count;
 use crate::config::Choice;
 use crate::error::Error;
-use crate::simulator::{Content, Options, Outcome, Progress, Routing, StepColumns, Workload};
+use crate::simulator::{Content, Options, Outcome, Progress, Reservation, Routing, StepColumns, Workload};
 
 /// Between two looks at Python: signals are checked, progress is told.
 const WATCH_INTERVAL: Duration = Duration::from_millis(40);
@@ -21,7 +21,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(40);
 /// Simulates a workload; what comes back is the records' columns in a dict.
 #[pyfunction]
 #[pyo3(signature = (arrival_s, prompt_tokens, output_tokens, content, engine, cost, *, steps_in_flight, replicas,
-    routing, max_steps, keep_steps, max_tokens, quantiles, progress))]
+    routing, max_steps, keep_steps, max_tokens, reservation, quantiles, progress))]
 #[allow(clippy::too_many_arguments)]
 pub fn simulate<'py>(
     py: Python<'py>,
@@ -37,6 +37,7 @@ pub fn simulate<'py>(
     max_steps: Option<u64>,
     keep_steps: Option<u64>,
     max_tokens: Option<u32>,
+    reservation: Option<&str>,
     quantiles: bool,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
@@ -48,6 +49,7 @@ pub fn simulate<'py>(
         max_steps,
         keep_steps,
         max_tokens,
+        reservation: reservation.map(Reservation::parse).transpose().map_err(Raised)?,
         quantiles,
     };
     let workload = Workload {
@@ -169,6 +171,9 @@ fn steps_dict(py: Python<'_>, table: StepColumns) -> PyResult<Bound<'_, PyDict>>
     dict.set_item("slots_used", wide(py, table.slots_used))?;
     dict.set_item("slots_reserved", wide(py, table.slots_reserved))?;
     dict.set_item("slots_internal", wide(py, table.slots_internal))?;
+    dict.set_item("slots_external", wide(py, table.slots_external))?;
+    dict.set_item("slots_wanted", wide(py, table.slots_wanted))?;
+    dict.set_item("largest_hole", wide(py, table.largest_hole))?;
     dict.set_item("preemptions", wide(py, table.preemptions))?;
     Ok(dict)
 }

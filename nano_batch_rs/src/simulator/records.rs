@@ -1,5 +1,6 @@
 //! What a simulated run leaves behind, as columns (docs/records.md).
 
+use super::contiguous::Regions;
 use super::quantiles::Quantiles;
 use super::replica::Replica;
 use super::{Options, Outcome, Workload};
@@ -42,6 +43,12 @@ pub struct StepColumns {
     pub slots_used: Vec<u64>,
     pub slots_reserved: Vec<u64>,
     pub slots_internal: Vec<u64>,
+    /// Free slots in gaps too small for `slots_wanted`, which the first waiting request wants of a
+    /// contiguous allocator; 0 under paging, where any free block serves.
+    pub slots_external: Vec<u64>,
+    pub slots_wanted: Vec<u64>,
+    /// The largest gap; 0 under paging.
+    pub largest_hole: Vec<u64>,
     pub preemptions: Vec<u32>,
     /// Every so many steps one is kept.
     pub stride: u64,
@@ -72,7 +79,14 @@ impl StepColumns {
         for column in [&mut self.start_s, &mut self.duration_s] {
             halve(column);
         }
-        for column in [&mut self.slots_used, &mut self.slots_reserved, &mut self.slots_internal] {
+        for column in [
+            &mut self.slots_used,
+            &mut self.slots_reserved,
+            &mut self.slots_internal,
+            &mut self.slots_external,
+            &mut self.slots_wanted,
+            &mut self.largest_hole,
+        ] {
             halve(column);
         }
         for column in [
@@ -90,22 +104,43 @@ impl StepColumns {
         }
     }
 
-    fn push(&mut self, scheduler: &Scheduler, step: &Planned) {
-        let (blocks, slots) = (scheduler.blocks(), scheduler.slots());
+    fn push(&mut self, scheduler: &Scheduler, regions: Option<Regions>, step: &Planned) {
         self.step.push(step.number as u32);
         self.start_s.push(step.start_s);
         self.duration_s.push(step.duration_s);
         self.prefill_tokens.push(step.prefill_tokens);
         self.decode_tokens.push(step.decode_tokens);
         self.running.push(scheduler.num_running() as u32);
-        self.waiting.push(scheduler.num_waiting() as u32);
-        self.blocks_used.push(blocks.num_used());
-        self.blocks_cached.push(blocks.num_cached());
-        self.blocks_free.push(blocks.num_free());
-        self.slots_used.push(slots.used);
-        self.slots_reserved.push(slots.reserved);
-        self.slots_internal.push(slots.internal);
         self.preemptions.push(step.preemptions);
+        let slots = scheduler.slots();
+        self.slots_used.push(slots.used);
+        let waiting = scheduler.num_waiting() as u32;
+        let Some(regions) = regions else {
+            let blocks = scheduler.blocks();
+            self.waiting.push(waiting);
+            self.push_blocks(blocks.num_used(), blocks.num_cached(), blocks.num_free());
+            self.push_slots(slots.reserved, slots.internal, [0; 3]);
+            return;
+        };
+        self.waiting.push(waiting + regions.held);
+        // A contiguous memory is told in blocks of one slot.
+        self.push_blocks(regions.taken as u32, 0, (regions.size - regions.taken) as u32);
+        let external = [regions.external, regions.wanted, regions.largest_hole];
+        self.push_slots(regions.ends - slots.used, regions.taken - regions.ends, external);
+    }
+
+    fn push_blocks(&mut self, used: u32, cached: u32, free: u32) {
+        self.blocks_used.push(used);
+        self.blocks_cached.push(cached);
+        self.blocks_free.push(free);
+    }
+
+    fn push_slots(&mut self, reserved: u64, internal: u64, [external, wanted, gap]: [u64; 3]) {
+        self.slots_reserved.push(reserved);
+        self.slots_internal.push(internal);
+        self.slots_external.push(external);
+        self.slots_wanted.push(wanted);
+        self.largest_hole.push(gap);
     }
 }
 
@@ -189,6 +224,7 @@ impl Recorder {
         &mut self,
         replica: u32,
         scheduler: &Scheduler,
+        regions: Option<Regions>,
         step: &Step,
         rows: &[u32],
         start_s: f64,
@@ -214,7 +250,7 @@ impl Recorder {
             decode_tokens: decodes,
             preemptions: step.preempted.len() as u32,
         };
-        self.note(replica, scheduler, &planned, step.rows.len() as u64);
+        self.note(replica, scheduler, regions, &planned, step.rows.len() as u64);
     }
 
     /// A step of decodes alone was planned.
@@ -222,6 +258,7 @@ impl Recorder {
         &mut self,
         replica: u32,
         scheduler: &Scheduler,
+        regions: Option<Regions>,
         step: &DecodeStep,
         start_s: f64,
         duration_s: f64,
@@ -234,17 +271,24 @@ impl Recorder {
             decode_tokens: step.sequences as u32,
             preemptions: 0,
         };
-        self.note(replica, scheduler, &planned, step.sequences);
+        self.note(replica, scheduler, regions, &planned, step.sequences);
     }
 
-    fn note(&mut self, replica: u32, scheduler: &Scheduler, step: &Planned, sequences: u64) {
+    fn note(
+        &mut self,
+        replica: u32,
+        scheduler: &Scheduler,
+        regions: Option<Regions>,
+        step: &Planned,
+        sequences: u64,
+    ) {
         self.scheduled_sequences += sequences;
         if self.inter_token.is_some() {
             self.durations.add(step.duration_s);
         }
         let table = &mut self.steps[replica as usize];
         if table.wants(self.most_steps) {
-            table.push(scheduler, step);
+            table.push(scheduler, regions, step);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Options;
+use super::contiguous::Gate;
 use super::cost::{CostModel, Features, StepTime};
 use super::records::Recorder;
 use super::workload::{OTHER_TOKEN, STOP_TOKEN, Workload};
@@ -37,6 +38,9 @@ struct InFlight {
 pub(super) struct Replica {
     number: u32,
     scheduler: Scheduler,
+    /// Under a contiguous allocator: who waits for a region.
+    gate: Option<Gate>,
+    config: Config,
     options: Options,
     /// Routed here since the last plan.
     pub inbox: Vec<u32>,
@@ -58,7 +62,12 @@ impl Replica {
     pub fn new(number: u32, config: &Config, options: &Options) -> Result<Self> {
         Ok(Replica {
             number,
-            scheduler: Scheduler::new(config.clone())?,
+            scheduler: Scheduler::new(match options.reservation {
+                None => config.clone(),
+                Some(_) => Gate::ample(config),
+            })?,
+            gate: options.reservation.map(|reservation| Gate::new(reservation, config)),
+            config: config.clone(),
             options: options.clone(),
             inbox: Vec::new(),
             rows: Vec::new(),
@@ -99,10 +108,26 @@ impl Replica {
 
     fn add_arrived(&mut self, recorder: &Recorder, workload: &Workload) -> Result<()> {
         for row in std::mem::take(&mut self.inbox) {
-            let request = workload.request(row, recorder.arrival_s(row), &self.options);
-            self.scheduler.add(request, "").map_err(|error| error.renamed(&format!("r{row}")))?;
-            self.rows.push(row);
+            match &mut self.gate {
+                None => self.add(row, recorder, workload)?,
+                Some(gate) => {
+                    let request = workload.request(row, recorder.arrival_s(row), &self.options);
+                    gate.arrive(row, request.prompt.len() as u32, request.max_tokens, &self.config);
+                }
+            }
         }
+        while let Some(gate) = &mut self.gate
+            && let Some(row) = gate.admit(self.config.max_num_seqs)
+        {
+            self.add(row, recorder, workload)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, row: u32, recorder: &Recorder, workload: &Workload) -> Result<()> {
+        let request = workload.request(row, recorder.arrival_s(row), &self.options);
+        self.scheduler.add(request, "").map_err(|error| error.renamed(&format!("r{row}")))?;
+        self.rows.push(row);
         Ok(())
     }
 
@@ -160,7 +185,8 @@ impl Replica {
     ) -> Result<Wake> {
         let StepTime { host_s, device_s } = cost.step_time(&Features::of_decodes(decodes))?.checked()?;
         let duration = host_s + device_s;
-        recorder.planned_decodes(self.number, &self.scheduler, decodes, now, duration);
+        let regions = self.gate.as_ref().map(Gate::regions);
+        recorder.planned_decodes(self.number, &self.scheduler, regions, decodes, now, duration);
         let end = now + duration;
         self.empty_steps = 0;
         self.in_flight.push_back(InFlight { number: decodes.number, end, decodes: true });
@@ -180,7 +206,8 @@ impl Replica {
             (now, host_s + device_s)
         };
         let end = start + duration;
-        recorder.planned(self.number, &self.scheduler, step, &self.rows, start, duration);
+        let regions = self.gate.as_ref().map(Gate::regions);
+        recorder.planned(self.number, &self.scheduler, regions, step, &self.rows, start, duration);
         if step.rows.is_empty() {
             self.plan_due = true;
             return Ok(Wake { plan: Some(end), planned: true, ..Wake::default() });
@@ -215,6 +242,9 @@ impl Replica {
                 let row = self.rows[ended.uid as usize];
                 recorder.ended(row, ended.outputs, ended.reason, now);
                 self.ended.push(row);
+                if let Some(gate) = &mut self.gate {
+                    gate.leave(row);
+                }
             }
         }
         let wakes = !self.plan_due;

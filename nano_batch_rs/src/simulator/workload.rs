@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Options;
+use super::contiguous::Gate;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::request::{Prompt, Request};
@@ -41,7 +42,6 @@ impl Workload {
 
     /// Refuses what could never be served, before anything runs.
     pub fn check(&self, config: &Config, options: &Options) -> Result<()> {
-        config.check()?;
         let (prompts, outputs) = (self.prompt_tokens.len(), self.output_tokens.len());
         if prompts != self.len() || outputs != self.len() || self.len() > u32::MAX as usize {
             let limit = format!("as many as arrival_s ({}) and at most {}", self.len(), u32::MAX);
@@ -62,7 +62,16 @@ impl Workload {
                 return Err(Error::invalid("max_tokens", most, "at least every request's output length")
                     .in_request(&name()));
             }
-            self.lengths(row as u32, options).check("", config).map_err(|error| error.renamed(&name()))?;
+            let request = self.lengths(row as u32, options);
+            let fits = match options.reservation {
+                None => request.check("", config),
+                Some(reservation) => {
+                    let (prompt, output) = (self.prompt_tokens[row], request.max_tokens);
+                    let space = || Gate::check(reservation, prompt, output, config);
+                    request.check("", &Gate::ample(config)).and_then(|()| space())
+                }
+            };
+            fits.map_err(|error| error.renamed(&name()))?;
         }
         Ok(())
     }
