@@ -16,6 +16,7 @@ from nano_batch.lessons import (
     hint,
     last_block,
     preemptions,
+    question,
     sharing,
 )
 from nano_batch.picker import WorkloadPicker, pick_workload
@@ -49,6 +50,7 @@ __all__ = [
     "opening",
     "pick_workload",
     "preemptions",
+    "question",
     "serve",
     "sharing",
 ]

@@ -98,7 +98,7 @@ class DrivenEngine(Protocol):
     def update(self, tokens: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Give the tokens; (id, reason) of what ended."""
 
-    def events(self) -> Any:
+    def events(self) -> EventLog:
         """The event log, or `EventLogOffError`."""
 
 
@@ -275,7 +275,7 @@ class _Driver:
 
     def event_log(self) -> EventLog | None:
         try:
-            return EventLog.of(self.engine.events())
+            return self.engine.events()
         except EventLogOffError:
             return None
 

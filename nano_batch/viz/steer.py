@@ -41,6 +41,16 @@ class RunView(View):
     Setting a control's trait, from Python or in the page, calls `rerun(**settings)` at once and shows the
     run that it returns. If that raises, the error stands in the view, above the last good picture, and the
     controls go back to what is shown; set from Python, it is raised as well. Step and selection stay.
+
+    Args:
+        run: what is shown: a run, an engine with its event log on, or a log.
+        rerun: serves the same requests under the controls' settings and returns the run; None: no controls.
+        controls: the settings that a reader can move.
+        about: one line that names the workload, its seed and the policy.
+        source: where the numbers come from.
+        recreate: a line of Python that makes this view, with `...` where settings go: "Copy as code".
+        made_with: the settings of `run` that such a line names.
+        selection: what is selected; by default shared by all views of `run`.
     """
 
     step = traitlets.Int(0).tag(sync=True)

@@ -1,8 +1,10 @@
 // One block as a cell of 6 px or more: token slots or fill, sharing, owner, id and what happened to it lately.
 import { FREE } from "./replay.js";
 import { slots } from "./layout.js";
-import { FONT } from "./theme.js";
+import { FONT, SMALL } from "./theme.js";
 import { drawTrace } from "./traces.js";
+
+const LETTERED = 12; // px: from here on a cell has room for a letter or a trace
 
 export function drawCell(context, x, y, block, what) {
   const { grid, picture, replay, paint, lit, traces, ink, owners } = what;
@@ -13,10 +15,12 @@ export function drawCell(context, x, y, block, what) {
   };
   if (Number.isInteger(devicePixelRatio)) context.drawImage(what.stamps.of(shape, what), x, y, grid.cell, grid.cell);
   else drawShape(context, x, y, shape, what);
-  if (lit?.[block] && lit[block] < 255) ownerMark(context, x, y, grid.cell, owners[lit[block] - 1], ink);
+  const owned = lit?.[block] > 0 && lit[block] < 255;
+  if (owned) ownerMark(context, x, y, grid.cell, owners[lit[block] - 1], ink);
   if (grid.cell >= 24) label(context, x, y, grid.cell, block, references, ink);
   if (paint.lines?.[block]) rule(context, x, y, grid.cell, ink.text);
-  if (traces?.[block] && grid.cell >= 12) drawTrace(context, x + size - 7, y + size - 7, traces[block], ink, what.plain);
+  const room = grid.cell >= (owned ? 24 : LETTERED); // a letter goes before a trace
+  if (traces?.[block] && room) drawTrace(context, x + size - 7, y + size - 7, traces[block], ink, what.plain);
   if (block === what.hovered || block === what.block) frame(context, x, y, size, ink.text, block === what.block ? 3 : 2);
 }
 
@@ -95,22 +99,33 @@ function corner(context, x, y, size, paper) {
   context.fill();
 }
 
-// Its id; where there is room also how many hold it, else that number alone in the corner.
+// Its id and how many hold it, on a plate; in a smaller cell both are small, in opposite corners, with an
+// edge alone: the slots below are seen.
 function label(context, x, y, cell, block, references, ink) {
-  const count = references > 1 ? `×${references}` : "", wide = cell >= 40;
-  context.font = FONT;
+  const count = references > 1 ? `×${references}` : "";
   context.textAlign = "left";
   context.textBaseline = "alphabetic";
-  plate(context, x + 1, y + cell - 11, wide && count ? `${block} ${count}` : String(block), ink);
-  if (count && !wide) plate(context, x + cell - 1 - widthOf(context, count) - 2, y + 1, count, ink);
+  context.font = cell >= 40 ? FONT : SMALL;
+  if (cell >= 40) return plate(context, x + 1, y + cell - 11, count ? `${block} ${count}` : String(block), ink);
+  edged(context, x + 2, y + cell - 2, String(block), ink);
+  if (count) edged(context, x + cell - 2 - widthOf(context, count), y + 8, count, ink);
+}
+
+function edged(context, x, y, text, ink) {
+  context.strokeStyle = ink.paper;
+  context.lineJoin = "round";
+  context.lineWidth = 2;
+  context.strokeText(text, x, y);
+  context.fillStyle = ink.text;
+  context.fillText(text, x, y);
 }
 
 // Measuring costs more than drawing, and the digits of the font are all as wide.
 const widths = new Map();
 
 function widthOf(context, text) {
-  const like = text.replace(/\d/g, "0");
-  if (!widths.has(like)) widths.set(like, context.measureText(like).width);
+  const like = context.font + text.replace(/\d/g, "0");
+  if (!widths.has(like)) widths.set(like, context.measureText(text).width);
   return widths.get(like);
 }
 
@@ -123,15 +138,22 @@ function plate(context, x, y, text, ink) {
 
 // A selected request's frame in its hue, with its letter where there is room.
 function ownerMark(context, x, y, cell, owner, ink) {
-  frame(context, x, y, cell - 1, owner.colour, cell >= 12 ? 3 : 2);
-  if (cell < 24) return;
-  const middle = x + cell / 2;
-  context.fillStyle = ink.paper;
-  context.fillRect(middle - 6, y + cell / 2 - 9, 12, 12);
-  context.fillStyle = ink.text;
-  context.font = `bold ${FONT}`;
+  const width = cell >= 24 ? 3 : 2, middle = x + cell / 2;
+  frame(context, x + width, y + width, cell - 1 - 2 * width, ink.paper, 1); // apart from the colour inside
+  frame(context, x, y, cell - 1, owner.colour, width);
+  if (cell < LETTERED) return;
   context.textAlign = "center";
-  context.fillText(owner.letter, middle, y + cell / 2 + 1);
+  context.textBaseline = "alphabetic";
+  if (cell < 40) {
+    context.font = `bold ${cell < 24 ? SMALL : FONT}`;
+    edged(context, middle, y + cell / 2 + (cell < 24 ? 3 : 1), owner.letter, ink);
+  } else {
+    context.fillStyle = ink.paper;
+    context.fillRect(middle - 6, y + cell / 2 - 9, 12, 12);
+    context.fillStyle = ink.text;
+    context.font = `bold ${FONT}`;
+    context.fillText(owner.letter, middle, y + cell / 2 + 1);
+  }
   context.textAlign = "left";
 }
 

@@ -105,7 +105,7 @@ pub struct Regions {
     /// What the requests in memory will have stored at their ends.
     pub ends: u64,
     pub external: u64,
-    pub slots_largest_hole: u64,
+    pub largest_hole: u64,
     /// What the first waiting request wants; 0 while none waits.
     pub wanted: u64,
     /// Requests that wait for a region.
@@ -203,7 +203,7 @@ impl Gate {
             taken: self.space.taken(),
             ends: self.ends,
             external: self.space.external(wanted),
-            slots_largest_hole: self.space.largest_hole(),
+            largest_hole: self.space.largest_hole(),
             wanted,
             held: self.held.len() as u32,
         }

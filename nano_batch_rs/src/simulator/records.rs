@@ -125,7 +125,7 @@ impl StepColumns {
         self.waiting.push(waiting + regions.held);
         // A contiguous memory is told in blocks of one slot.
         self.push_blocks(regions.taken as u32, 0, (regions.size - regions.taken) as u32);
-        let external = [regions.external, regions.wanted, regions.slots_largest_hole];
+        let external = [regions.external, regions.wanted, regions.largest_hole];
         self.push_slots(regions.ends - slots.used, regions.taken - regions.ends, external);
     }
 
