@@ -152,6 +152,10 @@ class StalledError(NanoBatchError, RuntimeError):
     """The engine has unfinished requests and schedules none of them."""
 
 
+class PolicyError(NanoBatchError, ValueError):
+    """A reader's own policy gave no usable scores; the message has the step and the policy's line."""
+
+
 class SimulationStoppedError(NanoBatchError, RuntimeError):
     """Whoever watched a simulation ended it."""
 

@@ -16,11 +16,13 @@ from nano_batch.lessons import (
     hint,
     last_block,
     preemptions,
+    question,
     sharing,
 )
 from nano_batch.picker import WorkloadPicker, pick_workload
 from nano_batch.records import Run, drive
 from nano_batch.scenes import with_swap_space
+from nano_batch.simulator import simulate
 from nano_batch.viz import BlockTableView, OpeningView
 from nano_batch.viz.opening import SETTINGS
 from nano_batch.workloads import Families, Uniform, Workload
@@ -48,6 +50,7 @@ __all__ = [
     "opening",
     "pick_workload",
     "preemptions",
+    "question",
     "serve",
     "sharing",
 ]
@@ -68,8 +71,8 @@ def serve(workload: Workload, *, memory_tokens: int, block_size: int = 16, **opt
         limit = f"the memory's {memory_tokens:,} tokens"
         raise ViewError(f"block_size is {block_size}; it must be from 1 to {limit}")
     num_blocks = memory_tokens // block_size
-    engine = Engine(num_blocks, block_size, event_log=True, **with_swap_space(options, num_blocks))
-    return drive(engine, workload)
+    own = with_swap_space(options, num_blocks)
+    return simulate(workload, num_blocks=num_blocks, block_size=block_size, event_log=True, **own)
 
 
 def block_table(run: Engine | Run, workload: Workload, **options: Any) -> BlockTableView:

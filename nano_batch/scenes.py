@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nano_batch.core import Engine
 from nano_batch.errors import UnknownOptionError
-from nano_batch.records import EventLog, Kind, Run, drive
+from nano_batch.records import EventLog, Kind, Run
+from nano_batch.simulator import simulate
 from nano_batch.workloads import Families, Workload
 
 
@@ -38,9 +38,9 @@ class Stage:
 
     def serve(self, *, block_size: int, **settings: Any) -> Run:
         """The same requests on the same memory under other settings."""
-        options = with_swap_space({**self.settings, **settings}, self.memory_tokens // max(1, block_size))
-        engine = Engine(self.memory_tokens // max(1, block_size), block_size, event_log=True, **options)
-        return drive(engine, self.workload())
+        num_blocks = self.memory_tokens // max(1, block_size)
+        own = with_swap_space({**self.settings, **settings}, num_blocks)
+        return simulate(self.workload(), num_blocks=num_blocks, block_size=block_size, event_log=True, **own)
 
 
 @dataclass(frozen=True)

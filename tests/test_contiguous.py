@@ -78,7 +78,7 @@ def test_every_step_finds_the_regions_of_a_slot_by_slot_model(kind, seed, most):
         assert steps.slots_internal[at] == (model.owner >= 0).sum() - ends
         assert steps.slots_wanted[at] == wanted
         assert steps.slots_external[at] == sum(length for length in holes if length < wanted)
-        assert steps.largest_hole[at] == max(holes, default=0)
+        assert steps.slots_largest_hole[at] == max(holes, default=0)
         assert steps.blocks_used[at] + steps.blocks_free[at] == size
     assert np.isfinite(requests.finish_s).all()
 

@@ -26,7 +26,7 @@ from nano_batch.metrics import (
     waste,
     waste_over_time,
 )
-from nano_batch.records import EventLog, Requests, Run, State, Steps, drive, walk
+from nano_batch.records import Requests, Run, State, Steps, drive, walk
 from nano_batch.workloads import Families, Uniform, Workload
 
 NAN = float("nan")
@@ -144,7 +144,7 @@ def stepped(engine: Engine, tokens) -> Run:
         engine.update(tokens(output))
     steps = np.arange(1, count + 1)
     table = Steps(steps, steps - 1.0, np.ones(count), *[np.zeros(count)] * 14)
-    return Run(Requests(*[[]] * len(Requests.DTYPES)), table, EventLog.of(engine.events()))
+    return Run(Requests(*[[]] * len(Requests.DTYPES)), table, engine.events())
 
 
 def test_token_times_of_several_sequences_a_request():
@@ -171,7 +171,7 @@ def test_token_times_of_a_fork_begin_with_the_newest_common_token():
         engine.update(tokens(engine.step()))
     steps = np.arange(1, 5)
     table = Steps(steps, steps - 1.0, np.ones(4), *[np.zeros(4)] * 14)
-    run = Run(Requests(*[[]] * len(Requests.DTYPES)), table, EventLog.of(engine.events()))
+    run = Run(Requests(*[[]] * len(Requests.DTYPES)), table, engine.events())
     times = token_times(run)
     assert times.offsets.tolist() == [0, 4, 7]
     assert times.time_s.tolist() == [1.0, 2.0, 3.0, 4.0, 2.0, 3.0, 4.0]

@@ -11,7 +11,7 @@ import pytest
 from nano_batch import Engine
 from nano_batch.errors import CannotForkError
 from nano_batch.metrics import waste
-from nano_batch.records import EventLog, State, replay
+from nano_batch.records import State, replay
 from nano_batch.records.replayer import Replayer
 
 POLICIES = ("fcfs", "priority", "sjf", "lpm", "static", "prefill_first")
@@ -111,7 +111,7 @@ def test_replay_equals_the_snapshot_at_every_moment(seed):
     rng = random.Random(seed)
     engine = random_engine(rng)
     moments = [State.of(moment) for moment in random_moments(rng, engine, 60)]
-    log = EventLog.of(engine.events())
+    log = engine.events()
     replayer = Replayer(log.keyframes[0])
     for moment in moments:
         replayer.run(log, moment.event)
@@ -129,7 +129,7 @@ def test_replay_over_keyframes_and_a_ring_that_dropped_events(event_log):
         num_blocks=30, block_size=4, max_num_seqs=6, max_num_batched_tokens=24, event_log=event_log
     )
     moments = [State.of(moment) for moment in random_moments(rng, engine, 700)]
-    log = EventLog.of(engine.events())
+    log = engine.events()
     assert len(log.keyframes) >= 3
     assert (log.first_event > 0) == (event_log is not True)
     kept = [moment for moment in moments if moment.event >= log.first_event]

@@ -12,7 +12,15 @@ from nano_batch import BlockCache, Engine, Workload, drive, lab, metrics
 from nano_batch.errors import NanoBatchError
 from nano_batch.metrics import SLO, throughput, token_times, waste
 from nano_batch.records import Kind, SequenceState, replay
-from nano_batch.simulator import Constant, Cost, Roofline, StepFeatures, simulate_fleet
+from nano_batch.simulator import (
+    Constant,
+    Cost,
+    OwnPolicy,
+    PolicyColumns,
+    Roofline,
+    StepFeatures,
+    simulate_fleet,
+)
 from nano_batch.viz import BlockTableView, Control, RunView, Selection, View
 from nano_batch.workloads import Families, Fixed, LogNormal, Quantiles, Uniform
 
@@ -36,7 +44,18 @@ MODULES = (
     "nano_batch.workloads",
 )
 # Bases of views, a view's inside, and words: no cell ends with one of these.
-NOT_SHOWN = {View, RunView, Control, Selection, Kind, SequenceState, Cost, StepFeatures}
+NOT_SHOWN = {
+    View,
+    RunView,
+    Control,
+    Selection,
+    Kind,
+    SequenceState,
+    Cost,
+    OwnPolicy,
+    PolicyColumns,
+    StepFeatures,
+}
 
 
 def public_classes():

@@ -3,8 +3,9 @@
 `key_to_redraw`: a key on the block-size slider until the picture is drawn anew, the schedule rerun in the
 kernel in between (24 requests, 512 blocks at the start). `play`: pictures a second in play. `first_picture`:
 from the start of opening (a saved notebook in JupyterLab, its load included; an exported page) until a view's
-picture stands; for a live view from the key that runs its cell. `nano-batch bench views` also writes the
-figures to `data/measured/views.json` and a picture of each view in each theme beside it.
+picture stands; for a live view from the key that runs its cell. What JupyterLab alone takes is measured by
+turns with it, on a notebook with one pixel for a picture. `nano-batch bench views` also writes the figures to
+`data/measured/views.json` and a picture of each view in each theme beside it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from nano_batch.jupyter.server import private_lab
 from nano_batch.jupyter.working_copy import notebooks_folder
 
 MEASURED = Path(__file__).parents[2] / "data" / "measured"
-NAME, QUICKSTART = "views.ipynb", "00_quickstart.ipynb"
+NAME, BARE, QUICKSTART = "views.ipynb", "bare.ipynb", "00_quickstart.ipynb"
 STILL, LIVE = ".jp-OutputArea-output img", ".nb-blocks[aria-label]"
 PRESSES, SECONDS, OPENINGS = 100, 5.0, 5
 REDRAW_MS, FRAMES, FIRST_S = 100, 30, 3
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 # Blocks of 16 tokens and requests enough for some hundred steps on them.
 SIZES = {
     16: ("60, prompts=40, outputs=60", 8, 64),
@@ -63,7 +65,20 @@ def write_notebook(path: Path) -> None:
             f"run = lab.serve(workload, memory_tokens={16 * blocks}, {options})\n"
             f"lab.block_table(run, workload, {options})"
         )
-    code = [nbformat.v4.new_code_cell(cell) for cell in cells]  # type: ignore[no-untyped-call]
+    _write(path, [nbformat.v4.new_code_cell(cell) for cell in cells])  # type: ignore[no-untyped-call]
+
+
+def write_bare_notebook(path: Path) -> None:
+    """A notebook saved with one pixel for a picture: what opening takes without any view."""
+    import nbformat
+
+    output = nbformat.v4.new_output("display_data", {"image/png": PIXEL})  # type: ignore[no-untyped-call]
+    _write(path, [nbformat.v4.new_code_cell("", outputs=[output])])  # type: ignore[no-untyped-call]
+
+
+def _write(path: Path, code: list[Any]) -> None:
+    import nbformat
+
     notebook = nbformat.v4.new_notebook(cells=code)  # type: ignore[no-untyped-call]
     # Without a kernel's name JupyterLab asks for one.
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -75,6 +90,7 @@ def opened() -> Iterator[NotebookPage]:
     """The notebook, run in JupyterLab."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         write_notebook(Path(folder) / NAME)
+        write_bare_notebook(Path(folder) / BARE)
         with private_lab(Path(folder)) as address, chromium() as browser:
             tab = NotebookPage(browser, address.format(path=NAME), width=1330)
             tab.run_all(len(SIZES) + 1)
@@ -97,13 +113,18 @@ def measured(tab: NotebookPage, presses: int, seconds: float, openings: int) -> 
 
 
 def first_pictures(tab: NotebookPage, openings: int) -> list[Row]:
-    """The median of `openings`, seconds: of a live view, of a saved notebook, of an exported page."""
+    """The median of `openings`, seconds: a live view, a saved notebook and a bare one, an exported page."""
     browser = tab.page.context.browser
     assert browser is not None
     first = next(iter(SIZES))
     live = [measure.live_picture(tab.page, 1) for _ in range(openings)]
     tab.save()
-    saved = [measure.first_picture(browser, tab.address, STILL) for _ in range(openings)]
+    addresses = (tab.address, tab.address.replace(NAME, BARE))
+    turns = [
+        [measure.first_picture(browser, address, STILL) for address in addresses] for _ in range(openings)
+    ]
+    saved, bare = (list(times) for times in zip(*turns, strict=True))
+    ours = [one - other for one, other in turns]
     with tempfile.TemporaryDirectory() as folder:
         page, _ = export([notebooks_folder() / QUICKSTART], Path(folder))
         shown = [measure.first_picture(browser, page.as_uri(), LIVE) for _ in range(openings)]
@@ -112,10 +133,15 @@ def first_pictures(tab: NotebookPage, openings: int) -> list[Row]:
         (first, saved, "s, a saved notebook, JupyterLab's start included"),
         (512, shown, "s, an exported page"),
     )
-    return [
+    parts = (
+        (bare, "s, of which JupyterLab's: a saved notebook with a pixel for a picture"),
+        (ours, "s, of which the views': the difference, opening by opening"),
+    )
+    rows = [
         _row("first_picture", blocks, measure.percentile(times, 50), unit, most=FIRST_S)
         for blocks, times, unit in found
     ]
+    return rows + [_row("first_picture", first, measure.percentile(times, 50), unit) for times, unit in parts]
 
 
 def versions(tab: NotebookPage) -> dict[str, str]:

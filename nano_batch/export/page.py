@@ -15,6 +15,7 @@ from pygments import highlight  # type: ignore[import-untyped]
 from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 from pygments.lexers import PythonLexer  # type: ignore[import-untyped]
 
+from nano_batch.export import figures
 from nano_batch.jupyter.stable import WIDGET_VIEW
 from nano_batch.viz.bundle import static_text
 
@@ -31,7 +32,8 @@ def title(notebook: Any) -> str:
 def page(notebook: Any, views: dict[str, Any], source: str) -> str:
     """The HTML of `notebook` with its `views` (as captured) and `source`, the line that says where from."""
     body = "\n".join(_cell(cell, views) for cell in notebook.cells)
-    return document(title(notebook), f"{body}\n{_data(views, source)}", source)
+    scripts = f"{figures.script(notebook)}\n{_data(views, source)}"
+    return document(title(notebook), f"{body}\n{scripts}", source)
 
 
 def document(heading: str, body: str, source: str) -> str:
@@ -45,9 +47,22 @@ def document(heading: str, body: str, source: str) -> str:
     )
 
 
+class _Renderer(IPythonRenderer):
+    """Mathematics as it was written: what sets it in a notebook would have to be asked of the network."""
+
+    def inline_math(self, body: str) -> str:
+        return f'<code class="math">{escape(body)}</code>'
+
+    def block_math(self, body: str) -> str:
+        return f'<pre class="math">{escape(body.strip())}</pre>'
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+
 def markdown(text: str) -> str:
-    """Markdown as HTML; a link to another notebook leads to its page."""
-    renderer = IPythonRenderer(escape=False, exclude_anchor_links=True)
+    """Markdown as HTML; a link to another notebook leads to its page, mathematics stands as its source."""
+    renderer = _Renderer(escape=False, exclude_anchor_links=True)
     html = str(MarkdownWithMath(renderer=renderer).render(text))
     return re.sub(r'href="([\w.-]+)\.ipynb', r'href="\1.html', html)
 
@@ -93,6 +108,8 @@ def _output(output: Any, views: dict[str, Any]) -> str:
     number = data.get(WIDGET_VIEW, {}).get("model_id")
     if number in views:
         return f'<figure data-view="{number}">{_still(data)}</figure>'
+    if figures.MIME in data:
+        return figures.figure(data[figures.MIME])
     for form, as_html in (("text/html", str), ("text/markdown", markdown)):
         if form in data:
             return f'<div class="output">{as_html(data[form])}</div>'

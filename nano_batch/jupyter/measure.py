@@ -1,8 +1,8 @@
 """What a reader waits for, measured inside the page: keys to redraws, frames in play, the first picture.
 
-Times are the page's own (`performance.now`, `event.timeStamp`). A redraw ends after the frame in which the
-canvas was drawn was handed on: its label changes at the end of the drawing, and a message posted then is
-delivered after the frame.
+Times are the page's own (`performance.now`, `event.timeStamp`). A redraw ends after the frame that shows it
+was handed on: the canvas's label changes at the end of the drawing, which is ahead of that frame, and a
+message posted in the frame is delivered after it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REDRAW = """view => {
       seen.disconnect();
       const { port1, port2 } = new MessageChannel();
       port1.onmessage = () => done(performance.now() - pressed);
-      port2.postMessage(0);
+      requestAnimationFrame(() => port2.postMessage(0));
     });
     seen.observe(blocks, { attributes: true, attributeFilter: ["aria-label"] });
   });

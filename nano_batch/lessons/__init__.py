@@ -4,7 +4,7 @@ Every number comes from the real scheduler: a run's event log, or a run made for
 """
 
 from nano_batch.lessons.accounts import evictions, growth, preemptions
-from nano_batch.lessons.exercises import Hint, Verdict, check, hint
+from nano_batch.lessons.exercises import Hint, Verdict, check, hint, question
 from nano_batch.lessons.experiments import last_block, sharing
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "hint",
     "last_block",
     "preemptions",
+    "question",
     "sharing",
 ]

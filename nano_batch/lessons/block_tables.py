@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nano_batch.core import Engine
-from nano_batch.lessons.accounts import growth, preemptions
+from nano_batch.lessons.accounts import evictions, growth, preemptions
 from nano_batch.lessons.experiments import hold_prefix, sharing
 from nano_batch.lessons.truth import Exercise, Truth
+from nano_batch.records import replay
 
 
 def third_block() -> Truth:
@@ -88,6 +89,37 @@ def computed_again() -> Truth:
 _AGAIN = ("tokens stored", "tokens from cache", "tokens computed again")
 
 
+def two_have_ended() -> Engine:
+    """01-4, the question: `a` has ended, then `b`; their full blocks are cached."""
+    engine = Engine(12, 4, event_log=True)
+    engine.add_request("a", range(100, 112), max_tokens=5)
+    engine.add_request("b", range(200, 208), max_tokens=10)
+    while engine.has_unfinished:
+        _sample(engine, engine.step().sampled_requests)
+    return engine
+
+
+def evicted_first() -> Truth:
+    """01-4: a third request needs more than the free blocks."""
+    engine = two_have_ended()
+    before = replay(engine.events())
+    engine.add_request("c", range(300, 326), max_tokens=6)
+    while engine.has_unfinished:
+        _sample(engine, engine.step().sampled_requests)
+    table = evictions(engine)
+    order = [int(row[table.columns.index("block")]) for row in table.rows]
+    mistakes = {}
+    for block in range(engine.num_blocks):
+        if not before.block_cached[block]:
+            mistakes[float(block)] = f"Block {block} holds nothing: it can be taken without an eviction."
+        elif block not in order:
+            mistakes[float(block)] = f"Block {block} was b's, which ended after a: it was used more recently."
+        elif block != order[0]:
+            mistakes[float(block)] = f"Block {block} was a's, but not its last: what follows it goes first."
+    why = "a ended first, and this was the last of its full blocks."
+    return Truth(order[0], why, mistakes, table, engine)
+
+
 def _sample(engine: Engine, sampled: Iterable[str]) -> None:
     engine.update(dict.fromkeys(sampled, 7))
 
@@ -126,5 +158,17 @@ EXERCISES = (
             "14 blocks less those that x holds at its end are what y finds again, 4 tokens in each.",
         ),
         find=computed_again,
+    ),
+    Exercise(
+        "01-4",
+        asks="a click on the block that is evicted first",
+        unit="block",
+        hints=(
+            "Only a cached block can be evicted. Which of the two requests ended first?",
+            "Of one request the last block goes first. Point at a block: it says when it was last used.",
+            "Go back to the step before a ended and press j: its logical table names its blocks in order.",
+        ),
+        find=evicted_first,
+        shows=two_have_ended,
     ),
 )

@@ -39,8 +39,10 @@ class Verdict:
 
     @property
     def error(self) -> float | None:
-        """Prediction minus run, in the exercise's unit; None without an answer."""
-        return None if self.answer is None else self.answer - _truth(self.exercise).value
+        """Prediction minus run, in the exercise's unit; None without an answer, or where it is a click."""
+        if self.answer is None or _exercise(self.exercise).shows:
+            return None
+        return self.answer - _truth(self.exercise).value
 
     def view(self) -> BlockTableView:
         """The block table of the run that the prediction was about.
@@ -87,13 +89,17 @@ def check(exercise: str, answer: object = None) -> Verdict:
 
     Args:
         exercise: its name, such as "01-1".
-        answer: the prediction, a number; None or `...` while there is none.
+        answer: the prediction, a number; None or `...` while there is none. Where a click is asked for, the
+            view of `question`, in which a block is selected.
 
     Raises:
         UnknownOptionError: there is no such exercise; the nearest is named.
     """
     asked = _exercise(exercise)
     head, helps = f"Exercise {asked.name}", f'lab.hint("{asked.name}") helps.'
+    answer, objection = _clicked(asked, answer)
+    if objection:
+        return Verdict(asked.name, None, None, f"{head}: {objection}.\n{helps}")
     if answer is None or answer is ...:
         return Verdict(asked.name, None, None, f"{head}: not answered yet ({asked.asks}).\n{helps}")
     given = _as_number(answer)
@@ -102,14 +108,50 @@ def check(exercise: str, answer: object = None) -> Verdict:
         return Verdict(asked.name, None, None, f"{head}: {said} is not a number ({asked.asks}).\n{helps}")
     truth = _truth(asked.name)
     if given == truth.value:
-        text = f"{head}: right, the run says {number(truth.value)} {asked.unit}.\n{truth.why}"
+        text = f"{head}: right, the run says {_value(asked, truth.value)}.\n{truth.why}"
         return Verdict(asked.name, given, True, text)
-    off = abs(given - truth.value)
-    direction = "many" if given > truth.value else "few"
-    run = f"the run says {number(truth.value)}: {number(off)} too {direction}"
+    run = f"the run says {number(truth.value)}"
+    if not asked.shows:
+        off, direction = abs(given - truth.value), "many" if given > truth.value else "few"
+        run += f": {number(off)} too {direction}"
     why = truth.mistakes.get(given, "Follow the steps of the run below.")
-    text = f"{head}: you predicted {number(given)} {asked.unit}, {run}.\n{why}\n{helps}"
+    text = f"{head}: you predicted {_value(asked, given)}, {run}.\n{why}\n{helps}"
     return Verdict(asked.name, given, False, text)
+
+
+def question(exercise: str) -> BlockTableView:
+    """The picture in which a block is clicked as the answer; its run has come no further than the question.
+
+    Raises:
+        UnknownOptionError: there is no such exercise; the nearest is named.
+        LabError: the exercise asks for a number.
+    """
+    from nano_batch.viz import BlockTableView
+
+    asked = _exercise(exercise)
+    if asked.shows is None:
+        raise LabError(f"exercise {asked.name} asks for a number, not for a click")
+    view = BlockTableView(asked.shows(), about=f"exercise {asked.name}")
+    view.step = view._usage.steps  # as it stands now
+    return view
+
+
+def _clicked(asked: Exercise, answer: object) -> tuple[object, str]:
+    """The answer, of a view the block selected in it; and what is wrong with the view."""
+    from nano_batch.viz import BlockTableView
+    from nano_batch.viz.steer import event_log
+
+    if not isinstance(answer, BlockTableView):
+        return answer, ""
+    if asked.shows is None:
+        return None, f"a view is not a number ({asked.asks})"
+    if answer._log != event_log(asked.shows()):
+        return None, f'that view shows another run; click in that of lab.question("{asked.name}")'
+    return (answer.selected.block if answer.selected.block >= 0 else None), ""
+
+
+def _value(asked: Exercise, value: float) -> str:
+    return f"{asked.unit} {number(value)}" if asked.shows else f"{number(value)} {asked.unit}"
 
 
 _given_hints: dict[str, int] = {}

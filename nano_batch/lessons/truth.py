@@ -30,7 +30,7 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class Exercise:
-    """A question with a number as its answer.
+    """A question with a number as its answer, or a click on a block, which is the block's number.
 
     Attributes:
         name: notebook and number, such as "01-1".
@@ -38,6 +38,7 @@ class Exercise:
         unit: of the number.
         hints: from a nudge to nearly the answer.
         find: makes the run.
+        shows: for a click, makes the engine as it stands when the question is asked.
     """
 
     name: str
@@ -45,3 +46,4 @@ class Exercise:
     unit: str
     hints: tuple[str, ...]
     find: Callable[[], Truth]
+    shows: Callable[[], Engine] | None = None

@@ -39,7 +39,7 @@ class Waste(Shown):
         return self.used / self.total if self.total else 0.0
 
 
-def waste(state: Any, block_size: int, final_tokens: Mapping[int, int] | None = None) -> Waste:
+def waste(state: State, block_size: int, final_tokens: Mapping[int, int] | None = None) -> Waste:
     """The split of a paged cache at one moment.
 
     Under paging any free block serves the next request, so `external` is 0.
@@ -53,7 +53,6 @@ def waste(state: Any, block_size: int, final_tokens: Mapping[int, int] | None = 
     Raises:
         MetricsError: `final_tokens` lacks a sequence that holds blocks.
     """
-    state = state if isinstance(state, State) else State.of(state)
     held, block, row = _held_entries(state)
     start = held * block_size
     written = np.clip(state.stored[row] - start, 0, block_size)

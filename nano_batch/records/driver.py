@@ -19,7 +19,7 @@ from nano_batch.records.tables import Requests, Steps
 from nano_batch.workloads import Workload
 
 _MAX_EMPTY_STEPS = 16
-# slots_external, slots_wanted and largest_hole: any free block serves.
+# slots_external, slots_wanted and slots_largest_hole: any free block serves.
 _PAGED = (0, 0, 0)
 _SETTINGS = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "policy")
 
@@ -98,7 +98,7 @@ class DrivenEngine(Protocol):
     def update(self, tokens: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Give the tokens; (id, reason) of what ended."""
 
-    def events(self) -> Any:
+    def events(self) -> EventLog:
         """The event log, or `EventLogOffError`."""
 
 
@@ -275,7 +275,7 @@ class _Driver:
 
     def event_log(self) -> EventLog | None:
         try:
-            return EventLog.of(self.engine.events())
+            return self.engine.events()
         except EventLogOffError:
             return None
 

@@ -161,14 +161,6 @@ class EventLog(Columns):
         keyframes = tuple(State(**keyframe) for keyframe in columns["keyframes"])
         return cls(**{**columns, "keyframes": keyframes}, num_blocks=num_blocks, block_size=block_size)
 
-    @classmethod
-    def of(cls, other: Any) -> EventLog:
-        """The log of any object with these attributes, such as `Engine.events()`."""
-        if isinstance(other, cls):
-            return other
-        names = [*cls.DTYPES, "keyframes", "first_event", "num_blocks", "block_size", "request_ids"]
-        return cls(**{name: getattr(other, name) for name in names})
-
     def __eq__(self, other: object) -> bool:
         """Equal events, keyframes and ids."""
         if not isinstance(other, EventLog):

@@ -63,7 +63,7 @@ class Steps(Columns):
     slots_internal: NDArray[np.int64]
     slots_external: NDArray[np.int64]
     slots_wanted: NDArray[np.int64]
-    largest_hole: NDArray[np.int64]
+    slots_largest_hole: NDArray[np.int64]
     preemptions: NDArray[np.int64]
 
     DTYPES: ClassVar[dict[str, Any]] = {
@@ -82,6 +82,6 @@ class Steps(Columns):
         "slots_internal": np.int64,
         "slots_external": np.int64,
         "slots_wanted": np.int64,
-        "largest_hole": np.int64,
+        "slots_largest_hole": np.int64,
         "preemptions": np.int64,
     }

@@ -2,6 +2,17 @@
 
 from nano_batch.simulator.costs import Constant, Cost, Roofline, StepFeatures
 from nano_batch.simulator.fleet import Fleet, simulate_fleet
+from nano_batch.simulator.policies import OwnPolicy, PolicyColumns
 from nano_batch.simulator.single import simulate
 
-__all__ = ["Constant", "Cost", "Fleet", "Roofline", "StepFeatures", "simulate", "simulate_fleet"]
+__all__ = [
+    "Constant",
+    "Cost",
+    "Fleet",
+    "OwnPolicy",
+    "PolicyColumns",
+    "Roofline",
+    "StepFeatures",
+    "simulate",
+    "simulate_fleet",
+]

@@ -13,6 +13,7 @@ from nano_batch.core import check_options
 from nano_batch.records import EventLog, Run
 from nano_batch.records.tables import Requests, Steps
 from nano_batch.simulator.costs import CostLike, as_cost
+from nano_batch.simulator.policies import policy_name, scorer
 from nano_batch.simulator.progress import progress_bar
 from nano_batch.workloads import Workload
 
@@ -64,8 +65,9 @@ def simulate(
             relative error of 0.5 %: `Run.settings["totals"]`.
         progress: show a progress bar (tqdm).
         settings: JSON values that are kept in the run beside the simulator's own.
-        engine: the options of `Engine` (`num_blocks`, `block_size`, `policy`, …; `event_log=True` keeps the
-            events, for views).
+        engine: the options of `Engine` (`num_blocks`, `block_size`, …; `event_log=True` keeps the events, for
+            views). `policy` may be an object of the reader's own: before every step its `score(requests)`
+            gets `PolicyColumns` and returns one number a request, the smallest served first.
 
     Returns:
         The run; `Run.settings` has `engine`, `workload`, `cost`, `simulator` and `totals` (`iterations`,
@@ -74,6 +76,8 @@ def simulate(
     Raises:
         InvalidArgumentError, UnknownOptionError, RequestTooLargeError: what could never be served, before
             anything runs.
+        PolicyError: a policy of the reader's own returned NaN, a wrong length, or took over 50 ms for a step;
+            what it raises comes through as it is.
         StalledError: unfinished requests, and no step schedules any of them.
         KeyboardInterrupt: Ctrl-C, within 0.1 s.
     """
@@ -102,6 +106,7 @@ def call_core(
 ) -> dict[str, Any]:
     """The compiled simulator's columns."""
     content = None
+    policy = engine.get("policy", "fcfs")
     if workload.block_offsets is not None:
         content = (workload.block_offsets, workload.block_ids, workload.block_size)
     with progress_bar(progress, len(workload)) as told:
@@ -110,13 +115,20 @@ def call_core(
             workload.prompt_tokens,
             workload.output_tokens,
             content,
-            check_options(**engine),
+            core_options(engine),
             as_cost(cost).core(),
             replicas=replicas,
             routing=routing,
             progress=told,
+            score=None if isinstance(policy, str) else scorer(policy),
             **own,
         )
+
+
+def core_options(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's options for the core; under a policy of the reader's own the order without it is fcfs."""
+    options = check_options(**engine)
+    return options if isinstance(options["policy"], str) else {**options, "policy": "fcfs"}
 
 
 def requests_of(result: Mapping[str, Any], workload: Workload, max_tokens: int | None) -> Requests:
@@ -176,6 +188,7 @@ def run_settings(
     if own["quantiles"]:
         totals |= {name: result[name] for name in ("inter_token_s", "duration_s")}
     options = {name: value for name, value in check_options(**engine).items() if name != "event_log"}
+    options["policy"] = policy_name(options["policy"])
     if own["reservation"] is not None:
         options |= {"num_blocks": options["num_blocks"] * options["block_size"], "block_size": 1}
     return {

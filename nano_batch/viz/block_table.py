@@ -18,8 +18,7 @@ from nano_batch.viz import poster
 from nano_batch.viz.bundle import bundle
 from nano_batch.viz.controls import KNOWN, Control, control
 from nano_batch.viz.frame import Frame, frame_at
-from nano_batch.viz.palette import OWNERS, RAMPS, STATES
-from nano_batch.viz.selection import Selection
+from nano_batch.viz.palette import OTHERS, OWNERS, RAMPS, STATES
 from nano_batch.viz.sequences import describe_request, logical_tables, queues
 from nano_batch.viz.steer import RunView, event_log
 from nano_batch.viz.table import Table, percent
@@ -47,11 +46,7 @@ class BlockTableView(RunView):
         block_sizes: the values of that control, tokens; by default the powers of two from 1 to 256 that
             divide the memory.
         settings: further controls, by the engine's name of each, with the value that `run` was made with.
-        about: one line that names the workload, its seed and the policy.
-        source: where the numbers come from.
-        recreate: a line of Python that makes this view, with `...` where settings go: "Copy as code".
-        made_with: the settings of `run` that such a line names.
-        selection: what is selected; by default shared by all views of `run`.
+        options: what any view of a run takes: `about`, `source`, `recreate`, `made_with`, `selection`.
 
     Raises:
         ViewError: if the run has no events, or more than 262,144 blocks.
@@ -59,7 +54,7 @@ class BlockTableView(RunView):
 
     _esm: ClassVar[Any] = bundle("block_table.js")
     _states = traitlets.List([asdict(state) for state in STATES]).tag(sync=True)
-    _palette = traitlets.Dict({"owners": OWNERS, "ramps": RAMPS}).tag(sync=True)
+    _palette = traitlets.Dict({"owners": OWNERS, "others": OTHERS, "ramps": RAMPS}).tag(sync=True)
     colour = traitlets.Unicode("state").tag(sync=True)
     block_size = traitlets.Int().tag(sync=True)
     max_num_seqs = traitlets.Int(0).tag(sync=True)
@@ -77,12 +72,7 @@ class BlockTableView(RunView):
         rerun: Callable[..., Any] | None = None,
         block_sizes: Iterable[int] | None = None,
         settings: Mapping[str, Any] | None = None,
-        about: str = "",
-        source: str = "live, this machine",
-        recreate: str = "",
-        made_with: Mapping[str, Any] | None = None,
-        selection: Selection | None = None,
-        **traits: Any,
+        **options: Any,
     ) -> None:
         log = event_log(run)
         own = {"block_size": log.block_size, **(settings or {})}
@@ -91,14 +81,9 @@ class BlockTableView(RunView):
             run,
             rerun=rerun,
             controls=controls(own, sizes),
-            about=about,
-            source=source,
-            recreate=recreate,
-            made_with=made_with,
-            selection=selection,
             title="Physical KV blocks",
             **own,
-            **traits,
+            **options,
         )
         self.on_msg(lambda _, content, __: self._answer(content))
 

@@ -53,7 +53,7 @@ class OpeningView(BlockTableView):
             recreate="lab.opening(scene=1, ...)",
             selection=Selection(),  # its run changes under it, and is another view's too
             scene=scene,
-            _scenes=[{"number": each.number, "label": each.label} for each in SCENES],
+            _scenes=_buttons(first.stage),
         )
         self._go(first)
         self.observe(lambda change: self._change_scene(change["old"]), names="scene")
@@ -81,6 +81,7 @@ class OpeningView(BlockTableView):
         with self.hold_sync():
             self._shown = defaults  # before the traits: the run that they ask for is the one shown next
             self._homes, self._stage = defaults, scene.stage
+            self._scenes = _buttons(scene.stage)
             with self.hold_trait_notifications():
                 for name, value in defaults.items():
                     setattr(self, name, value)
@@ -131,6 +132,16 @@ def _scene(number: int) -> Scene:
         if scene.number == number:
             return scene
     raise ViewError(f"scene is {number}; it must be from 1 to {len(SCENES)}")
+
+
+def _buttons(stage: Stage) -> list[dict[str, Any]]:
+    """What the page knows of each scene: of those in the run of `stage` also the step."""
+    log = event_log(stage.run())
+    return [
+        {"number": each.number, "label": each.label}
+        | ({"step": each.moment(log), "sentence": each.sentence} if each.stage is stage else {})
+        for each in SCENES
+    ]
 
 
 def _settings(stage: Stage) -> dict[str, Any]:

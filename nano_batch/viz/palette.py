@@ -40,31 +40,36 @@ STATES = (
     State(FREE, "free", "free", "holds nothing", "#EEF1F4", "#262A2E"),
 )
 
-# A selected request has the hue and the letter of its place: Okabe and Ito's set, white for black when dark.
+# A selected request has the hue and the letter of its place: Okabe and Ito's set, white for black when dark;
+# on a light ground the pale ones darker, to 3:1. In full colour any two differ by CIEDE2000 >= 10; where a
+# sight brings them nearer the letter tells them apart, which stands in every cell of 12 px and more.
 OWNERS = [
     {"letter": letter, "light": light, "dark": dark}
     for letter, light, dark in (
-        ("A", "#E69F00", "#E69F00"),
-        ("B", "#56B4E9", "#56B4E9"),
+        ("A", "#BF8400", "#E69F00"),
+        ("B", "#4797C4", "#56B4E9"),
         ("C", "#009E73", "#009E73"),
-        ("D", "#F0E442", "#F0E442"),
+        ("D", "#9A9227", "#F0E442"),
         ("E", "#0072B2", "#0072B2"),
         ("F", "#D55E00", "#D55E00"),
         ("G", "#CC79A7", "#CC79A7"),
         ("H", "#000000", "#FFFFFF"),
     )
 ]
-# One hue from pale to full; the ends are fixed, so that the same shade is the same number at every step.
+# The blocks of requests that are not selected, by turns.
+OTHERS = {"light": ["#8A8F94", "#585E64"], "dark": ["#B4BAC0", "#727A82"]}
+# One hue from pale to full, 3:1 from the page even where palest; the ends are fixed, so that the same
+# shade is the same number at every step.
 RAMPS = {
     "age": {
-        "light": ["#0B3C5D", "#2A6A94", "#5B97BD", "#94BFDA", "#CFE2EF"],
-        "dark": ["#D6ECFA", "#9CCBEA", "#5FA3D0", "#3A78A5", "#28506E"],
+        "light": ["#002238", "#00436A", "#00608F", "#357CAA", "#6696BD"],
+        "dark": ["#E4EFFB", "#A8CAEA", "#77ABD7", "#4D8FBF", "#2074A6"],
         "from": [0, 4, 16, 64, 256],
         "labels": ["used in this step", "4 steps", "16", "64", "256 or more steps ago"],
     },
     "references": {
-        "light": ["#CDBFE0", "#A48FC4", "#7D63A8", "#583A86", "#331A5E"],
-        "dark": ["#4A3A66", "#6E5A94", "#9480BC", "#BCADDC", "#EAE2F8"],
+        "light": ["#998AB7", "#7E6DA2", "#615087", "#443663", "#231B34"],
+        "dark": ["#77659D", "#9280B7", "#AF9ECF", "#CEC1E5", "#F1ECF9"],
         "from": [1, 2, 3, 5, 16],
         "labels": ["held once", "twice", "3 or 4 times", "5 to 15", "16 or more times"],
     },

@@ -28,11 +28,11 @@ def event_log(run: Any) -> EventLog:
     """
     log = getattr(run, "events", run)
     log = log() if callable(log) else log
-    if not hasattr(log, "keyframes"):
+    if not isinstance(log, EventLog):
         raise ViewError(f"a {type(run).__name__} without an event log: make the engine with event_log=True")
     if len(log.step) == 0:
         raise ViewError("the run has no events yet: add requests and step the engine first")
-    return EventLog.of(log)
+    return log
 
 
 class RunView(View):
@@ -41,6 +41,16 @@ class RunView(View):
     Setting a control's trait, from Python or in the page, calls `rerun(**settings)` at once and shows the
     run that it returns. If that raises, the error stands in the view, above the last good picture, and the
     controls go back to what is shown; set from Python, it is raised as well. Step and selection stay.
+
+    Args:
+        run: what is shown: a run, an engine with its event log on, or a log.
+        rerun: serves the same requests under the controls' settings and returns the run; None: no controls.
+        controls: the settings that a reader can move.
+        about: one line that names the workload, its seed and the policy.
+        source: where the numbers come from.
+        recreate: a line of Python that makes this view, with `...` where settings go: "Copy as code".
+        made_with: the settings of `run` that such a line names.
+        selection: what is selected; by default shared by all views of `run`.
     """
 
     step = traitlets.Int(0).tag(sync=True)
@@ -148,16 +158,20 @@ class RunView(View):
         return check_requests(proposal["value"], self._selection.known)
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take a change that was made in the page: an error of it is shown there, not raised here."""
+        """Take a change that was made in the page: an error of it is shown there, not raised here.
+
+        What changes by it goes back in one message: each would cost the page a turn before it draws.
+        """
         self._from_page = True
-        try:
-            super().set_state(sync_data)
-        except traitlets.TraitError as error:
-            self._refuse(f"{type(error).__name__}: {error}")
-        finally:
-            self._from_page = False
-        if self._asks(sync_data):
-            self._answers += 1
+        with self.hold_sync():
+            try:
+                super().set_state(sync_data)
+            except traitlets.TraitError as error:
+                self._refuse(f"{type(error).__name__}: {error}")
+            finally:
+                self._from_page = False
+            if self._asks(sync_data):
+                self._answers += 1
 
     def _asks(self, names: Any) -> bool:
         """Whether the page awaits an answer to a change of these traits."""

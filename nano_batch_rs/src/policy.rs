@@ -16,6 +16,24 @@ pub struct Candidate {
     pub cached_tokens: u32,
 }
 
+/// All that a policy that ranks every request at every step sees of one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ranked {
+    /// The sequence's number.
+    pub sequence: u32,
+    pub running: bool,
+    pub arrival: f64,
+    pub priority: i64,
+    pub prompt_tokens: u32,
+    /// Tokens whose KV is there.
+    pub computed_tokens: u32,
+    pub output_tokens: u32,
+    pub max_tokens: u32,
+    pub preemptions: u32,
+    /// Entries of its block table.
+    pub blocks: u32,
+}
+
 pub trait Policy: Send + Sync {
     /// One score for each candidate, smallest first.
     fn score(&self, candidate: &Candidate) -> f64;
@@ -29,6 +47,17 @@ pub trait Policy: Send + Sync {
     /// Whether a running request's score changes from step to step.
     fn rescores_running(&self) -> bool {
         false
+    }
+
+    /// Whether `rank_all` orders waiting and running requests anew before every step.
+    fn ranks_all(&self) -> bool {
+        false
+    }
+
+    /// One score for each of `requests`, waiting ones first; `now` is the driver's time. An error
+    /// leaves the step unplanned.
+    fn rank_all(&mut self, _now: f64, _requests: &[Ranked], _scores: &mut Vec<f64>) -> Result<()> {
+        Ok(())
     }
 }
 

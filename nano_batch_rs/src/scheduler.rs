@@ -8,6 +8,7 @@ mod decode;
 mod fork;
 mod plan;
 mod preempt;
+mod rank;
 mod retire;
 mod slots;
 mod snapshot;
@@ -65,6 +66,8 @@ pub struct Scheduler {
     /// A step of decodes alone awaits its tokens.
     decodes_planned: bool,
     step: u64,
+    /// The driver's time, for policies that ask how long a request has waited.
+    now: f64,
     log: Option<EventLog>,
     salts: HashMap<String, u32>,
     ended: Vec<Ended>,
@@ -81,8 +84,8 @@ impl Scheduler {
         Ok(Self::with_policy(config, policy))
     }
 
-    /// With a policy of the caller's; `config` is taken as checked.
-    fn with_policy(config: Config, policy: Box<dyn Policy>) -> Self {
+    /// With a policy of the caller's instead of `config.policy`; `config` is taken as checked.
+    pub fn with_policy(config: Config, policy: Box<dyn Policy>) -> Self {
         let blocks =
             BlockAllocator::new(config.num_blocks, config.block_size, config.eviction, config.hash_bits);
         let mut scheduler = Scheduler {
@@ -103,6 +106,7 @@ impl Scheduler {
             empty_step: None,
             decodes_planned: false,
             step: 0,
+            now: 0.0,
             log: None,
             salts: HashMap::from([(String::new(), 0)]),
             ended: Vec::new(),

@@ -24,6 +24,7 @@ pub use workload::{Content, Workload};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::policy::Policy;
 use crate::scheduler::Scheduler;
 use records::Recorder;
 use replica::{Replica, Wake};
@@ -141,11 +142,16 @@ impl Ord for Time {
 /// (time, kind, order of being made, replica)
 type Event = Reverse<(Time, Kind, u64, u32)>;
 
-/// Simulates `workload` on fresh engines of `config`. `watch` is called now and then and ends the
+/// Makes a replica's policy.
+pub type MakePolicy<'a> = &'a mut dyn FnMut(&Config) -> Box<dyn Policy>;
+
+/// Simulates `workload` on fresh engines of `config`, each with a policy that `make_policy` makes
+/// (`config.policy.build`, unless it is the caller's own). `watch` is called now and then and ends the
 /// run early, with `Error::Stopped`, by returning false.
 pub fn simulate(
     workload: &Workload,
     config: &Config,
+    make_policy: MakePolicy<'_>,
     cost: &mut dyn CostModel,
     options: &Options,
     watch: &mut dyn FnMut(Progress) -> bool,
@@ -153,11 +159,10 @@ pub fn simulate(
     config.check()?;
     options.check(config)?;
     workload.check(config, options)?;
-    let replicas: Result<Vec<Replica>> =
-        (0..options.replicas).map(|number| Replica::new(number, config, options)).collect();
+    let replicas = (0..options.replicas).map(|number| Replica::new(number, config, make_policy, options));
     let run = Simulation {
         workload,
-        replicas: replicas?,
+        replicas: replicas.collect(),
         router: Router::new(options.routing, options.replicas),
         arrivals: Arrivals::new(workload),
         recorder: Recorder::new(workload, options),

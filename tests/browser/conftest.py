@@ -54,10 +54,12 @@ def take_screenshots(tab, folder):
     """The view as it opens, in both themes and two widths: the pictures of the README."""
     (view,) = tab.views()
     view.get_by_role("button", name="Reset").click()
+    view.focus()
+    tab.page.keyboard.press("Escape")  # what tests selected
     view.evaluate("node => node.querySelector('details').open = false")
     for width in (900, 1600):
         for theme in ("dark", "light"):
-            tab.page.set_viewport_size({"width": width, "height": 1200})
+            tab.page.set_viewport_size({"width": width, "height": 2000})
             tab.menu("Settings", "Theme", f"JupyterLab {theme.capitalize()}")
             tab.page.wait_for_function(f"document.querySelector('.nb-view').dataset.theme === '{theme}'")
             tab.settle(view)

@@ -3,7 +3,6 @@
 import pytest
 
 from nano_batch import lab
-from nano_batch.viz.bundle import static_text
 
 
 def test_a_typed_value_is_refused_by_name_and_more_lies_in_a_drawer(table):
@@ -120,23 +119,3 @@ def test_cells_by_number_of_blocks(opened, blocks, cell, per):
     if cell < 6:
         canvas.hover(position={"x": 100, "y": 100})
         assert table.node.locator(".nb-lens").is_visible() == (per == 1)
-
-
-def test_no_block_changes_its_colour_more_than_three_times_a_second(table):
-    code = static_text("calm.js").replace("export class", "window.Calm = class")
-    table.page.add_script_tag(content=code)
-    changes = table.page.evaluate(
-        """() => {
-          const calm = new window.Calm(), changes = [0, 0, 0, 0];
-          let before = null;
-          for (let now = 0; now <= 5000; now += 16) {
-            const state = Uint8Array.from([0, 1, 2, 3], (b) => (now / 16 + b) % 2);
-            const shown = calm.show(state, true, now).slice();
-            if (before) shown.forEach((one, b) => (changes[b] += one !== before[b] ? 1 : 0));
-            before = shown;
-          }
-          return changes;
-        }"""
-    )
-    assert all(5 < count <= 15 for count in changes)
-    assert table.page.evaluate("() => new window.Calm().show(Uint8Array.from([4]), false, 0)[0]") == 4

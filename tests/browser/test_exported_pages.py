@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from pixels import check_pixels
 
+from nano_batch import lab
 from nano_batch.export import capture, site
 from nano_batch.export.execute import execute
 from nano_batch.export.page import page as html_page
@@ -196,6 +197,24 @@ def test_views_of_one_run_share_the_step(tab, view):
         assert step(second) == step(view)
 
 
+def test_views_of_one_run_share_what_is_selected(tab, view, python):
+    second = tab.locator(".nb-view").nth(1)
+    python.view.block_size, python.view.step = 16, step(view)
+    name = next(row[1] for row in python.view.queues().rows if row[0] == "running")
+    chip = f"[data-request={name}]"
+    view.locator(chip).click()
+    settle(tab)
+    for each in (view, second):
+        assert each.locator(chip).get_attribute("data-light") == "lit"
+        assert each.locator(".nb-logical > div").text_content().startswith(f"A {name}: ")
+    second.focus()
+    tab.keyboard.press("Escape")
+    settle(tab)
+    for each in (view, second):
+        assert each.locator(chip).get_attribute("data-light") == ""
+        assert each.locator(".nb-logical > div").count() == 0
+
+
 def test_a_difference_is_against_the_run_at_the_default(tab, view, python):
     python.view.block_size, python.view.pinned = 16, True
     slider = view.locator("[data-control=block_size] input[type=range]")
@@ -260,6 +279,62 @@ def test_no_horizontal_scroll(tab, width):
     tab.set_viewport_size({"width": width, "height": 900})
     settle(tab)
     assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_plotly_figures_are_drawn_without_a_network(browser, tmp_path):
+    cells = (
+        "import plotly.graph_objects as go",
+        'go.Figure(go.Bar(x=["a", "<b>"], y=[1, 3]))',
+        "go.Figure(go.Scatter(y=[2, 1]))",
+    )
+    path = tmp_path / "figures.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)]), path)
+    notebook, views = execute(path)
+    page = tmp_path / "figures.html"
+    page.write_text(html_page(notebook, views, SOURCE), encoding="utf-8")
+    assert page.read_text(encoding="utf-8").count("Plotly.newPlot(node") == 1
+    tab = opened(browser, page)
+    figures = tab.locator(".nb-plotly")
+    assert figures.count() == 2
+    figures.nth(0).locator(".bars .point").nth(1).wait_for()
+    figures.nth(1).locator(".scatterlayer .js-line").wait_for()
+    assert figures.nth(0).evaluate("node => node.data[0].x") == ["a", "<b>"]
+    quiet(tab, page)
+    tab.context.close()
+
+
+def test_scenes_of_the_page_s_run_work_without_a_kernel(browser, tmp_path):
+    cells = ("from nano_batch import lab", "view = lab.opening(scene=3)\nview")
+    path = tmp_path / "scenes.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)]), path)
+    notebook, views = execute(path)
+    page = tmp_path / "scenes.html"
+    page.write_text(html_page(notebook, views, SOURCE), encoding="utf-8")
+    tab = opened(browser, page)
+    view, python = tab.locator(".nb-view"), lab.opening(scene=3)
+    slider = view.locator("[data-control=block_size] input[type=range]")
+    for number in (1, 4, 2, 3):
+        slider.focus()
+        tab.keyboard.press("ArrowRight")  # another run: a scene goes back to its own
+        settle(tab)
+        assert "blocks of 32 tokens" in view.locator(".nb-settings").inner_text()
+        view.locator(f"[data-scene='{number}']").click()
+        settle(tab)
+        python.scene = number
+        assert "blocks of 16 tokens" in view.locator(".nb-settings").inner_text()
+        assert step(view) == python.step
+        assert table(view) == list(python.table().rows)
+        assert view.locator(".nb-sentence").inner_text() == python._sentence
+        pressed = [
+            each.get_attribute("data-scene") for each in view.locator("[aria-pressed=true][data-scene]").all()
+        ]
+        assert pressed == [str(number)]
+    for number in (5, 6):
+        button = view.locator(f"[data-scene='{number}']")
+        assert button.is_disabled()
+        assert "another run, which this page does not hold" in button.get_attribute("title")
+    quiet(tab, page)
+    tab.context.close()
 
 
 def test_every_committed_notebook_becomes_a_quiet_live_page(browser, tmp_path):

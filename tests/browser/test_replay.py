@@ -4,9 +4,9 @@ import base64
 
 import numpy as np
 import pytest
+from eventful import eventful_run
 
-from nano_batch import Engine
-from nano_batch.records import EventLog, walk
+from nano_batch.records import walk
 from nano_batch.viz.bundle import bundle
 from nano_batch.viz.frame import frame_of
 from nano_batch.viz.usage import blocks_held
@@ -47,28 +47,6 @@ CASES = {
 }
 
 
-def eventful_run(options):
-    """Shared prefixes, forks that copy on write, preemptions, an abort, over more steps than a keyframe."""
-    settings = {"num_blocks": 48, "block_size": 4, "event_log": True, "watermark": 0.0, **options}
-    engine = Engine(**settings, max_num_seqs=8, max_num_batched_tokens=24)
-    rng = np.random.default_rng(5)
-    prefix = rng.integers(0, 100, 13).tolist()
-    for i in range(100):
-        prompt = (prefix if i % 2 else []) + rng.integers(0, 100, int(rng.integers(1, 30))).tolist()
-        engine.add_request(f"a{i}", prompt, int(rng.integers(1, 40)), n=3 if i % 5 == 0 else 1)
-    while engine.has_unfinished:
-        output = engine.step()
-        parallel = {
-            name: 3 if int(name[1:]) % 5 == 0 else 1 for name in output.sampled_requests if "/" not in name
-        }
-        tokens = rng.integers(0, 100, 3).tolist()
-        given = {name: tokens if parallel.get(name) == 3 else tokens[0] for name in output.sampled_requests}
-        engine.update(given)
-        if output.step == 20:
-            engine.abort(output.scheduled_requests[0].split("/")[0])
-    return EventLog.of(engine.events())
-
-
 def encoded(value):
     if isinstance(value, dict):
         return {name: encoded(inner) for name, inner in value.items()}
@@ -88,7 +66,7 @@ def page(browser):
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_is_the_same_in_both_languages(page, case):
-    log = eventful_run(CASES[case])
+    log = eventful_run(CASES[case]).events()
     kinds = set(log.kind.tolist())
     assert {1, 4, 7, 12, 13} <= kinds  # forked, allocated, freed, preempted, finished
     assert (log.first_event > 0) == (case == "ring")

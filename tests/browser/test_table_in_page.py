@@ -3,17 +3,12 @@
 import re
 
 import pytest
+from pixels import READ
 
 from nano_batch import lab
 from nano_batch.records import Kind, replay
 from nano_batch.viz.palette import FREE, OWNERS, RAMPS, STATES
 from nano_batch.viz.selection import LETTERS
-
-PIXELS = """(canvas, points) => {
-  const ratio = canvas.width / canvas.clientWidth, context = canvas.getContext("2d");
-  const pixel = ([x, y]) => Array.from(context.getImageData(x * ratio, y * ratio, 1, 1).data.slice(0, 3));
-  return points.map(pixel);
-}"""
 
 
 def page_queues(table):
@@ -57,7 +52,7 @@ def centre(table, block):
 
 
 def pixels(table, points):
-    seen = table.node.locator(".nb-blocks").evaluate(PIXELS, points)
+    seen = table.node.locator(".nb-blocks").evaluate(READ, points)
     return ["#{:02X}{:02X}{:02X}".format(*pixel) for pixel in seen]
 
 
@@ -75,6 +70,12 @@ def test_queues_and_tables_are_those_of_python_at_every_step(table):
     assert seen == {"A r1", "B r2"}
 
 
+def test_the_queues_say_their_order(table):
+    names = table.node.locator(".nb-queue > span:first-child")
+    assert [name.inner_text() for name in names.all()] == ["running by lane", "waiting by arrival"]
+    assert "the policy's choice" in names.nth(1).get_attribute("title")
+
+
 def test_a_click_on_a_block_selects_its_owners(table):
     view = table.view
     shared = int((references_of(view) > 1).nonzero()[0][0])
@@ -89,6 +90,16 @@ def test_a_click_on_a_block_selects_its_owners(table):
     assert chips == {"r0": "lit", "r1": "lit", "r2": "pale"}
     table.press("Escape")
     assert (view.selected.block, view.selected.requests) == (-1, [])
+
+
+def test_a_click_answers_an_exercise(opened):
+    table = opened(lab.question("01-4"))
+    for block, right in ((7, False), (5, True)):
+        place, _ = centre(table, block)
+        table.node.locator(".nb-blocks").click(position=place)
+        table.settle()
+        verdict = lab.check("01-4", table.view)
+        assert (verdict.answer, verdict.right) == (block, right)
 
 
 def test_sharers_of_a_prefix_branch_off_where_they_part(table):

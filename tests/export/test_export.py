@@ -64,6 +64,13 @@ def test_text_becomes_html_without_a_way_out():
     assert "http" not in text
 
 
+def test_mathematics_stands_as_it_was_written():
+    assert '<code class="math">x_1 &lt; \\frac{a}{b}</code>' in markdown(r"for $x_1 < \frac{a}{b}$")
+    assert '<pre class="math">\\sum_i x</pre>' in markdown("$$\n\\sum_i x\n$$")
+    assert "<code>$5</code>" in markdown("`$5` costs $5")
+    assert "costs $5" in markdown("`$5` costs $5")
+
+
 def test_a_failing_cell_and_bad_paths_are_named(tmp_path, capsys):
     path = tmp_path / "bad.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")]), path)

@@ -22,6 +22,8 @@ BY_HAND = {
     "01-2": (12, {15: "One copy", 16: "not full"}),
     # Both store 28 when 14 blocks are full; x ends with 20 + 24 - 1 = 43 tokens in 11 blocks: 3 of y's stay.
     "01-3": (28 - 3 * 4, {28: "all it had stored", 12: "came back"}),
+    # a has 0 to 2, b 3 and 4 from the first step; in the second a takes 5: 12 + 5 - 1 tokens fill it.
+    "01-4": (5, {0: "not its last", 7: "ended after a", 9: "holds nothing"}),
 }
 
 
@@ -38,7 +40,7 @@ def test_every_exercise_is_worked_out_here():
 def test_the_run_gives_what_was_worked_out_by_hand(name):
     verdict = lab.check(name, BY_HAND[name][0])
     assert verdict.right is True
-    assert verdict.error == 0
+    assert verdict.error == (None if exercises()[name].shows else 0)
     assert "right" in repr(verdict)
 
 
@@ -49,7 +51,7 @@ def test_likely_mistakes_are_named(name):
     for answer, word in wrong.items():
         verdict = lab.check(name, answer)
         assert verdict.right is False
-        assert verdict.error == answer - right
+        assert verdict.error == (None if exercises()[name].shows else answer - right)
         assert word in verdict.text
         assert f"the run says {right}" in verdict.text
         assert "<table>" in verdict._repr_html_()
@@ -112,6 +114,29 @@ def test_the_view_of_an_answered_exercise_is_its_run():
     view = lab.check("01-3", 0).view()
     assert "14 blocks of 4 tokens" in view.caption()
     assert "1 preemptions" in view.caption()
+
+
+def test_a_click_is_an_answer():
+    view = lab.question("01-4")
+    assert "not answered yet" in lab.check("01-4", view).text
+    right, wrong = BY_HAND["01-4"]
+    for block, word in {right: "right", **wrong}.items():
+        view.selected.block = block
+        verdict = lab.check("01-4", view)
+        assert (verdict.answer, verdict.right) == (block, block == right)
+        assert word in verdict.text
+        assert repr(verdict) == repr(lab.check("01-4", block))
+    assert not (view._log.kind == 9).any()  # nothing is evicted yet: the picture gives nothing away
+
+
+def test_a_view_of_another_run_is_no_answer():
+    view = lab.check("01-4", 0).view()
+    view.selected.block = 5
+    assert "another run" in lab.check("01-4", view).text
+    assert lab.check("01-4", view).right is None
+    assert "a view is not a number" in lab.check("01-1", view).text
+    with pytest.raises(LabError, match="asks for a number"):
+        lab.question("01-1")
 
 
 def test_hints_come_in_steps():

@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+from small_run import BATCH, small_run
 
 from nano_batch import Engine, lab
 from nano_batch.errors import EventLogOffError, UnknownOptionError, ViewError
@@ -12,22 +13,6 @@ from nano_batch.viz import BlockTableView
 from nano_batch.viz.frame import frame_at
 from nano_batch.viz.palette import CACHED, COMPUTED, FREE, IN_USE, SHARED, STATES
 from nano_batch.viz.usage import blocks_held, usage
-
-BATCH = {"max_num_seqs": 6, "max_num_batched_tokens": 128}
-
-
-def small_run(**options):
-    families = lab.Families(count=2, prefix_tokens=64, share=0.5)
-    workload = lab.Workload.synthetic(
-        12, prompts=120, outputs=90, seed=3, arrivals="at_once", families=families
-    )
-    return workload, lab.serve(workload, memory_tokens=1024, **{**BATCH, **options})
-
-
-@pytest.fixture
-def view():
-    workload, run = small_run()
-    return lab.block_table(run, workload, **BATCH)
 
 
 def plain_frame(engine, computed):

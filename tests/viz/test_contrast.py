@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nano_batch.viz.bundle import static_text
-from nano_batch.viz.palette import STATES
+from nano_batch.viz.palette import OTHERS, OWNERS, RAMPS, STATES
 
 # What front ends lay under a view: JupyterLab's two themes, VS Code's, and the fallback in view.css.
 HOSTS = {"light": {"#FFFFFF"}, "dark": {"#111111", "#1F1F1F"}}
@@ -76,6 +76,16 @@ def test_states_stand_out(theme):
             continue  # nothing is there
         for paper in HOSTS[theme]:
             assert contrast(getattr(state, theme), paper) >= 3, (state.key, paper)
+
+
+@pytest.mark.parametrize("theme", HOSTS)
+def test_hues_greys_and_ramps_stand_out(theme):
+    hues = [owner[theme] for owner in OWNERS]
+    ramps = [colour for ramp in RAMPS.values() for colour in ramp[theme]]
+    assert (len(hues), len(ramps)) == (8, 10)
+    for colour in [*hues, *OTHERS[theme], *ramps]:
+        for paper in HOSTS[theme]:
+            assert contrast(colour, paper) >= 3, (colour, paper)
 
 
 @pytest.mark.parametrize("theme", HOSTS)

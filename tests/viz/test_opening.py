@@ -100,3 +100,15 @@ def test_the_line_of_code_recreates_a_scene():
     again = eval(view.code(), {"lab": lab})
     assert again.caption().splitlines()[:4] == view.caption().splitlines()[:4]
     assert (again.step, again.block_size, again.selected.requests) == (20, 32, ["r2"])
+
+
+def test_the_page_knows_the_moments_of_its_own_run():
+    view = lab.opening()
+    for _ in range(2):
+        known = {each["number"]: each.get("step") for each in view._scenes}
+        own = [scene for scene in SCENES if scene.stage is view._stage]
+        assert own
+        assert {number for number, step in known.items() if step is not None} == {s.number for s in own}
+        for scene in own:
+            assert known[scene.number] == scene.moment(view._log)
+        view.scene = 5

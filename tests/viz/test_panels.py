@@ -1,31 +1,16 @@
 """Selection, logical tables and queues: the same as the engine's own snapshot, at every step."""
 
 import pytest
+from small_run import BATCH, small_run
 
 from nano_batch import Engine, lab
 from nano_batch.errors import UnknownOptionError, ViewError
 from nano_batch.viz import BlockTableView
 
-BATCH = {"max_num_seqs": 6, "max_num_batched_tokens": 128}
-
-
-def served(**options):
-    families = lab.Families(count=2, prefix_tokens=64, share=0.5)
-    workload = lab.Workload.synthetic(
-        12, prompts=120, outputs=90, seed=3, arrivals="at_once", families=families
-    )
-    return workload, lab.serve(workload, memory_tokens=1024, **{**BATCH, **options})
-
-
-@pytest.fixture
-def view():
-    workload, run = served()
-    return lab.block_table(run, workload, **BATCH)
-
 
 @pytest.mark.parametrize("options", [{}, {"sliding_window": 40}])
 def test_tables_and_queues_are_what_the_engine_says(options):
-    workload, _ = served()
+    workload, _ = small_run()
     engine = Engine(40, 16, event_log=True, **BATCH, **options)
     for request in workload.requests():
         engine.add_request(**request)
@@ -62,7 +47,7 @@ def test_tables_and_queues_are_what_the_engine_says(options):
 
 
 def test_selection_is_read_and_set_from_python_and_shared_by_the_views_of_a_run():
-    workload, run = served()
+    workload, run = small_run()
     one, other = lab.block_table(run, workload, **BATCH), lab.block_table(run, workload, **BATCH)
     one.selected.requests = ["r3", "r5"]
     one.step = 40
@@ -73,7 +58,7 @@ def test_selection_is_read_and_set_from_python_and_shared_by_the_views_of_a_run(
     assert repr(one.selected) == "selected at step 12: A r1, block 7"
     one.selected.clear()
     assert (other._requests, other._block, other.step) == ([], -1, 12)
-    _, second = served()
+    _, second = small_run()
     assert lab.block_table(second, workload, **BATCH).selected is not one.selected
 
 
@@ -112,11 +97,11 @@ def test_a_pinned_run_stays_what_others_are_held_against(view):
     [("policy", "sjf"), ("max_num_seqs", 2), ("preemption", "swap"), ("enable_prefix_caching", False)],
 )
 def test_every_control_is_the_engines_setting(view, name, value):
-    workload, _ = served()
+    workload, _ = small_run()
     setattr(view, name, value)
     same = lab.serve(workload, memory_tokens=1024, **{**BATCH, "watermark": 0.01, name: value})
     assert view._log == same.events
-    assert view._log != served()[1].events
+    assert view._log != small_run()[1].events
     said = view.caption().splitlines()[1]
     assert said.startswith("12 requests of azure_conv, seed 3; policy ")
     assert str(value) in said

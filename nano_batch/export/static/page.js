@@ -13,7 +13,7 @@
   function disable(place, steering) {
     const others = [...place.querySelectorAll("[data-control]")].filter((node) => node.dataset.control !== steering?.name);
     const parts = others.flatMap((node) => [...node.querySelectorAll("input, select, button")]);
-    parts.push(...place.querySelectorAll("button[aria-pressed]"));
+    parts.push(...place.querySelectorAll("button.nb-pin"));
     if (!parts.length) return;
     const note = document.createElement("p");
     note.className = "nb-fixed";

@@ -3,10 +3,10 @@ import { CACHED, COMPUTED, FREE, IN_USE, Replay, SHARED } from "./replay.js";
 import { colourMenu, paint } from "./paint.js";
 import { Controls, pinButton } from "./controls.js";
 import { copyButton, downloadMenu } from "./files.js";
-import { keyList, tableKeys } from "./keys.js";
+import { keyList, passOn, tableKeys } from "./keys.js";
 import { FADE, tracesAt } from "./traces.js";
-import { Strip, stripScale } from "./strip.js";
-import { blockAt, layout } from "./layout.js";
+import { Strip } from "./strip.js";
+import { layout } from "./layout.js";
 import { button, element } from "./dom.js";
 import { firstEventOf, readRun } from "./run.js";
 import { isDark, watchTheme } from "./theme.js";
@@ -15,6 +15,7 @@ import { Heatmap } from "./heatmap.js";
 import { Hover } from "./hover.js";
 import { Logical } from "./logical.js";
 import { Player } from "./player.js";
+import { Pointer } from "./pointer.js";
 import { Queues } from "./queues.js";
 import { Scenes } from "./scenes.js";
 import { Selection } from "./selection.js";
@@ -83,8 +84,12 @@ class BlockTable {
   }
 
   listen() {
-    const { model, root } = this, { canvas } = this.heatmap, strip = this.strip.canvas;
-    model.on("change:_run", () => this.load());
+    const { model, root } = this;
+    model.on("change:_run", () => {
+      this.load();
+      // A new run is drawn before the frame begins that shows it, once the rest of its message is taken.
+      queueMicrotask(() => this.pending && this.frame(performance.now()));
+    });
     model.on("change:error", () => this.failed(model.get("error")));
     model.on("change:_difference", () => this.redraw());
     model.on("change:pinned", () => {
@@ -94,17 +99,8 @@ class BlockTable {
     });
     model.on("change:step", () => model.get("step") !== this.player.step && this.player.seek(model.get("step")));
     root.addEventListener("keydown", (event) => this.key(event));
-    canvas.addEventListener("pointermove", (event) => this.point(event));
-    canvas.addEventListener("pointerleave", () => this.point(null));
-    canvas.addEventListener("pointerdown", (event) => this.pick(event));
-    for (const scrubber of [strip, this.events]) {
-      scrubber.addEventListener("pointerdown", (event) => {
-        scrubber.setPointerCapture(event.pointerId);
-        root.focus({ preventScroll: true });
-        this.scrub(event);
-      });
-      scrubber.addEventListener("pointermove", (event) => event.buttons && this.scrub(event));
-    }
+    root.addEventListener("keyup", () => this.player.rest());
+    this.pointer = new Pointer(this);
     this.sizes = new ResizeObserver(() => this.redraw());
     this.sizes.observe(root);
     this.unwatch = watchTheme(() => this.redraw());
@@ -118,7 +114,7 @@ class BlockTable {
     this.line = timeline(this.run);
     this.traces = new Uint8Array(this.run.numBlocks);
     this.before = model.get("_difference") ? this.pinned ?? shown ?? null : null;
-    this.hovered = -1;
+    this.pointer.hovered = -1;
     this.player.range(this.run.firstStep, this.run.lastStep);
     this.settings.textContent = model.get("_settings_line");
     this.failed(model.get("error"));
@@ -152,12 +148,15 @@ class BlockTable {
   }
 
   redraw() {
-    this.pending ??= requestAnimationFrame((now) => {
-      this.pending = null;
-      // A host that is switching its theme hides the page for a moment: the last width holds then.
-      if (this.root.isConnected && this.root.clientWidth) this.outer = this.root.clientWidth;
-      if (this.outer) this.draw(now);
-    });
+    this.pending ??= requestAnimationFrame((now) => this.frame(now));
+  }
+
+  frame(now) {
+    cancelAnimationFrame(this.pending);
+    this.pending = null;
+    // A host that is switching its theme hides the page for a moment: the last width holds then.
+    if (this.root.isConnected && this.root.clientWidth) this.outer = this.root.clientWidth;
+    if (this.outer) this.draw(now);
   }
 
   draw(now) {
@@ -173,10 +172,10 @@ class BlockTable {
     }
     const width = this.outer - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 2;
     this.grid = layout(run.numBlocks, width);
+    this.calm.begin(run.numBlocks, player.moving, now);
     const picture = replay.picture(), palette = model.get("_palette"), mode = model.get("colour");
-    picture.shown = this.calm.show(picture.state, player.playing, now);
     const owners = palette.owners.map((owner) => ({ letter: owner.letter, colour: owner[theme] }));
-    const needsUse = mode === "age" || this.hovered >= 0;
+    const needsUse = mode === "age" || this.pointer.hovered >= 0;
     const lastUse = needsUse ? this.touches.lastUse(replay, firstEventOf(run, player.step + 1)) : null;
     const painted = paint(mode, { replay, picture, palette, states, theme, selection, lastUse });
     // Faster than a mark fades in a second it would flicker: then it shows at rest only.
@@ -184,17 +183,23 @@ class BlockTable {
     this.what = {
       grid: this.grid, run, replay, picture, paint: painted, owners, states, selection, lastUse, touches: this.touches,
       lit: selection.lit(replay), traces: traced ? tracesAt(run, player.step, this.traces) : null, ink: this.ink,
-      free: states.colours[FREE], hovered: this.hovered, block: selection.block, plain: this.still.matches,
+      free: states.colours[FREE], hovered: this.pointer.hovered, block: selection.block, plain: this.still.matches, calm: this.calm,
     };
     this.heatmap.draw(this.what);
-    this.strip.draw(width, run, this.line, this.before, player.step, states.colours, this.ink);
-    this.queues.show(replay, selection, owners);
-    this.logical.draw(width, this.what, selection);
-    this.words.say(mode, this.what, this.line, player.step, model.get("_difference"));
+    this.strip.draw(width, run, this.line, this.before, player, states.colours, this.ink);
+    this.words.count(this.what, player.step);
+    if (this.calm.due()) this.tell(width, mode, owners);
     this.heatmap.canvas.setAttribute("aria-label", this.words.text);
     const marks = { "aria-valuemin": run.firstStep, "aria-valuemax": run.lastStep, "aria-valuenow": player.step };
     for (const [name, value] of Object.entries(marks)) this.strip.canvas.setAttribute(name, value);
     this.sync();
+  }
+
+  tell(width, mode, owners) {
+    this.player.tell();
+    this.queues.show(this.replay, this.selection, owners);
+    this.logical.draw(width, this.what, this.selection);
+    this.words.say(mode, this.what, this.line, this.player.step, this.model.get("_difference"));
   }
 
   // The kernel learns the step when it rests, twice a second at most while it plays.
@@ -211,41 +216,12 @@ class BlockTable {
   }
 
   key(event) {
+    if (passOn(event, this.root)) return;
     if (event.target.matches("input, select, summary")) return;
     if (event.target.matches("button") && (event.key === " " || event.key === "Enter")) return;
     if (!this.player.key(event, tableKeys(this))) return;
     event.preventDefault();
     event.stopPropagation();
-  }
-
-  scrub(event) {
-    const scale = stripScale(this.run, this.strip.canvas.clientWidth);
-    this.player.seek(scale.step(event.clientX - this.strip.canvas.getBoundingClientRect().left));
-  }
-
-  at(event) {
-    const box = this.heatmap.canvas.getBoundingClientRect();
-    const x = event.clientX - box.left, y = event.clientY - box.top;
-    return [this.grid ? blockAt(this.grid, this.run.numBlocks, x, y) : -1, x, y, box.width];
-  }
-
-  // A click on a block selects it and whoever holds it.
-  pick(event) {
-    this.root.focus({ preventScroll: true });
-    const [block] = this.at(event);
-    if (block < 0) return;
-    const owners = this.replay.owners(block).map(([name]) => name);
-    this.selection.set(event.shiftKey ? [...this.selection.requests, ...owners] : owners, block);
-  }
-
-  point(event) {
-    const [block, x, y, width] = event ? this.at(event) : [-1, 0, 0, 0];
-    if (block >= 0 && this.what) {
-      this.what.lastUse ??= this.touches.lastUse(this.replay, firstEventOf(this.run, this.player.step + 1));
-    }
-    if (this.what) this.hover.show(block, x, y, width, this.what);
-    if (block !== this.hovered) this.redraw();
-    this.hovered = block;
   }
 
   destroy() {

@@ -135,6 +135,7 @@ export function pinButton(model) {
     model.set("pinned", !model.get("pinned"));
     model.save_changes();
   });
+  node.classList.add("nb-pin");
   const show = () => node.setAttribute("aria-pressed", String(model.get("pinned")));
   model.on("change:pinned", show);
   show();

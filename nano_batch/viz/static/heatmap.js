@@ -3,7 +3,7 @@
 import { FREE } from "./replay.js";
 import { GUTTER, HEADER, place } from "./layout.js";
 import { FONT, prepare } from "./theme.js";
-import { drawCell } from "./cell.js";
+import { Stamps, drawCell } from "./cell.js";
 
 export const PALE = 0.25; // how much of its colour a block keeps that is not selected
 
@@ -13,15 +13,17 @@ export class Heatmap {
     this.drawn = new Float64Array(0);
   }
 
-  // `what`: grid, run, picture, replay, paint, lit, traces, hovered, block, ink, owners, plain.
+  // `what`: grid, run, picture, replay, paint, lit, traces, hovered, block, ink, owners, plain, calm.
   draw(what) {
     const { grid, ink, paint } = what, { canvas } = this;
-    const key = [grid.width, grid.height, grid.cell, grid.per, devicePixelRatio, ink.paper, ink.text, ...paint.colours].join();
+    const key = [grid.width, grid.height, grid.cell, grid.per, what.run.blockSize, devicePixelRatio, ink.paper, ink.text, ...paint.colours].join();
     if (key !== this.key) {
       this.context = prepare(canvas, grid.width, grid.height);
       Object.assign(canvas.dataset, { columns: grid.columns, cell: grid.cell, per: grid.per, left: GUTTER, top: HEADER });
       drawIds(this.context, grid, ink);
       this.drawn = new Float64Array(what.run.numBlocks).fill(-1);
+      this.image = null;
+      this.stamps = new Stamps();
       this.key = key;
     }
     if (grid.cell < 6) this.small(what);
@@ -29,7 +31,8 @@ export class Heatmap {
   }
 
   cells(what) {
-    const { grid, run, picture, replay, paint, lit, traces, hovered, block: chosen } = what, { drawn, context } = this;
+    what.stamps = this.stamps;
+    const { grid, run, picture, replay, paint, lit, traces, hovered, block: chosen, calm } = what, { drawn, context } = this;
     for (let block = 0; block < run.numBlocks; block++) {
       const references = replay.references[block];
       const light = lit ? (lit[block] ? Math.min(9, lit[block]) : 10) : 0;
@@ -37,23 +40,28 @@ export class Heatmap {
       const small = (paint.index[block] * 16 + light) * 512 + (traces ? traces[block] : 0) * 8 + marks;
       const signature = small + 2 ** 18 * (picture.fill[block] + 2 ** 17 * Math.min(references, 4095));
       if (drawn[block] === signature) continue;
+      // Where the reader points and clicks is shown at once.
+      if (drawn[block] >= 0 && drawn[block] % 4 === signature % 4 && !calm.may(block)) continue;
       drawn[block] = signature;
       const [x, y] = place(grid, block);
       drawCell(context, x, y, block, what);
     }
-    this.redrawn = true;
   }
 
   // One image pixel a mark, scaled up without smoothing: 65,536 blocks in one call.
-  small({ grid, picture, paint, lit, hovered, block: chosen, ink }) {
-    if (this.image?.width !== grid.columns || this.image.height !== grid.rows) {
+  small({ grid, picture, paint, lit, hovered, block: chosen, ink, calm }) {
+    const fresh = !this.image;
+    if (fresh) {
       this.buffer = new OffscreenCanvas(grid.columns, grid.rows);
       this.image = new ImageData(grid.columns, grid.rows);
     }
     const words = new Uint32Array(this.image.data.buffer), { index } = paint;
     const full = paint.colours.map((hex) => word(hex)), pale = paint.colours.map((hex) => word(mix(hex, ink.paper)));
-    if (grid.per === 1) for (let b = 0; b < index.length; b++) words[b] = (lit && !lit[b] ? pale : full)[index[b]];
-    else groups(grid.per, index, lit, (mark, colour, dim) => (words[mark] = (dim ? pale : full)[colour]));
+    const set = (mark, colour) => {
+      if (words[mark] !== colour && (fresh || calm.may(mark))) words[mark] = colour;
+    };
+    if (grid.per === 1) for (let b = 0; b < index.length; b++) set(b, (lit && !lit[b] ? pale : full)[index[b]]);
+    else groups(grid.per, index, lit, (mark, colour, dim) => set(mark, (dim ? pale : full)[colour]));
     this.buffer.getContext("2d").putImageData(this.image, 0, 0);
     const { context } = this;
     context.imageSmoothingEnabled = false;

@@ -10,8 +10,18 @@ export const KEYS = [
   ["[ ]", "previous, next eviction or preemption"],
   ["j k", "select the next, previous request"],
   ["Esc", "select nothing; close this list"],
+  ["Ctrl + S", "saves the notebook, here too"],
   ["?", "this list"],
 ];
+
+// Keys of the view stay in it, else D D would delete the cell; that of saving is the host's, wherever the focus is.
+export function passOn(event, root) {
+  if (!(event.ctrlKey || event.metaKey) || event.altKey || event.key.toLowerCase() !== "s") return false;
+  const { key, code, keyCode, ctrlKey, metaKey, shiftKey } = event;
+  const again = new KeyboardEvent("keydown", { key, code, keyCode, ctrlKey, metaKey, shiftKey, bubbles: true, cancelable: true });
+  if (!root.parentElement.dispatchEvent(again)) event.preventDefault();
+  return true;
+}
 
 export function keyList() {
   const rows = KEYS.flatMap(([keys, what]) => [element("dt", { text: keys }), element("dd", { text: what })]);

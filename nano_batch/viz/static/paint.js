@@ -8,7 +8,6 @@ const MODES = [
   ["age", "last use"],
   ["references", "references"],
 ];
-const GREYS = { light: ["#8A8F94", "#C3C8CC"], dark: ["#9AA0A6", "#5A6066"] };
 
 export function colourMenu(model, onChange) {
   const options = MODES.map(([value, text]) => element("option", { value, text: `colour: ${text}` }));
@@ -30,7 +29,7 @@ export function colourMenu(model, onChange) {
 export function paint(mode, { replay, picture, palette, states, theme, selection, lastUse }) {
   if (mode === "owner") return byOwner(replay, picture, palette, states, theme, selection);
   const count = picture.state.length, index = new Uint8Array(count);
-  if (mode === "state") return { colours: states.colours, labels: states.labels, index: picture.shown, lines: null };
+  if (mode === "state") return { colours: states.colours, labels: states.labels, index: picture.state, lines: null };
   const ramp = palette.ramps[mode], free = states.colours[FREE], cached = states.colours[CACHED];
   for (let b = 0; b < count; b++) {
     const value = mode === "age" ? replay.step - lastUse[b] : replay.references[b];
@@ -59,7 +58,7 @@ function byOwner(replay, picture, palette, states, theme, selection) {
     for (const block of table) if (block >= 0) index[block] = 4 + place;
   }
   const names = selection.requests.map((name, place) => `${palette.owners[place].letter} ${name}`);
-  const colours = [states.colours[FREE], states.colours[CACHED], ...GREYS[theme], ...palette.owners.map((each) => each[theme])];
+  const colours = [states.colours[FREE], states.colours[CACHED], ...palette.others[theme], ...palette.owners.map((each) => each[theme])];
   return { colours, labels: ["free", "cached", "held by others", "and the next of them", ...names], index, lines };
 }
 

@@ -1,4 +1,5 @@
 // Step, play and keys: the clock of a view. It knows steps only; what a step looks like is the view's.
+import { SHORTEST } from "./calm.js";
 import { element, iconButton, setIcon } from "./dom.js";
 
 export class Player {
@@ -6,6 +7,7 @@ export class Player {
     this.onStep = onStep;
     this.first = this.last = this.step = 0;
     this.playing = false;
+    this.held = false; // a key or the pointer goes on from step to step
     this.speed = 8;
     this.playButton = iconButton("play", "Play (Space)", () => this.toggle());
     this.readout = element("span", { class: "nb-step" });
@@ -37,7 +39,22 @@ export class Player {
   seek(step, playing = false) {
     if (!playing) this.pause();
     this.step = Math.min(this.last, Math.max(this.first, Math.round(step)));
+    if (!this.moving) this.tell();
+    this.onStep(this.step);
+  }
+
+  get moving() {
+    return this.playing || this.held;
+  }
+
+  tell() {
     this.readout.textContent = `step ${this.step} of ${this.last}`;
+  }
+
+  // What was held is let go.
+  rest() {
+    if (!this.held) return;
+    this.held = false;
     this.onStep(this.step);
   }
 
@@ -52,8 +69,8 @@ export class Player {
       if (speed !== this.speed) [from, start, speed] = [this.step, now, this.speed];
       const step = Math.min(this.last, from + Math.floor(((now - start) * speed) / 1000));
       if (step !== this.step) this.seek(step, true);
-      if (step === this.last) this.pause();
-      else requestAnimationFrame(frame);
+      if (step < this.last) requestAnimationFrame(frame);
+      else setTimeout(() => this.step === this.last && this.pause(), SHORTEST); // the last picture, no sooner than any other
     };
     requestAnimationFrame(frame);
   }
@@ -77,6 +94,7 @@ export class Player {
       ...more,
     };
     if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in actions)) return false;
+    this.held = event.repeat;
     actions[event.key]();
     return true;
   }

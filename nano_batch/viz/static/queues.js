@@ -2,12 +2,17 @@
 import { element, grouped } from "./dom.js";
 
 const MOST_CHIPS = 48;
+const ORDERS = [
+  ["running", "lane", "In the order of their lanes: the places in a step's batch."],
+  ["waiting", "arrival", "In the order of arrival. Who is admitted next is the policy's choice, which the event log does not say beforehand."],
+];
 
 export class Queues {
   constructor(onClick) {
-    this.rows = ["running", "waiting"].map((key) => {
+    this.rows = ORDERS.map(([key, order, why]) => {
+      const name = element("span", { text: key, title: why }, [element("span", { class: "nb-note", text: ` by ${order}` })]);
       const count = element("b"), list = element("span", { class: "nb-chips" });
-      const node = element("div", { class: "nb-queue", "data-queue": key }, [element("span", { text: key }), count, list]);
+      const node = element("div", { class: "nb-queue", "data-queue": key }, [name, count, list]);
       return { key, count, list, node, chips: [] };
     });
     this.node = element("div", { class: "nb-queues" }, this.rows.map(({ node }) => node));

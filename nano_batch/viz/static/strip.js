@@ -25,7 +25,8 @@ export class Strip {
     this.still = document.createElement("canvas");
   }
 
-  draw(width, run, line, before, step, colours, ink) {
+  draw(width, run, line, before, player, colours, ink) {
+    const { step } = player;
     const rows = TRACES.map((_, rank) => rank).filter((rank) => line.events[rank].some((count) => count > 0));
     const key = [width, devicePixelRatio, ink.text, ink.paper, ...colours].join();
     if (key !== this.key || line !== this.line || before !== this.before) {
@@ -40,6 +41,7 @@ export class Strip {
     if (down) events.drawImage(this.still, 0, high, this.still.width, down, 0, 0, width, rows.length * ROW);
     const scale = stripScale(run, width);
     cursor(context, scale, step, STRIP_HEIGHT - BOTTOM, ink);
+    if (!player.moving) stepLabel(context, scale, step, STRIP_HEIGHT - BOTTOM, ink); // it would flicker
     events.fillStyle = ink.text;
     events.fillRect(Math.round(scale.x(step)), 0, 1, rows.length * ROW);
   }
@@ -135,19 +137,23 @@ function ticks(context, scale, run, values, top, height, colour) {
   }
 }
 
-function cursor(context, scale, step, base, ink) {
-  const x = scale.x(step), text = `step ${step}`, half = context.measureText(text).width / 2 + 6;
-  const middle = Math.min(scale.right - half, Math.max(scale.left + half, x));
+function stepLabel(context, scale, step, base, ink) {
+  const text = `step ${step}`, half = context.measureText(text).width / 2 + 6;
+  const middle = Math.min(scale.right - half, Math.max(scale.left + half, scale.x(step)));
   context.fillStyle = ink.paper;
   context.fillRect(middle - half, base + 6, 2 * half, 13);
   context.fillStyle = ink.text;
   context.textAlign = "center";
   context.fillText(text, middle, base + 16);
+}
+
+function cursor(context, scale, step, base, ink) {
+  const x = Math.round(scale.x(step));
   context.fillStyle = ink.paper;
-  context.fillRect(Math.round(x) - 2, 4, 5, base - 3);
+  context.fillRect(x - 2, 4, 5, base - 3);
   context.fillStyle = ink.text;
-  context.fillRect(Math.round(x) - 1, 4, 3, base - 3);
+  context.fillRect(x - 1, 4, 3, base - 3);
   context.beginPath();
-  context.arc(Math.round(x) + 0.5, 6, 5, 0, 7);
+  context.arc(x + 0.5, 6, 5, 0, 7);
   context.fill();
 }

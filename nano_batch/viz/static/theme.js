@@ -1,6 +1,7 @@
 // The host's theme: JupyterLab's or VS Code's variables, else the system's preference; colours switch without a rerun.
 
 export const FONT = "10px ui-monospace, Menlo, Consolas, monospace";
+export const SMALL = "8px ui-monospace, Menlo, Consolas, monospace";
 
 function luminance(color) {
   const parts = color.match(/[\d.]+/g)?.map(Number);

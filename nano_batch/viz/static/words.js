@@ -19,14 +19,21 @@ export class Words {
     this.live = element("div", { class: "nb-hidden", "aria-live": "polite" });
   }
 
-  say(mode, { run, picture, paint, grid }, line, step, difference) {
+  // What is drawn, in numbers.
+  count({ run, picture }, step) {
     const { blocks, tokens } = counts(picture), total = run.numBlocks;
+    this.blocks = blocks;
     const rows = this.states.map(({ key, label }) => {
       const i = this.index[key];
-      this.legend.numbers[key].textContent = grouped(blocks[i]);
       return [label, grouped(blocks[i]), percent(blocks[i], total), grouped(tokens[i])];
     });
     this.shown = [...rows, ["total", grouped(total), "100.0", grouped(tokens.reduce((a, b) => a + b))]];
+    this.text = `step ${step}: ` + rows.map(([label, count]) => `${label} ${count}`).join(", ");
+  }
+
+  // The page's words for what was counted.
+  say(mode, { run, paint, grid }, line, step, difference) {
+    for (const { key } of this.states) this.legend.numbers[key].textContent = grouped(this.blocks[this.index[key]]);
     this.numbers.fill(this.shown);
     this.difference.textContent = difference;
     this.legend.node.hidden = mode !== "state";
@@ -37,7 +44,6 @@ export class Words {
     });
     const per = grid.per > 1 ? `<span>one mark stands for ${grid.per} blocks, in the colour of most</span>` : "";
     this.now.innerHTML = `<span>in this step:</span>${happened.join("")}${per}`;
-    this.text = `step ${step}: ` + rows.map(([label, count]) => `${label} ${count}`).join(", ");
     this.speaking ??= setTimeout(() => {
       this.speaking = null;
       this.live.textContent = this.text;

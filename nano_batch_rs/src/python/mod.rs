@@ -10,6 +10,7 @@ mod engine;
 mod errors;
 mod events;
 mod options;
+mod policy;
 mod sampling;
 mod simulator;
 mod values;
@@ -21,7 +22,7 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
-    use super::block_cache::BlockCache;
+    use super::block_cache::{BlockCache, belady_hits};
     #[pymodule_export]
     use super::buffers::StepCounts;
     #[pymodule_export]

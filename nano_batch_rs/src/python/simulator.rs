@@ -1,5 +1,6 @@
 //! The simulator as one call: arrays in, columns out. The GIL is released while it runs.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use numpy::{Element, IntoPyArray, PyReadonlyArray1};
@@ -10,9 +11,11 @@ use super::cost::{CostModel, Raising, leave, quantiles_dict, raised};
 use super::errors::{Raised, raise};
 use super::events::events_dict;
 use super::options::engine_config;
+use super::policy::Scorer;
 use super::values::count;
-use crate::config::Choice;
+use crate::config::{Choice, Config};
 use crate::error::Error;
+use crate::policy::Policy;
 use crate::simulator::{Content, Options, Outcome, Progress, Reservation, Routing, StepColumns, Workload};
 
 /// Between two looks at Python: signals are checked, progress is told.
@@ -21,7 +24,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(40);
 /// Simulates a workload; what comes back is the records' columns in a dict.
 #[pyfunction]
 #[pyo3(signature = (arrival_s, prompt_tokens, output_tokens, content, engine, cost, *, steps_in_flight, replicas,
-    routing, max_steps, keep_steps, max_tokens, reservation, quantiles, progress))]
+    routing, max_steps, keep_steps, max_tokens, reservation, quantiles, progress, score))]
 #[allow(clippy::too_many_arguments)]
 pub fn simulate<'py>(
     py: Python<'py>,
@@ -40,6 +43,7 @@ pub fn simulate<'py>(
     reservation: Option<&str>,
     quantiles: bool,
     progress: Option<Py<PyAny>>,
+    score: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let config = engine_config(Some(engine))?;
     let options = Options {
@@ -65,8 +69,14 @@ pub fn simulate<'py>(
     let raising = Raising::default();
     let mut model = cost.model(&raising);
     let mut watch = watcher(progress, &raising);
-    let outcome =
-        py.detach(|| crate::simulator::simulate(&workload, &config, &mut *model, &options, &mut watch));
+    let scorer = score.map(|function| Scorer { function: Arc::new(function), raising: raising.clone() });
+    let outcome = py.detach(|| {
+        let mut given = |config: &Config| match &scorer {
+            Some(scorer) => Box::new(scorer.clone()) as Box<dyn Policy>,
+            None => config.policy.build(config),
+        };
+        crate::simulator::simulate(&workload, &config, &mut given, &mut *model, &options, &mut watch)
+    });
     let outcome = outcome.map_err(|error| raised(&raising, error))?;
     drop(workload);
     outcome_dict(py, outcome)
@@ -173,7 +183,7 @@ fn steps_dict(py: Python<'_>, table: StepColumns) -> PyResult<Bound<'_, PyDict>>
     dict.set_item("slots_internal", wide(py, table.slots_internal))?;
     dict.set_item("slots_external", wide(py, table.slots_external))?;
     dict.set_item("slots_wanted", wide(py, table.slots_wanted))?;
-    dict.set_item("largest_hole", wide(py, table.largest_hole))?;
+    dict.set_item("slots_largest_hole", wide(py, table.slots_largest_hole))?;
     dict.set_item("preemptions", wide(py, table.preemptions))?;
     Ok(dict)
 }

@@ -54,6 +54,7 @@ impl Scheduler {
             || sequences > u64::from(self.config.max_num_batched_tokens)
             || !self.outstanding.is_empty()
             || self.decodes_planned
+            || self.policy.ranks_all()
             || self.config.sliding_window.is_some()
         {
             return None;

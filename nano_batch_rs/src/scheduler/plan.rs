@@ -24,6 +24,7 @@ impl Scheduler {
         if outstanding >= MAX_OUTSTANDING {
             return Err(Error::StepPending { outstanding, limit: MAX_OUTSTANDING });
         }
+        self.rank_all()?;
         let mut step = self.empty_step.take().or_else(|| self.spare_steps.pop()).unwrap_or_default();
         self.begin_step();
         step.reset(self.step);
@@ -80,17 +81,6 @@ impl Scheduler {
         if self.policy.rescores_running() {
             self.rank_running();
         }
-    }
-
-    /// Sorts the running sequences by scores of now: nearly sorted already, so nearly linear.
-    fn rank_running(&mut self) {
-        for at in 0..self.running.len() {
-            let slot = self.running[at];
-            let score = self.score(slot, self.sequences[slot as usize].cached_tokens);
-            self.sequences[slot as usize].rank.score = score;
-        }
-        let sequences = &self.sequences;
-        self.running.sort_by(|&a, &b| sequences[a as usize].rank.cmp(&sequences[b as usize].rank));
     }
 
     /// One token for each running sequence that decodes, in rank order. Whether it met any that

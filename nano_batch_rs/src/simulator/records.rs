@@ -48,7 +48,7 @@ pub struct StepColumns {
     pub slots_external: Vec<u64>,
     pub slots_wanted: Vec<u64>,
     /// The largest gap; 0 under paging.
-    pub largest_hole: Vec<u64>,
+    pub slots_largest_hole: Vec<u64>,
     pub preemptions: Vec<u32>,
     /// Every so many steps one is kept.
     pub stride: u64,
@@ -85,7 +85,7 @@ impl StepColumns {
             &mut self.slots_internal,
             &mut self.slots_external,
             &mut self.slots_wanted,
-            &mut self.largest_hole,
+            &mut self.slots_largest_hole,
         ] {
             halve(column);
         }
@@ -104,10 +104,10 @@ impl StepColumns {
         }
     }
 
-    fn push(&mut self, scheduler: &Scheduler, regions: Option<Regions>, step: &Planned) {
+    fn push(&mut self, scheduler: &Scheduler, timed: &Timed, step: &Planned) {
         self.step.push(step.number as u32);
-        self.start_s.push(step.start_s);
-        self.duration_s.push(step.duration_s);
+        self.start_s.push(timed.start_s);
+        self.duration_s.push(timed.duration_s);
         self.prefill_tokens.push(step.prefill_tokens);
         self.decode_tokens.push(step.decode_tokens);
         self.running.push(scheduler.num_running() as u32);
@@ -115,7 +115,7 @@ impl StepColumns {
         let slots = scheduler.slots();
         self.slots_used.push(slots.used);
         let waiting = scheduler.num_waiting() as u32;
-        let Some(regions) = regions else {
+        let Some(regions) = timed.regions else {
             let blocks = scheduler.blocks();
             self.waiting.push(waiting);
             self.push_blocks(blocks.num_used(), blocks.num_cached(), blocks.num_free());
@@ -140,15 +140,21 @@ impl StepColumns {
         self.slots_internal.push(internal);
         self.slots_external.push(external);
         self.slots_wanted.push(wanted);
-        self.largest_hole.push(gap);
+        self.slots_largest_hole.push(gap);
     }
 }
 
-/// A step as its table takes it.
+/// Where and when a step runs.
+pub(super) struct Timed {
+    pub replica: u32,
+    pub regions: Option<Regions>,
+    pub start_s: f64,
+    pub duration_s: f64,
+}
+
+/// What a step's table takes of the step itself.
 struct Planned {
     number: u64,
-    start_s: f64,
-    duration_s: f64,
     prefill_tokens: u32,
     decode_tokens: u32,
     preemptions: u32,
@@ -220,20 +226,11 @@ impl Recorder {
     }
 
     /// A step was planned, with `rows` the workload's rows by sequence number.
-    pub fn planned(
-        &mut self,
-        replica: u32,
-        scheduler: &Scheduler,
-        regions: Option<Regions>,
-        step: &Step,
-        rows: &[u32],
-        start_s: f64,
-        duration_s: f64,
-    ) {
+    pub fn planned(&mut self, scheduler: &Scheduler, timed: &Timed, step: &Step, rows: &[u32]) {
         for row in &step.rows[step.num_decodes..] {
             let request = rows[row.uid as usize] as usize;
             if self.requests.first_scheduled_s[request].is_nan() {
-                self.requests.first_scheduled_s[request] = start_s;
+                self.requests.first_scheduled_s[request] = timed.start_s;
                 // What it starts behind was cached; a static batch admits it steps before it runs.
                 self.requests.cached_tokens[request] = row.start;
             }
@@ -244,51 +241,32 @@ impl Recorder {
         let decodes = step.num_decodes as u32;
         let planned = Planned {
             number: step.number,
-            start_s,
-            duration_s,
             prefill_tokens: step.num_tokens - decodes,
             decode_tokens: decodes,
             preemptions: step.preempted.len() as u32,
         };
-        self.note(replica, scheduler, regions, &planned, step.rows.len() as u64);
+        self.note(scheduler, timed, &planned, step.rows.len() as u64);
     }
 
     /// A step of decodes alone was planned.
-    pub fn planned_decodes(
-        &mut self,
-        replica: u32,
-        scheduler: &Scheduler,
-        regions: Option<Regions>,
-        step: &DecodeStep,
-        start_s: f64,
-        duration_s: f64,
-    ) {
+    pub fn planned_decodes(&mut self, scheduler: &Scheduler, timed: &Timed, step: &DecodeStep) {
         let planned = Planned {
             number: step.number,
-            start_s,
-            duration_s,
             prefill_tokens: 0,
             decode_tokens: step.sequences as u32,
             preemptions: 0,
         };
-        self.note(replica, scheduler, regions, &planned, step.sequences);
+        self.note(scheduler, timed, &planned, step.sequences);
     }
 
-    fn note(
-        &mut self,
-        replica: u32,
-        scheduler: &Scheduler,
-        regions: Option<Regions>,
-        step: &Planned,
-        sequences: u64,
-    ) {
+    fn note(&mut self, scheduler: &Scheduler, timed: &Timed, step: &Planned, sequences: u64) {
         self.scheduled_sequences += sequences;
         if self.inter_token.is_some() {
-            self.durations.add(step.duration_s);
+            self.durations.add(timed.duration_s);
         }
-        let table = &mut self.steps[replica as usize];
+        let table = &mut self.steps[timed.replica as usize];
         if table.wants(self.most_steps) {
-            table.push(scheduler, regions, step);
+            table.push(scheduler, timed, step);
         }
     }
 

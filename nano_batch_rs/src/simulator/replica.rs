@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::Options;
 use super::contiguous::Gate;
 use super::cost::{CostModel, Features, StepTime};
-use super::records::Recorder;
+use super::records::{Recorder, Timed};
 use super::workload::{OTHER_TOKEN, STOP_TOKEN, Workload};
+use super::{MakePolicy, Options};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::request::Sequence;
@@ -59,13 +59,15 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    pub fn new(number: u32, config: &Config, options: &Options) -> Result<Self> {
-        Ok(Replica {
+    pub fn new(number: u32, config: &Config, make_policy: MakePolicy<'_>, options: &Options) -> Self {
+        let own = match options.reservation {
+            None => config.clone(),
+            Some(_) => Gate::ample(config),
+        };
+        let policy = make_policy(&own);
+        Replica {
             number,
-            scheduler: Scheduler::new(match options.reservation {
-                None => config.clone(),
-                Some(_) => Gate::ample(config),
-            })?,
+            scheduler: Scheduler::with_policy(own, policy),
             gate: options.reservation.map(|reservation| Gate::new(reservation, config)),
             config: config.clone(),
             options: options.clone(),
@@ -78,7 +80,7 @@ impl Replica {
             empty_steps: 0,
             ended: Vec::new(),
             tokens: Vec::new(),
-        })
+        }
     }
 
     pub fn scheduler(&self) -> &Scheduler {
@@ -145,6 +147,7 @@ impl Replica {
         if !self.scheduler.has_unfinished() {
             return Ok(Wake::default());
         }
+        self.scheduler.set_now(now);
         if !self.plans_ahead
             && let Some(decodes) = self.scheduler.plan_decodes()
         {
@@ -185,8 +188,7 @@ impl Replica {
     ) -> Result<Wake> {
         let StepTime { host_s, device_s } = cost.step_time(&Features::of_decodes(decodes))?.checked()?;
         let duration = host_s + device_s;
-        let regions = self.gate.as_ref().map(Gate::regions);
-        recorder.planned_decodes(self.number, &self.scheduler, regions, decodes, now, duration);
+        recorder.planned_decodes(&self.scheduler, &self.timed(now, duration), decodes);
         let end = now + duration;
         self.empty_steps = 0;
         self.in_flight.push_back(InFlight { number: decodes.number, end, decodes: true });
@@ -206,8 +208,7 @@ impl Replica {
             (now, host_s + device_s)
         };
         let end = start + duration;
-        let regions = self.gate.as_ref().map(Gate::regions);
-        recorder.planned(self.number, &self.scheduler, regions, step, &self.rows, start, duration);
+        recorder.planned(&self.scheduler, &self.timed(start, duration), step, &self.rows);
         if step.rows.is_empty() {
             self.plan_due = true;
             return Ok(Wake { plan: Some(end), planned: true, ..Wake::default() });
@@ -219,6 +220,11 @@ impl Replica {
             wake.plan = Some(start);
         }
         Ok(wake)
+    }
+
+    fn timed(&self, start_s: f64, duration_s: f64) -> Timed {
+        let regions = self.gate.as_ref().map(Gate::regions);
+        Timed { replica: self.number, regions, start_s, duration_s }
     }
 
     /// Gives the oldest step under way its tokens. Whether a plan is to follow.
