@@ -24,13 +24,14 @@ def summary(run: Run, slo: SLO | None = None, window: Window | None = None) -> R
     Raises:
         MetricsError: no request has ended, or the window is empty.
     """
-    requests, steps = run.requests, run.steps
+    requests, totals = run.requests, run.settings.get("totals", {})
     span = steady_window(requests) if window is None else window
     rates = throughput(requests, span)
     return {
         "requests": len(requests),
         "finished": int(np.isfinite(requests.finish_s).sum()),
-        "iterations": int(run.settings.get("totals", {}).get("iterations", len(steps))),
+        "iterations": int(totals.get("iterations", len(run.steps))),
+        **{name: int(totals[name]) for name in ("scheduled_sequences",) if name in totals},
         "run_s": run.span_s,
         "window_start_s": span[0],
         "window_end_s": span[1],
