@@ -1,15 +1,16 @@
 """How long a simulation takes, and how much memory.
 
 Poisson arrivals at 14 requests/s, log-normal prompts (mu 6.633, sigma 0.985) and outputs (mu 5.019, sigma
-0.859), 256 sequences at a time, a budget of 4,096 tokens, ample blocks of 16. The roofline is fixed: 989 TFLOP/s,
-3.35 TB/s, no overhead, 16.06 GB of weights (two operations a parameter of two bytes), 131,072 bytes a token.
+0.859), 256 sequences at a time, a budget of 4,096 tokens, ample blocks of 16. The roofline is fixed: 989
+TFLOP/s, 3.35 TB/s, no overhead, 16.06 GB of weights (two operations a parameter of two bytes), 131,072 bytes
+a token.
 
-`10k`: 10,000 requests, every step kept. `1m`: a million, at most 10,000 steps kept. `1k`: 1,000 with the event
-log on. `sweep200`: 200 points of 2,000 requests on two workers (ten rates, four limits, five seeds), their start
-included, nothing read from disk. `seconds` is the wall time of the call, from arrays to columns (to the table for
-`sweep200`), the best of `runs`; `peak_mib` the most resident memory of the process that called, with Python and
-NumPy in it. Each case has a process of its own. `nano-batch bench simulator` also writes
-`data/measured/simulator.json`.
+`10k`: 10,000 requests, every step kept. `1m`: a million, at most 10,000 steps kept. `1k`: 1,000 with the
+event log on. `sweep200`: 200 points of 2,000 requests on two workers (ten rates, four limits, five seeds),
+their start included, nothing read from disk. `seconds` is the wall time of the call, from arrays to columns
+(to the table for `sweep200`), the best of `runs`; `peak_mib` the most resident memory of the process that
+called, with Python and NumPy in it. Each case has a process of its own. `nano-batch bench simulator` also
+writes `data/measured/simulator.json`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ from nano_batch.workloads import LogNormal, Workload
 
 MEASURED = Path(__file__).parents[2] / "data" / "measured" / "simulator.json"
 COST = Roofline(flops_per_s=989e12, bytes_per_s=3.35e12, weight_bytes=16.06e9, kv_bytes_per_token=131_072)
-ENGINE: dict[str, Any] = {"num_blocks": 16_384, "block_size": 16, "max_num_seqs": 256, "max_num_batched_tokens": 4096}
+ENGINE: dict[str, Any] = {
+    "num_blocks": 16_384,
+    "block_size": 16,
+    "max_num_seqs": 256,
+    "max_num_batched_tokens": 4096,
+}
 RATE, PROMPTS, OUTPUTS = 14.0, LogNormal(6.633, 0.985), LogNormal(5.019, 0.859)
 #: case -> requests, runs, options; iterations of 10,000 requests are known from other simulators.
 CASES: dict[str, tuple[int, int, dict[str, Any]]] = {
@@ -92,7 +98,7 @@ def check(result: Any, requests: int, iterations: int, *, events: bool) -> None:
     if not (result.requests.output_tokens == result.requests.max_tokens).all():
         raise RuntimeError("not every request was served to its length")
     if len(result.requests) != requests or result.requests.preemptions.any():
-        raise RuntimeError(f"{len(result.requests)} requests of {requests}, or a preemption with ample blocks")
+        raise RuntimeError(f"{len(result.requests)} requests of {requests}, or one was preempted")
     low, high = ITERATIONS_10K
     if requests == CASES["10k"][0] and not low <= iterations <= high:
         raise RuntimeError(f"{iterations:,} iterations; they must be from {low:,} to {high:,}")
