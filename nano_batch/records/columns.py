@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,9 @@ from nano_batch.errors import RecordsError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from typing_extensions import Self
+
+REPR_WIDTH = 110
 
 
 class Columns:
@@ -31,6 +35,16 @@ class Columns:
             raise RecordsError(
                 f"{type(self).__name__} has columns of {sorted(lengths)} rows, not of one length"
             )
+
+    @classmethod
+    def adopt(cls, **values: Any) -> Self:
+        """A table of new arrays of the schema's types that nobody else holds: taken as they are."""
+        table = object.__new__(cls)
+        for name, value in values.items():
+            if name in cls.DTYPES:
+                value.flags.writeable = False
+            object.__setattr__(table, name, value)
+        return table
 
     def _as_column(self, name: str, dtype: Any) -> NDArray[Any]:
         given = np.asarray(getattr(self, name))
@@ -69,7 +83,7 @@ class Columns:
 
     def __repr__(self) -> str:
         names = [field.name for field in fields(self) if field.name in self.DTYPES]  # type: ignore[arg-type]
-        return f"{type(self).__name__}: {len(self):,} rows of {', '.join(names)}"
+        return fill(f"{type(self).__name__}: {len(self):,} rows of {', '.join(names)}", REPR_WIDTH)
 
     def _repr_html_(self) -> str:
         caption = f"{type(self).__name__}: {len(self):,} rows"

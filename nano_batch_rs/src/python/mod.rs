@@ -22,11 +22,11 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
-    use super::block_cache::BlockCache;
+    use super::block_cache::{BlockCache, belady_hits};
     #[pymodule_export]
     use super::buffers::StepCounts;
     #[pymodule_export]
-    use super::cost::{CostModel, StepFeatures};
+    use super::cost::{CostModel, StepFeatures, cards};
     #[pymodule_export]
     use super::engine::CoreEngine;
     #[pymodule_export]
