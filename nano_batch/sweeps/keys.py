@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,15 @@ def dependencies(point: Point, slo: SLO | None, window: Any) -> dict[str, Any] |
     """
     own = {name: value for name, value in point.options.items() if name in SIMULATOR and name != "cost"}
     engine = {name: value for name, value in point.options.items() if name not in SIMULATOR}
-    cost = as_cost(point.options["cost"]).describe()
-    if cost.get("model") == "function":
+    cost = as_cost(point.options["cost"])
+    if not (is_dataclass(cost) and type(cost).__module__.startswith("nano_batch.")):
         return None
     depends = {
         "code": code_digest(),
         "workload": point.workload.digest,
         "engine": check_options(**engine),
         "simulator": own,
-        "cost": cost,
+        "cost": {"model": type(cost).__name__, **asdict(cost)},
         "slo": None if slo is None else asdict(slo),
         "window": window,
     }
