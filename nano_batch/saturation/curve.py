@@ -94,7 +94,8 @@ class LoadCurve:
 
     def hollow(self, latency: str) -> NDArray[np.bool_]:
         """Loads whose p99 of "ttft", "tpot" or "end_to_end" has fewer than ten samples beyond it."""
-        return self.values(f"{latency}_beyond_p99").min(axis=1) < MIN_BEYOND
+        few: NDArray[np.bool_] = self.values(f"{latency}_beyond_p99").min(axis=1) < MIN_BEYOND
+        return few
 
     @property
     def knee(self) -> float | None:
