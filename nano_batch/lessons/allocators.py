@@ -19,7 +19,7 @@ Allocator = Literal["max", "pow2", "oracle", "paging"]
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
 CONTIGUOUS = ALLOCATORS[:-1]
 PARTS = ("used", "internal", "reserved", "external", "free")
-GPU = "l4"  # what a step costs; a small one, which this memory fits beside the model
+GPU: Literal["l4"] = "l4"  # what a step costs; a small one, which this memory fits beside the model
 MEANS = {
     "max": "the longest possible request is reserved",
     "pow2": "output rounded up to a power of two",
