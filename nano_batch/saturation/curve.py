@@ -29,7 +29,7 @@ Over = Literal["users", "rate"]
 Floats = NDArray[np.float64]
 SEEDS = (0, 1, 2, 3, 4)
 #: Requests of a point: enough that a closed loop turns over several times and an open one settles.
-LEAST_REQUESTS, TURNS = 60, 5
+LEAST_REQUESTS, TURNS = 40, 5
 
 
 @lru_cache(maxsize=512)
@@ -82,11 +82,7 @@ class LoadCurve:
 
     def goodput(self, slo: SLO) -> tuple[Floats, Floats, Floats]:
         """Requests per second that meet the objectives: median, least and most, as `spread` gives them."""
-        values = [
-            [goodput_per_s(requests, slo, _window(row)) for requests, row in zip(point, rows, strict=True)]
-            for point, rows in zip(self.served, self.rows, strict=True)
-        ]
-        return self._spread(np.array(values))
+        return self._spread(_goodputs(self, slo))
 
     def _spread(self, values: Floats) -> tuple[Floats, Floats, Floats]:
         stable = np.where(self.unstable[:, None], np.nan, values)
@@ -166,7 +162,7 @@ def load_curve(
         over: "users": a closed loop; "rate": Poisson arrivals.
         like: the trace whose lengths are drawn.
         seeds: of the lengths and arrivals.
-        requests: of each point; by default five for each user, at least 60.
+        requests: of each point; by default five for each user, at least 40.
 
     Raises:
         MetricsError: no loads or seeds, or loads that do not ascend from above 0.
@@ -204,9 +200,18 @@ def serve_all(configuration: Configuration, workloads: Sequence[Workload]) -> li
         return list(pool.map(one, workloads))
 
 
+@lru_cache(maxsize=128)
+def _goodputs(curve: LoadCurve, slo: SLO) -> Floats:
+    values = [
+        [goodput_per_s(requests, slo, _window(row)) for requests, row in zip(point, rows, strict=True)]
+        for point, rows in zip(curve.served, curve.rows, strict=True)
+    ]
+    return np.array(values)
+
+
 def _window(row: Row) -> tuple[float, float]:
     return float(row["window_start_s"]), float(row["window_end_s"])
 
 
 def _requests(over: Over, load: float) -> int:
-    return LEAST_REQUESTS + int(TURNS * load) if over == "users" else 4 * LEAST_REQUESTS
+    return LEAST_REQUESTS + int(TURNS * load) if over == "users" else 6 * LEAST_REQUESTS

@@ -13,7 +13,7 @@ from nano_batch.display import number
 from nano_batch.metrics import SLO
 from nano_batch.saturation.bound import output_bound_per_s
 from nano_batch.saturation.curve import LoadCurve
-from nano_batch.saturation.limits import THROUGHPUT, Binding
+from nano_batch.saturation.limits import THROUGHPUT, Binding, binding_limits
 from nano_batch.viz.chart import (
     Axis,
     Band,
@@ -26,7 +26,6 @@ from nano_batch.viz.chart import (
     Rule,
     Series,
     Shade,
-    Text,
 )
 from nano_batch.viz.table import Table
 
@@ -37,16 +36,32 @@ LOADS = {"users": ("Concurrency", "users"), "rate": ("Arrivals", "requests/s")}
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One of the two: its letter, its curve and what binds at each load."""
+    """One of the two: its letter, its curve, what binds and what the cost model allows at each load."""
 
     letter: str
     curve: LoadCurve
     limits: Sequence[Binding]
+    bound: Sequence[float]
+
+    @classmethod
+    def of(cls, letter: str, curve: LoadCurve) -> Side:
+        """The side of a curve; limits and bound are those of its first seed's requests."""
+        points = range(len(curve.loads))
+        bound = [
+            output_bound_per_s(curve.configuration, curve.workload(point, curve.seeds[0])) for point in points
+        ]
+        return cls(letter, curve, binding_limits(curve, curve.seeds[:1]), bound)
 
     @property
     def colour(self) -> str:
         """The role of its colour."""
         return COLOURS["AB".index(self.letter)]
+
+    @property
+    def unstable(self) -> str:
+        """Where it has no values, in words; empty where it has all."""
+        loads = self.curve.loads[self.curve.unstable]
+        return f"{self.letter} unstable at {', '.join(map(number, loads.tolist()))}" if len(loads) else ""
 
 
 def over_load(sides: Sequence[Side], slo: SLO) -> Chart:
@@ -67,7 +82,7 @@ def per_user(sides: Sequence[Side], slo: SLO) -> Chart:
         whole = side.curve.spread(THROUGHPUT)[0]
         series += [
             Line(f"{side.letter}, path", each, whole, side.colour),
-            Points(f"{side.letter}, a load", each, whole, side.colour),
+            Points(f"{side.letter}, path", each, whole, side.colour),
         ]
     panel = Panel("What one user gets against what the GPU gives", x, y, series)
     return _chart(sides, slo, [panel], columns=1, share="")
@@ -88,76 +103,70 @@ def _chart(sides: Sequence[Side], slo: SLO, panels: list[Panel], *, columns: int
 
 def _throughput(sides: Sequence[Side], slo: SLO, x: Axis) -> Panel:
     series: list[Series] = []
-    marks: list[Mark] = []
-    first = sides[0].curve.loads
+    loads = sides[0].curve.loads
     for side in sides:
-        bound = [
-            min(
-                output_bound_per_s(side.curve.configuration, side.curve.workload(point, seed))
-                for seed in (0,)
-            )
-            for point in range(len(first))
-        ]
-        series += _spread(side, "median", side.curve.spread(THROUGHPUT))
-        series.append(Line(f"{side.letter}, bound", first, bound, side.colour, "1 4", 1.5))
-        marks += _unstable(side, min(filter(np.isfinite, side.curve.spread(THROUGHPUT)[0]), default=1.0))
-    one = sides[0].curve.spread(THROUGHPUT)[0][0] / first[0]
+        series += _spread(side, side.curve.spread(THROUGHPUT))
+        series.append(Line(f"{side.letter}, bound", loads, side.bound, side.colour, "1 4", 1.5))
+    one = sides[0].curve.spread(THROUGHPUT)[0][0] / loads[0]
     if sides[0].curve.over == "users" and np.isfinite(one):
-        series.append(Line("proportional to A's first point", first, one * first, "muted", "5 4", 1.2))
-    marks += [*_shade(sides[-1], slo), ribbon(sides[-1])]
-    title = f"Output throughput; below it, what limits {sides[-1].letter}"
-    return Panel(title, x, Axis("Output", "tokens/s", "log10"), series, marks)
+        series.append(Line("A's first point, in proportion", loads, one * loads, "muted", "5 4", 1.2))
+    marks = [*_shade(sides[-1], slo), ribbon(sides[-1])]
+    y = _log_axis("Output", "tokens/s", series, ())
+    return Panel("Output throughput", x, y, series, marks, note=f"below it: what limits {sides[-1].letter}")
 
 
 def _latency(sides: Sequence[Side], name: str, title: str, slo: SLO, x: Axis) -> Panel:
     series: list[Series] = []
     for side in sides:
-        p50, p99 = (
-            tuple(1e3 * values for values in side.curve.spread(f"{name}_{q}_s")) for q in ("p50", "p99")
-        )
-        loads = side.curve.loads
-        series.append(Line(f"{side.letter}, p50", loads, p50[0], side.colour, "4 3", 1.5))
-        series += [
-            Band(f"{side.letter}, p99 of five seeds", loads, p99[1], p99[2], side.colour),
-            Line(f"{side.letter}, p99", loads, p99[0], side.colour),
-            Points(
-                f"{side.letter}, p99 (hollow: few samples)",
-                loads,
-                p99[0],
-                side.colour,
-                side.curve.hollow(name),
-            ),
-        ]
+        loads, letter = side.curve.loads, side.letter
+        median = side.curve.spread(f"{name}_p50_s")[0]
+        values = tuple(1e3 * values for values in side.curve.spread(f"{name}_p99_s"))
+        series.append(Line(f"{letter}, p50", loads, 1e3 * median, side.colour, "4 3", 1.5))
+        series += _band(side, *values[1:])
+        series.append(Line(f"{letter}, p99", loads, values[0], side.colour))
+        series.append(Points(f"{letter}, p99", loads, values[0], side.colour, side.curve.hollow(name)))
     limit = getattr(slo, f"{name}_s")
     rules = (
         [] if limit is None else [Rule("y", 1e3 * limit, f"objective {number(1e3 * limit)} ms", f"{name}_ms")]
     )
-    marks = rules if name == "ttft" else [*rules, ribbon(sides[0])]
-    shown = title if name == "ttft" else f"{title}; below it, what limits {sides[0].letter}"
-    return Panel(shown, x, Axis(name.upper(), "ms", "log10"), series, marks)
+    marks: list[Mark] = [*rules, *([ribbon(sides[0])] if name == "tpot" else [])]
+    note = "; ".join(filter(None, (side.unstable for side in sides)))
+    if name == "tpot" and len(sides) > 1:
+        note = f"below it: what limits {sides[0].letter}"
+    y = _log_axis(name.upper(), "ms", series, [rule.at for rule in rules])
+    return Panel(title, x, y, series, marks, note=note)
 
 
 def _goodput(sides: Sequence[Side], slo: SLO, x: Axis) -> Panel:
-    series: list[Series] = []
-    for side in sides:
-        series += _spread(side, "goodput", side.curve.goodput(slo))
-    title = "Goodput: requests that meet both objectives"
-    return Panel(title, x, Axis("Goodput", "requests/s"), series, _shade(sides[-1], slo))
+    series = [each for side in sides for each in _spread(side, side.curve.goodput(slo))]
+    y = Axis("Goodput", "requests/s")
+    return Panel("Goodput: both objectives met", x, y, series, _shade(sides[-1], slo))
 
 
-def _spread(side: Side, name: str, values: tuple[Floats, Floats, Floats]) -> list[Series]:
+def _spread(side: Side, values: tuple[Floats, Floats, Floats]) -> list[Series]:
     """Median as a line with its points, least to most of the seeds as a band."""
     median, low, high = values
-    loads, letter = side.curve.loads, side.letter
+    name, loads = f"{side.letter}, median", side.curve.loads
     return [
-        Band(f"{letter}, five seeds", loads, low, high, side.colour),
-        Line(f"{letter}, {name}", loads, median, side.colour),
-        Points(f"{letter}, a run", loads, median, side.colour),
+        *_band(side, low, high),
+        Line(name, loads, median, side.colour),
+        Points(name, loads, median, side.colour),
     ]
 
 
-def _unstable(side: Side, low: float) -> list[Mark]:
-    return [Text(load, low, f"{side.letter} unstable") for load in side.curve.loads[side.curve.unstable]]
+def _band(side: Side, low: Floats, high: Floats) -> list[Series]:
+    """Least to most of the seeds, where there are values."""
+    known = np.isfinite(low)
+    name = f"{side.letter}, least to most of {len(side.curve.seeds)} seeds"
+    return [Band(name, side.curve.loads[known], low[known], high[known], side.colour)]
+
+
+def _log_axis(label: str, unit: str, series: Sequence[Series], marks: Sequence[float]) -> Axis:
+    """A logarithmic axis with room for the words of the marks above the highest."""
+    columns = [getattr(each, name) for each in series for name in ("y", "low", "high") if hasattr(each, name)]
+    values = np.concatenate([*columns, np.asarray(marks, np.float64)])
+    values = values[np.isfinite(values) & (values > 0)]
+    return Axis(label, unit, "log10", low=float(values.min()) / 1.2, high=1.5 * float(values.max()))
 
 
 def _shade(side: Side, slo: SLO) -> list[Mark]:
@@ -212,18 +221,15 @@ def _highest(values: Floats) -> float:
 
 
 def _sentence(side: Side, slo: SLO) -> str:
-    last = side.limits[-1]
-    known = (
-        "no knee within the loads" if side.curve.knee is None else f"knee at {number(side.curve.knee)} users"
-    )
+    parts = []
+    if side.curve.over == "users":
+        knee = side.curve.knee
+        parts.append("no knee within the loads" if knee is None else f"knee at {number(knee)} users")
     best = side.curve.best(slo)
-    within = (
-        "never meets the objectives"
-        if best is None
-        else (f"meets the objectives, at best at {number(float(side.curve.loads[best]))}")
-    )
-    head = known + "; " if side.curve.over == "users" else ""
-    return f"{side.letter}: {head}{within}; at the highest load {last.words}."
+    met = "" if best is None else f", at best at {number(float(side.curve.loads[best]))}"
+    parts.append(f"meets the objectives{met}" if met else "never meets the objectives")
+    parts += filter(None, [side.unstable])
+    return f"{side.letter}: {'; '.join(parts)}; at the highest load {side.limits[-1].words}."
 
 
 def _table(sides: Sequence[Side]) -> Table:

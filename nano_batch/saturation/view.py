@@ -12,7 +12,6 @@ from nano_batch.metrics import SLO
 from nano_batch.records import Run
 from nano_batch.saturation.configuration import Configuration
 from nano_batch.saturation.curve import LoadCurve, Over, load_curve
-from nano_batch.saturation.limits import Binding, binding_limits
 from nano_batch.saturation.picture import Side, over_load, per_user
 from nano_batch.simulator import Roofline
 from nano_batch.simulator.cards import HardwareName, ModelName
@@ -20,10 +19,10 @@ from nano_batch.viz.chart import Chart
 from nano_batch.viz.chart_view import ChartView
 from nano_batch.viz.controls import Control, powers_of_two
 
-USERS = (1, 2, 4, 8, 16, 32, 64)
+USERS = (1, 2, 4, 8, 16, 32)
 RATES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 SHOWS = ("over the load", "user against GPU")
-#: What each control of B is, in the order of the page: the first four show.
+TTFT_MS, TPOT_MS = (20, 50, 100, 200, 500, 1000, 2000, 5000), (2, 5, 10, 20, 50, 100, 200)
 OBJECTIVES = {"ttft_ms": 200, "tpot_ms": 10}
 
 
@@ -33,7 +32,7 @@ def gpu(
     *,
     memory_tokens: int = 32_768,
     block_size: int = 16,
-    max_num_seqs: int = 64,
+    max_num_seqs: int = 32,
     max_num_batched_tokens: int = 2048,
 ) -> Configuration:
     """A model on a GPU, by their cards' roofline, with the engine's limits.
@@ -52,9 +51,7 @@ def gpu(
 
 @lru_cache(maxsize=64)
 def _side(letter: str, configuration: Configuration, loads: tuple[float, ...], over: Over, like: str) -> Side:
-    curve = load_curve(configuration, loads, over=over, like=like)
-    limits: Sequence[Binding] = binding_limits(curve, curve.seeds[:1])
-    return Side(letter, curve, limits)
+    return Side.of(letter, load_curve(configuration, loads, over=over, like=like))
 
 
 class _Maker:
@@ -93,7 +90,7 @@ def saturation(
         a: arguments of A: `hardware`, `model`, `memory_tokens`, `block_size`, `max_num_seqs`,
             `max_num_batched_tokens`; B begins with the same.
         over: "users", a closed loop, or "rate", Poisson arrivals.
-        loads: users or requests per second; by default 1 to 64 users or 1 to 32 requests/s.
+        loads: users or requests per second; by default 1 to 32 users or 1 to 32 requests/s.
         like: the trace whose lengths are drawn.
         settings: what the controls stand at, if not at A's: B's arguments, `ttft_ms`, `tpot_ms`, `shows`.
 
@@ -101,7 +98,7 @@ def saturation(
         UnknownOptionError, InvalidArgumentError: what the configurations refuse, by name.
     """
     check_choice("over", over, Over)
-    first = {"hardware": "h200", "memory_tokens": 32_768, "block_size": 16, "max_num_seqs": 64}
+    first = {"hardware": "h200", "memory_tokens": 32_768, "block_size": 16, "max_num_seqs": 32}
     own = {**first, "max_num_batched_tokens": 2048, **(a or {})}
     chosen = tuple(float(load) for load in (loads or (USERS if over == "users" else RATES)))
     made = _Maker(own, over, chosen, like)
