@@ -42,9 +42,7 @@ def output_rate() -> Truth:
     mistakes = {
         1 / STEP_S: "That is one user: a step gives a token to each of them.",
         found * (OUTPUT + 1) / OUTPUT: "The step that reads the prompt gives the first token, too.",
-        round(
-            LIMIT * OUTPUT / ((OUTPUT + 1) * STEP_S)
-        ): "The step that reads the prompt gives the first token.",
+        round(LIMIT * OUTPUT / ((OUTPUT + 1) * STEP_S)): "The step that reads the prompt gives a token too.",
         LIMIT
         * (OUTPUT + PROMPT)
         / (OUTPUT * STEP_S): "Those are all tokens; asked are those of the answers.",
@@ -123,9 +121,9 @@ EXERCISES = (
         "the smallest number of users from which each doubling gains less than 10 %",
         "users",
         (
-            "How many sequences run at 4 users, at 8, at 16?",
+            "How many sequences run at each number of users?",
             "The throughput follows the sequences that run, not the users.",
-            "From 4 to 8 it doubles; from 8 to 16 it stays. The knee is where the idle doubling starts.",
+            "The first doubling that gains nothing starts at the knee; it ends at twice the knee.",
         ),
         knee,
     ),

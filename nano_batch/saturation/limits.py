@@ -37,7 +37,7 @@ class Binding(Shown):
     def words(self) -> str:
         """The limit and what doubling it gains."""
         if self.limit == "load":
-            return "load: no limit doubled alone gains 2 %"
+            return "the load: no limit doubled alone gains 2 %"
         return f"{self.limit}: doubled alone +{100 * self.gains[self.limit]:.0f} %"
 
 

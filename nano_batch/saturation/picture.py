@@ -75,14 +75,14 @@ def over_load(sides: Sequence[Side], slo: SLO) -> Chart:
 
 def per_user(sides: Sequence[Side], slo: SLO) -> Chart:
     """Tokens per second that each user sees against those of the whole GPU, a point a load."""
-    x, y = Axis("Of one user", "tokens/s", "log10"), Axis("Of the GPU", "tokens/s", "log10")
+    x, y = Axis("Of one user", "tokens/s"), Axis("Of the GPU", "tokens/s", "log10")
     series: list[Series] = []
     for side in sides:
         each = 1 / side.curve.spread("tpot_p50_s")[0]
         whole = side.curve.spread(THROUGHPUT)[0]
         series += [
-            Line(f"{side.letter}, path", each, whole, side.colour),
-            Points(f"{side.letter}, path", each, whole, side.colour),
+            Line(side.letter, each, whole, side.colour),
+            Points(side.letter, each, whole, side.colour),
         ]
     panel = Panel("What one user gets against what the GPU gives", x, y, series)
     return _chart(sides, slo, [panel], columns=1, share="")
@@ -229,7 +229,7 @@ def _sentence(side: Side, slo: SLO) -> str:
     met = "" if best is None else f", at best at {number(float(side.curve.loads[best]))}"
     parts.append(f"meets the objectives{met}" if met else "never meets the objectives")
     parts += filter(None, [side.unstable])
-    return f"{side.letter}: {'; '.join(parts)}; at the highest load {side.limits[-1].words}."
+    return f"{side.letter}: {'; '.join(parts)}; the last point is limited by {side.limits[-1].words}."
 
 
 def _table(sides: Sequence[Side]) -> Table:
@@ -248,10 +248,12 @@ def _table(sides: Sequence[Side]) -> Table:
             row.append(side.limits[point].limit)
         if len(sides) == 2:
             paired = sides[1].curve.values(THROUGHPUT)[point] / sides[0].curve.values(THROUGHPUT)[point] - 1
-            row.append(f"{100 * float(np.median(paired)):+.1f}".replace("-", "−"))
+            known = not any(side.curve.unstable[point] for side in sides)
+            row.append(f"{100 * float(np.median(paired)):+.1f}".replace("-", "−") if known else "")
         rows.append(tuple(row))
     if len(sides) == 2:
         columns.append("B against A, %")
     requests = sides[0].curve.requests
-    title = f"medians of {len(sides[0].curve.seeds)} seeds, {min(requests)} to {max(requests)} requests a run"
+    counts = " to ".join(str(count) for count in sorted({min(requests), max(requests)}))
+    title = f"medians of {len(sides[0].curve.seeds)} seeds, {counts} requests a run"
     return Table(title, tuple(columns), tuple(rows))

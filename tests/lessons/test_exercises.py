@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nano_batch import lab
+from nano_batch.display import number
 from nano_batch.errors import InvalidArgumentError, LabError, UnknownOptionError
 from nano_batch.lessons import exercises as module
 from nano_batch.lessons.exercises import exercises
@@ -24,6 +25,12 @@ BY_HAND = {
     "01-3": (28 - 3 * 4, {28: "all it had stored", 12: "came back"}),
     # a has 0 to 2, b 3 and 4 from the first step; in the second a takes 5: 12 + 5 - 1 tokens fill it.
     "01-4": (5, {0: "not its last", 7: "ended after a", 9: "holds nothing"}),
+    # 8 users get a token each in every one of 50 steps a second.
+    "04-1": (8 * 50, {50: "one user", 392: "a token too", 8: "requests per second"}),
+    # 1, 2, 4, 8, 8, 8 sequences run.
+    "04-2": (8, {16: "neither does", 4: "doubles"}),
+    # A whole request of 50 steps before it, then the step that reads its prompt: 51 of 20 ms.
+    "04-3": (51 * 20, {20: "without a queue", 1000: "So long it waits", 2000: "last token"}),
 }
 
 
@@ -53,7 +60,7 @@ def test_likely_mistakes_are_named(name):
         assert verdict.right is False
         assert verdict.error == (None if exercises()[name].shows else answer - right)
         assert word in verdict.text
-        assert f"the run says {right}" in verdict.text
+        assert f"the run says {number(right)}" in verdict.text
         assert "<table>" in verdict._repr_html_()
 
 
@@ -66,7 +73,8 @@ def test_no_mistake_is_the_right_answer_and_each_says_something_else(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_folded_solution_in_the_notebook_is_right(name):
-    notebook = nbformat.read(NOTEBOOKS / "01_block_tables.ipynb", as_version=4)
+    (path,) = NOTEBOOKS.glob(f"{name[:2]}_*.ipynb")
+    notebook = nbformat.read(path, as_version=4)
     (cell,) = [
         cell
         for cell in notebook.cells
