@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from nano_batch.viz.chart import (
 from nano_batch.viz.table import Table
 
 Floats = NDArray[np.float64]
+Share = Literal["", "x"]
 COLOURS = ("series-1", "series-2")
 LOADS = {"users": ("Concurrency", "users"), "rate": ("Arrivals", "requests/s")}
 
@@ -70,7 +72,7 @@ def over_load(sides: Sequence[Side], slo: SLO) -> Chart:
     x = Axis(*LOADS[first.over], scale="log2", ticks=first.loads.tolist())
     panels = [_throughput(sides, slo, x), _latency(sides, "ttft", "Time to first token", slo, x)]
     panels += [_goodput(sides, slo, x), _latency(sides, "tpot", "Time per output token", slo, x)]
-    return _chart(sides, slo, panels, columns=2, share="x")
+    return _chart("Throughput over " + _load_word(sides), sides, slo, panels, columns=2, share="x")
 
 
 def per_user(sides: Sequence[Side], slo: SLO) -> Chart:
@@ -85,15 +87,22 @@ def per_user(sides: Sequence[Side], slo: SLO) -> Chart:
             Points(side.letter, each, whole, side.colour),
         ]
     panel = Panel("What one user gets against what the GPU gives", x, y, series)
-    return _chart(sides, slo, [panel], columns=1, share="")
+    title = "One user against the GPU, over " + _load_word(sides)
+    return _chart(title, sides, slo, [panel], columns=1, share="")
 
 
-def _chart(sides: Sequence[Side], slo: SLO, panels: list[Panel], *, columns: int, share: str) -> Chart:
+def _load_word(sides: Sequence[Side]) -> str:
+    return "concurrency" if sides[0].curve.over == "users" else "arrival rate"
+
+
+def _chart(
+    title: str, sides: Sequence[Side], slo: SLO, panels: list[Panel], *, columns: Literal[1, 2], share: Share
+) -> Chart:
     return Chart(
         panels,
-        "Throughput over " + ("concurrency" if sides[0].curve.over == "users" else "arrival rate"),
-        columns=columns,  # type: ignore[arg-type]
-        share=share,  # type: ignore[arg-type]
+        title,
+        columns=columns,
+        share=share,
         settings="; ".join(f"{side.letter}: {side.curve.configuration.name}" for side in sides),
         says=[_sentence(side, slo) for side in sides],
         numbers=_numbers(sides, slo),

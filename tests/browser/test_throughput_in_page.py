@@ -1,4 +1,4 @@
-"""04_throughput_vs_concurrency in JupyterLab: the page shows what its cells print, and its controls move it."""
+"""04_throughput_vs_concurrency in JupyterLab: the page shows what its cells print and follows controls."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,7 +76,7 @@ def test_the_line_of_an_objective_can_be_dragged(tab, python):
     typed = int(view.locator("[data-control=ttft_ms] .nb-typed").input_value())
     assert typed > python.view.ttft_ms
     python.view.ttft_ms = typed
-    assert view.locator("text=objective").first.text_content() == f"objective {typed:,} ms"
+    assert view.locator("[data-rule^=objective] text").first.text_content() == f"objective {typed:,} ms"
 
 
 def test_no_errors_and_no_outside_requests(tab):
