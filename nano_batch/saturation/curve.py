@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from nano_batch.workloads import Workload
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
 Over = Literal["users", "rate"]
 Floats = NDArray[np.float64]
 SEEDS = (0, 1, 2, 3, 4)
@@ -186,16 +187,18 @@ def load_curve(
 
 
 def serve_all(configuration: Configuration, workloads: Sequence[Workload]) -> list[tuple[Row, Requests]]:
-    """Summary and requests of each workload's simulation, in order.
-
-    In threads: the simulator leaves the GIL to others.
-    """
+    """Summary and requests of each workload's simulation, in order."""
     arguments = configuration.arguments()
 
     def one(workload: Workload) -> tuple[Row, Requests]:
         run = simulate(workload, **arguments)
         return summary(run), run.requests
 
+    return in_threads(one, workloads)
+
+
+def in_threads(one: Callable[[Workload], T], workloads: Sequence[Workload]) -> list[T]:
+    """`one` of each workload, in order: while it simulates, the GIL is free for others."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(one, workloads))
 
