@@ -30,7 +30,7 @@ Over = Literal["users", "rate"]
 Floats = NDArray[np.float64]
 SEEDS = (0, 1, 2, 3, 4)
 #: Requests of a point: enough that a closed loop turns over several times and an open one settles.
-LEAST_REQUESTS, TURNS = 40, 5
+LEAST_REQUESTS, TURNS = 20, 5
 
 
 @lru_cache(maxsize=512)
@@ -163,7 +163,7 @@ def load_curve(
         over: "users": a closed loop; "rate": Poisson arrivals.
         like: the trace whose lengths are drawn.
         seeds: of the lengths and arrivals.
-        requests: of each point; by default five for each user, at least 40.
+        requests: of each point; by default five for each user, at least 20.
 
     Raises:
         MetricsError: no loads or seeds, or loads that do not ascend from above 0.
@@ -217,4 +217,4 @@ def _window(row: Row) -> tuple[float, float]:
 
 
 def _requests(over: Over, load: float) -> int:
-    return LEAST_REQUESTS + int(TURNS * load) if over == "users" else 6 * LEAST_REQUESTS
+    return LEAST_REQUESTS + int(TURNS * load) if over == "users" else 12 * LEAST_REQUESTS
