@@ -2,7 +2,7 @@
 import { shape } from "./svg.js";
 
 const SMALL_TEXT = 11;
-const TITLE = 40, FOOT = 40, RIBBON = 18, LETTER = 6.3;
+const TITLE = 40, FOOT = 40, RIBBON = 18, LETTER = 6.5;
 
 const warp = (axis) => (axis.scale === "linear" ? (value) => value : Math.log2);
 
@@ -23,7 +23,7 @@ export function written(x, y, text, attributes = {}) {
 export function frameOf(panel, width, names) {
   const widest = Math.max(...panel.y.ticks.map(([, text]) => text.length), 2);
   const foot = FOOT + (panel.marks.some(({ kind }) => kind === "ribbon") ? RIBBON : 0);
-  const room = names.length ? Math.min(150, 10 + LETTER * Math.max(...names.map((name) => name.length))) : 12;
+  const room = names.length ? Math.min(190, 10 + LETTER * Math.max(...names.map((name) => name.length))) : 12;
   return { left: 12 + LETTER * widest, right: width - room, top: TITLE, bottom: panel.height - foot, width, height: panel.height };
 }
 
@@ -50,7 +50,7 @@ export function drawAxes(panel, frame, x, y, ink) {
   return parts;
 }
 
-const titled = ({ label: words, unit }) => (unit ? `${words}, ${unit}` : words);
+const titled = ({ label, unit }) => [label, unit].filter(Boolean).join(", ");
 
 // Behind the series: shaded ranges, ribbons; before them: rules and words. Rules that set a control can be dragged.
 export function marksBehind(panel, frame, x, y, ink) {

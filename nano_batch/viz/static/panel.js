@@ -3,11 +3,9 @@ import { drawAxes, frameOf, marksBefore, marksBehind, scaleOf, written } from ".
 import { drawBefore, drawSeries, markAt, nearestIndex } from "./series.js";
 import { shape } from "./svg.js";
 
-let clips = 0;
-
 export class PanelPicture {
   constructor() {
-    this.clip = `nb-clip-${clips++}`;
+    this.clip = `nb-clip-${Math.random().toString(36).slice(2)}`; // one in the page, whatever other views it has
     this.node = shape("svg", { class: "nb-panel", xmlns: "http://www.w3.org/2000/svg", "font-family": "system-ui, sans-serif" });
     this.cursor = shape("line", { class: "nb-cursor", "stroke-width": 1.5, visibility: "hidden" });
     this.ring = shape("circle", { r: 6, fill: "none", "stroke-width": 2, visibility: "hidden" });
