@@ -118,7 +118,7 @@ EXERCISES = (
         unit="blocks",
         hints=(
             "The cache has room for eight; p's six and q's four are ten.",
-            "All of p's blocks were used at the same time. Which of them is the least use without the others?",
+            "All of p's blocks were used at one time. Which of them is of least use without the others?",
         ),
         find=deepest_first,
     ),
