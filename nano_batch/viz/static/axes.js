@@ -19,15 +19,19 @@ export function written(x, y, text, attributes = {}) {
   return shape("text", { x: x.toFixed(1), y: y.toFixed(1), "font-size": SMALL_TEXT, text, ...attributes });
 }
 
-// Where the plot of a panel lies in its `width`; `names` stand at the right of the lines, if any.
-export function frameOf(panel, width, names) {
+// What a panel needs beside its plot: at the left for ticks, at the right for names of lines, if any.
+export function roomOf(panel, names) {
   const widest = Math.max(...panel.y.ticks.map(([, text]) => text.length), 2);
+  const longest = Math.max(...names.map((name) => name.length), 0);
+  return { left: 12 + LETTER * widest, right: names.length ? Math.min(190, 10 + LETTER * longest) : 12 };
+}
+
+// Where the plot of a panel lies in its `width`, with this `room` at its sides.
+export function frameOf(panel, width, room) {
   const foot = FOOT + (panel.marks.some(({ kind }) => kind === "ribbon") ? RIBBON : 0);
-  const room = names.length ? Math.min(190, 10 + LETTER * Math.max(...names.map((name) => name.length))) : 12;
-  const left = 12 + LETTER * widest;
   // A note that does not fit behind the title gets a line of its own.
-  const below = LETTER * (panel.title.length + panel.note.length + 3) > width - left ? LINE : 0;
-  return { left, right: width - room, top: TITLE + below, bottom: panel.height - foot, width, height: panel.height, below };
+  const below = LETTER * (panel.title.length + panel.note.length + 3) > width - room.left ? LINE : 0;
+  return { left: room.left, right: width - room.right, top: TITLE + below, bottom: panel.height - foot, width, height: panel.height, below };
 }
 
 export function drawAxes(panel, frame, x, y, ink) {

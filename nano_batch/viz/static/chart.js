@@ -5,7 +5,7 @@ import { button, element, table } from "./dom.js";
 import { chartHelp, chartKeys } from "./chart_keys.js";
 import { isDark, watchTheme } from "./theme.js";
 import { Opened } from "./opened.js";
-import { PanelPicture } from "./panel.js";
+import { PanelPicture, commonRoom } from "./panel.js";
 import { passOn } from "./keys.js";
 import { photographs, shape } from "./svg.js";
 import { readPanel } from "./series.js";
@@ -128,9 +128,10 @@ class ChartPicture extends Steered {
     this.picture.style.gridTemplateColumns = `repeat(${columns}, ${wide}px)`;
     while (this.pictures.length < panels.length) this.pictures.push(new PanelPicture());
     this.pictures.length = panels.length;
+    const rooms = commonRoom(panels, wide, columns === 1);
     panels.forEach((panel, i) => {
       const before = model.get("_difference") ? this.before?.find(({ title }) => title === panel.title) : null;
-      this.pictures[i].draw(panel, before, wide, this.ink);
+      this.pictures[i].draw(panel, before, wide, rooms[i], this.ink);
       this.pictures[i].mark(model.get("cursor"));
     });
     this.picture.replaceChildren(...this.pictures.map(({ node }) => node));
