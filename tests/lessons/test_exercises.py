@@ -25,12 +25,24 @@ BY_HAND = {
     "01-3": (28 - 3 * 4, {28: "all it had stored", 12: "came back"}),
     # a has 0 to 2, b 3 and 4 from the first step; in the second a takes 5: 12 + 5 - 1 tokens fill it.
     "01-4": (5, {0: "not its last", 7: "ended after a", 9: "holds nothing"}),
+    # 300 + 200 - 1 = 499 tokens are stored, in 8 blocks of 64 = 512 slots.
+    "02-1": (13, {12: "never stored", 51: "the others"}),
+    # 16,384 / 2,048.
+    "02-2": (8, {81: "only what it will need", 163: "answer has to be stored"}),
+    # a's 300 and b's 200 lie side by side, then c, then d's 200.
+    "02-3": (500, {700: "free in all", 300: "side by side"}),
     # 8 users get a token each in every one of 50 steps a second.
     "04-1": (8 * 50, {50: "one user", 392: "a token too", 8: "requests per second"}),
     # 1, 2, 4, 8, 8, 8 sequences run.
     "04-2": (8, {16: "neither does", 4: "doubles"}),
     # A whole request of 50 steps before it, then the step that reads its prompt: 51 of 20 ms.
     "04-3": (51 * 20, {20: "without a queue", 1000: "So long it waits", 2000: "last token"}),
+    # 7 full blocks of 32 in 240 tokens.
+    "06-1": (224, {240: "not full", 7: "how many blocks"}),
+    # Four of five are kept: four found in each round but the first.
+    "06-2": (12, {0: "LRU finds", 15: "one block less"}),
+    # 6 + 4 blocks in 8: p's last two go, its prefix of 4 stays.
+    "06-3": (4, {2: "the last go first", 6: "own blocks are new"}),
 }
 
 
@@ -73,7 +85,7 @@ def test_no_mistake_is_the_right_answer_and_each_says_something_else(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_folded_solution_in_the_notebook_is_right(name):
-    (path,) = NOTEBOOKS.glob(f"{name[:2]}_*.ipynb")
+    (path,) = NOTEBOOKS.glob(f"{name.split('-')[0]}_*.ipynb")
     notebook = nbformat.read(path, as_version=4)
     (cell,) = [
         cell
