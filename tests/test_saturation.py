@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,3 +141,10 @@ def test_bad_loads_are_named():
             load_curve(AMPLE, loads)
     with pytest.raises(SweepError, match="block_size is 64"):
         load_curve(replace(AMPLE, memory_tokens=32, block_size=64), (1,))
+
+
+def test_the_documents_example_runs(capsys):
+    text = (Path(__file__).parents[1] / "docs" / "saturation.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(example, {})
+    assert "doubled alone" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from nano_batch import Roofline, Run, Workload, cli
+from nano_batch import Constant, Profile, Roofline, Run, Workload, cli, simulate
 from nano_batch.metrics import SLO
 from nano_batch.sweeps import read_config, sweep
 
@@ -25,7 +25,7 @@ max_num_seqs = 16
 steps_in_flight = 1
 
 [cost]
-model = "roofline"
+kind = "roofline"
 flops_per_s = 989e12
 bytes_per_s = 3.35e12
 weight_bytes = 14.5e9
@@ -79,14 +79,37 @@ def test_a_trace_in_a_sweep_may_be_cut_and_stretched(config, tmp_path):
     assert table.requests.tolist() == [20, 40] * 4
 
 
+COST = CONFIG[CONFIG.index("[cost]") : CONFIG.index("[slo]")]
+
+
+@pytest.mark.parametrize(
+    ("table", "cost"),
+    [
+        ('kind = "roofline"\nhardware = "l4"\nmodel = "llama-3.1-8b"', Roofline.of("l4", "llama-3.1-8b")),
+        ('kind = "constant"\ndevice_s = 0.01', Constant(0.01)),
+        ('kind = "profile"\nname = "h200-mistral-7b"', Profile.of("h200-mistral-7b")),
+    ],
+)
+def test_a_cost_from_cards_numbers_or_a_profile(table, cost, config):
+    config.write_text(CONFIG.replace(COST, f"[cost]\n{table}\n"))
+    arguments = read_config(config)
+    assert arguments["cost"] == cost
+    row = sweep(**{**arguments, "grid": {"seed": [0]}}, cache=False)
+    workload = Workload.synthetic(80, like="azure_conv", seed=0)
+    expected = simulate(workload, cost=cost, num_blocks=4096, max_num_seqs=16, steps_in_flight=1)
+    assert row.run_s[0] == expected.span_s
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (("[grid]", "[gird]"), "UnknownOptionError: a table of"),
         (("block_size = [16, 32]", "block_sise = [16, 32]"), "did you mean 'block_size'"),
         (("[cost]", "[cost"), "is not TOML"),
-        (('model = "roofline"', 'model = "rooflime"'), "did you mean 'roofline'"),
+        (('kind = "roofline"', 'kind = "rooflime"'), "did you mean 'roofline'"),
         (("weight_bytes = 14.5e9", ""), "SweepError: [cost]: missing 1 required"),
+        (("weight_bytes = 14.5e9", 'hardware = "h20"\nmodel = "mistral-7b-v0.3"'), "did you mean 'h200'"),
+        (('kind = "roofline"', 'kind = "profile"\npath = "nowhere.json"'), "[cost]"),
         (("ttft_s = 0.5", "tfft_s = 0.5"), "SweepError: [slo]"),
         (('like = "azure_conv"', 'trace = "nowhere.csv"'), "nowhere.csv"),
         (('like = "azure_conv"', 'like = "azure"'), "azure_conv"),

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from nano_batch import Constant, Roofline, Workload, simulate
+from nano_batch import Constant, Profile, Roofline, Workload, simulate
 from nano_batch.errors import SweepError, UnknownOptionError, WorkloadError
 from nano_batch.metrics import SLO, summary
 from nano_batch.sweeps import read_config, sweep, work
@@ -82,6 +82,7 @@ def test_a_finished_point_is_read_and_not_simulated_again(table, tmp_path, monke
         {"cost": 0.031},
         {"cost": Constant(0.03, host_s=0.001)},
         {"cost": Roofline(1e15, 3e12, 1e10, 131_072)},
+        {"cost": Profile.of("h200-mistral-7b")},
         {"slo": SLO(ttft_s=2.0)},
         {"slo": None},
         {"window": (1.0, 5.0)},
@@ -248,3 +249,17 @@ def test_the_documents_example_runs_and_its_file_is_read(tmp_path, monkeypatch, 
     assert len(list(tmp_path.rglob("*.json"))) == 30
     (tmp_path / "config.toml").write_text(config, encoding="utf-8")
     assert read_config(tmp_path / "config.toml")["slo"] == SLO(ttft_s=1.0, tpot_s=0.05)
+
+
+def test_two_profiles_with_one_head_are_two_keys(tmp_path, monkeypatch):
+    """What a profile says of itself is not what it measured."""
+    first = Profile.of("h200-mistral-7b")
+    other = Profile({**first.content, "overhead_s": 2 * first.content["overhead_s"]})
+    assert other.describe() == first.describe()
+    fixed = {**FIXED, "cost": first}
+    sweep({"seed": [0]}, WORKLOAD, cache=tmp_path, **fixed)
+    simulated = count_simulations(monkeypatch)
+    sweep({"seed": [0]}, WORKLOAD, cache=tmp_path, **fixed)
+    assert simulated == []
+    sweep({"seed": [0]}, WORKLOAD, cache=tmp_path, **{**fixed, "cost": other})
+    assert len(simulated) == 1

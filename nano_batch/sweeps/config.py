@@ -13,11 +13,12 @@ from nano_batch._choices import unknown_option
 from nano_batch.errors import SweepError
 from nano_batch.metrics import SLO
 from nano_batch.simulator.costs import Constant, Cost, CostLike, Roofline
+from nano_batch.simulator.profiles import Profile
 from nano_batch.sweeps.grid import WorkloadLike
 from nano_batch.workloads import Workload
 
 TABLES = ("workload", "grid", "engine", "simulator", "cost", "slo", "window")
-COSTS: dict[str, Callable[..., Cost]] = {"constant": Constant, "roofline": Roofline}
+COSTS = ("constant", "roofline", "profile")
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -34,17 +35,18 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     for name in ("workload", "grid"):
         if name not in config:
             raise SweepError(f"{path} has no table [{name}]")
+    folder = Path(path).parent
     arguments = {**_table(config, "engine"), **_table(config, "simulator")}
     arguments["grid"] = _table(config, "grid")
-    arguments["workload"] = _workload(_table(config, "workload"), Path(path).parent)
+    arguments["workload"] = _workload(_table(config, "workload"), folder)
     if "cost" in config:
-        arguments["cost"] = cost_of(config["cost"])
+        arguments["cost"] = cost_of(config["cost"], folder)
     if "slo" in config:
         arguments["slo"] = _called(SLO, _table(config, "slo"), "[slo]")
     if "window" in config:
         arguments["window"] = _window(config["window"])
     if "cost" in arguments["grid"]:
-        arguments["grid"]["cost"] = [cost_of(cost) for cost in arguments["grid"]["cost"]]
+        arguments["grid"]["cost"] = [cost_of(cost, folder) for cost in arguments["grid"]["cost"]]
     return arguments
 
 
@@ -83,29 +85,38 @@ def _workload(table: dict[str, Any], folder: Path) -> WorkloadLike:
     return partial(trace, **table)
 
 
-def cost_of(described: Any) -> CostLike:
-    """Seconds a step, or a table with `model` and that model's numbers.
+def cost_of(described: Any, folder: Path = Path()) -> CostLike:
+    """Seconds a step, or a table: its `kind` and that kind's numbers, cards or file (beside `folder`).
 
     Raises:
-        SweepError: it is neither, or the model lacks a number or has none of this name.
+        SweepError: it is neither, or a number is missing or has another name.
+        UnknownOptionError: there is no such kind or card; the nearest is named.
+        ProfileError: the profile's file cannot be read.
     """
-    if isinstance(described, dict):
-        numbers = dict(described)
-        name = numbers.pop("model", None)
-        if name not in COSTS:
-            raise unknown_option("model of [cost]", name, tuple(COSTS))
-        cost: Cost = _called(COSTS[name], numbers, "[cost]")
-        return cost
     if isinstance(described, int | float) and not isinstance(described, bool):
         return float(described)
-    raise SweepError(f"cost is {described!r}; it must be seconds a step, or a table with a model")
+    if not isinstance(described, dict):
+        raise SweepError(f"cost is {described!r}; it must be seconds a step, or a table with a kind")
+    numbers = dict(described)
+    kind = numbers.pop("kind", None)
+    if kind not in COSTS:
+        raise unknown_option("kind of [cost]", kind, COSTS)
+    made_by: Callable[..., Cost] = Constant if kind == "constant" else Roofline
+    if kind == "roofline" and "hardware" in numbers:
+        made_by = Roofline.of
+    elif kind == "profile":
+        made_by = Profile.load if "path" in numbers else Profile.of
+        if "path" in numbers:
+            numbers["path"] = folder / str(numbers["path"])
+    cost: Cost = _called(made_by, numbers, "[cost]")
+    return cost
 
 
 def _called(made_by: Callable[..., Any], table: Mapping[str, Any], name: str) -> Any:
     try:
         return made_by(**table)
     except TypeError as error:
-        reason = str(error).replace(f"{getattr(made_by, '__name__', '')}.__init__() ", "")
+        reason = str(error).partition("() ")[2] or str(error)
         raise SweepError(f"{name}: {reason}") from error
 
 
