@@ -74,12 +74,17 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, metavar="N", help="only the first N")
     parser.add_argument("--rate", type=float, metavar="R", help="stretch the times to R requests/s")
     parser.add_argument("--block-size", type=int, default=16, metavar="TOKENS", help="default: 16")
-    memory = f"KV memory in tokens (default: {MEMORY_TOKENS:,}, which is 64 GiB for Mistral 7B in 16 bits)"
-    parser.add_argument("--memory-tokens", type=int, default=MEMORY_TOKENS, metavar="TOKENS", help=memory)
+    memory = f"KV memory in tokens (default: what the GPU holds beside the model, else {MEMORY_TOKENS:,})"
+    parser.add_argument("--memory-tokens", type=int, metavar="TOKENS", help=memory)
     parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="default: 256")
     parser.add_argument("--max-num-batched-tokens", type=int, default=8192, metavar="N", help="default: 8192")
     parser.add_argument("--policy", default="fcfs", help="default: fcfs")
-    parser.add_argument("--step-time", type=float, default=0.02, metavar="S", help="seconds (default: 0.02)")
+    parser.add_argument("--step-time", type=float, metavar="S", help="seconds a step (default: 0.02)")
+    gpu = "a GPU's card, such as h200: a step takes what the roofline says"
+    parser.add_argument("--hardware", metavar="GPU", help=gpu)
+    parser.add_argument(
+        "--model", default="mistral-7b-v0.3", help="its card (default: mistral-7b-v0.3)"
+    )
     parser.add_argument("--ttft", type=float, metavar="S", help="objective, for goodput")
     parser.add_argument("--tpot", type=float, metavar="S", help="objective, for goodput")
     parser.add_argument("--out", type=Path, metavar="RUN", help="also write the run's records (RUN.npz)")

@@ -10,6 +10,7 @@ from pandas.testing import assert_frame_equal
 
 from nano_batch import Constant, Profile, Roofline, Run, Workload, cli, simulate
 from nano_batch.metrics import SLO
+from nano_batch.simulator import memory_tokens
 from nano_batch.sweeps import read_config, sweep
 
 CONFIG = """
@@ -148,6 +149,17 @@ def test_simulate_prints_the_summary_of_a_trace(tmp_path, capsys):
     assert row["window_end_s"] == served.arrival_s[-1]
 
 
+def test_simulate_on_a_gpus_card(tmp_path, capsys):
+    workload = Workload.synthetic(40, rate=3.0)
+    workload.to_csv(tmp_path / "trace.csv")
+    assert cli.main(["simulate", str(tmp_path / "trace.csv"), "--hardware", "l4", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    blocks = memory_tokens("l4", "mistral-7b-v0.3") // 16
+    run = simulate(workload, cost=Roofline.of("l4", "mistral-7b-v0.3"), num_blocks=blocks)
+    assert row["run_s"] == pytest.approx(run.span_s)
+    assert row["kv_block_utilisation_max"] == pytest.approx(run.steps.blocks_used.max() / blocks)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -158,6 +170,9 @@ def test_simulate_prints_the_summary_of_a_trace(tmp_path, capsys):
         (["trace.csv", "--block-size", "0"], "block_size is 0"),
         (["trace.csv", "--policy", "fcsf"], 'did you mean "fcfs"'),
         (["trace.csv", "--step-time", "-1"], "InvalidArgumentError"),
+        (["trace.csv", "--hardware", "h20"], "did you mean 'h200'"),
+        (["trace.csv", "--hardware", "h200", "--model", "mistral"], "UnknownOptionError"),
+        (["trace.csv", "--hardware", "h200", "--step-time", "1"], "give one of them"),
     ],
 )
 def test_simulate_refuses_by_name(arguments, says, tmp_path, capsys, monkeypatch):

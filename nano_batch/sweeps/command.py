@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nano_batch.cli import MEMORY_TOKENS
 from nano_batch.display import number
 from nano_batch.errors import MissingExtraError, SweepError
 from nano_batch.metrics import SLO, summary
 from nano_batch.metrics.summary import Row
-from nano_batch.simulator import simulate
+from nano_batch.simulator import Roofline, memory_tokens, simulate
+from nano_batch.simulator.costs import CostLike
 from nano_batch.sweeps.config import read_config
 from nano_batch.sweeps.grid import with_blocks
 from nano_batch.sweeps.sweep import sweep
@@ -20,6 +22,7 @@ from nano_batch.workloads import Workload
 if TYPE_CHECKING:
     import pandas as pd
 
+DEFAULT_STEP_S = 0.02
 SUFFIXES = (".parquet", ".csv")
 
 
@@ -30,14 +33,30 @@ def run_simulate(options: argparse.Namespace) -> int:
         workload = workload.head(options.requests)
     if options.rate is not None:
         workload = workload.scaled(rate=options.rate)
-    names = ("block_size", "memory_tokens", "max_num_seqs", "max_num_batched_tokens", "policy")
-    engine = with_blocks({name: getattr(options, name) for name in names})
-    run = simulate(workload, cost=options.step_time, progress=not options.json, **engine)
+    cost, memory = _device(options)
+    names = ("block_size", "max_num_seqs", "max_num_batched_tokens", "policy")
+    engine = with_blocks({"memory_tokens": memory, **{name: getattr(options, name) for name in names}})
+    run = simulate(workload, cost=cost, progress=not options.json, **engine)
     row = summary(run, SLO(ttft_s=options.ttft, tpot_s=options.tpot))
     if options.out is not None:
         run.save(options.out)
     print(json.dumps(row) if options.json else as_text(repr(run), row))
     return 0
+
+
+def _device(options: argparse.Namespace) -> tuple[CostLike, int]:
+    """What a step takes, and the tokens that the KV memory holds."""
+    if options.hardware is None:
+        step_s = DEFAULT_STEP_S if options.step_time is None else options.step_time
+        return step_s, MEMORY_TOKENS if options.memory_tokens is None else options.memory_tokens
+    if options.step_time is not None:
+        raise SweepError(
+            f"--step-time {options.step_time} and --hardware {options.hardware}: give one of them"
+        )
+    cost = Roofline.of(options.hardware, options.model, block_size=options.block_size)
+    if options.memory_tokens is not None:
+        return cost, options.memory_tokens
+    return cost, memory_tokens(options.hardware, options.model)
 
 
 def as_text(title: str, row: Row) -> str:
