@@ -4,9 +4,9 @@
 kernel in between (24 requests, 512 blocks at the start). `chart_key_to_redraw`: the same on the chart of four
 allocators over time, each of which serves 200 requests anew. `play`: pictures a second in play.
 `first_picture`: from the start of opening (a saved notebook in JupyterLab, its load included; an exported
-page) until a view's picture stands; for a live view from the key that runs its cell. What JupyterLab alone takes is measured by
-turns with it, on a notebook with one pixel for a picture. `nano-batch bench views` also writes the figures to
-`data/measured/views.json` and a picture of each view in each theme beside it.
+page) until a view's picture stands; for a live view from the key that runs its cell. What JupyterLab alone
+takes is measured by turns with it, on a notebook with one pixel for a picture. `nano-batch bench views` also
+writes the figures to `data/measured/views.json` and a picture of each view in each theme beside it.
 """
 
 from __future__ import annotations
