@@ -23,7 +23,15 @@ from nano_batch.metrics.rates import (
     throughput,
 )
 from nano_batch.metrics.slots import Waste, external_slots, final_stored_tokens, waste, waste_over_time
-from nano_batch.metrics.steady import Quantile, backlog_grows, in_system, quantile, steady_window, step_means
+from nano_batch.metrics.steady import (
+    Quantile,
+    backlog_grows,
+    in_system,
+    quantile,
+    quantiles,
+    steady_window,
+    step_means,
+)
 from nano_batch.metrics.summary import slot_shares, summary
 
 __all__ = [
@@ -43,6 +51,7 @@ __all__ = [
     "inter_token_latency_s",
     "normalized_latency_s",
     "quantile",
+    "quantiles",
     "saturation_knee",
     "slot_shares",
     "steady_window",
