@@ -29,6 +29,7 @@ from nano_batch.lessons import (
 from nano_batch.lessons.told import expression, requests_line
 from nano_batch.picker import WorkloadPicker, pick_workload
 from nano_batch.records import Run, drive
+from nano_batch.saturation.view import saturation
 from nano_batch.scenes import with_swap_space
 from nano_batch.simulator import simulate
 from nano_batch.viz import BlockTableView, OpeningView
@@ -66,6 +67,7 @@ __all__ = [
     "preemptions",
     "prefix_hits",
     "question",
+    "saturation",
     "serve",
     "sharing",
 ]

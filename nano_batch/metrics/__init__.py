@@ -23,21 +23,31 @@ from nano_batch.metrics.rates import (
     throughput,
 )
 from nano_batch.metrics.slots import Waste, external_slots, final_stored_tokens, waste, waste_over_time
+from nano_batch.metrics.steady import Quantile, backlog_grows, in_system, quantile, steady_window, step_means
+from nano_batch.metrics.summary import slot_shares, summary
 
 __all__ = [
     "SLO",
+    "Quantile",
     "Throughput",
     "TokenTimes",
     "Waste",
+    "backlog_grows",
     "block_utilisation",
     "completed",
     "end_to_end_s",
     "external_slots",
     "final_stored_tokens",
     "goodput_per_s",
+    "in_system",
     "inter_token_latency_s",
     "normalized_latency_s",
+    "quantile",
     "saturation_knee",
+    "slot_shares",
+    "steady_window",
+    "step_means",
+    "summary",
     "throughput",
     "token_times",
     "tpot_s",
