@@ -14,6 +14,7 @@ __all__ = [
     "StepCounts",
     "StepFeatures",
     "__version__",
+    "belady_hits",
     "bursty_arrivals",
     "family_prompts",
     "length_tables",
@@ -50,6 +51,9 @@ def family_prompts(
     skew: float,
     seed: int,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]]: ...
+def belady_hits(
+    offsets: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], num_blocks: int
+) -> npt.NDArray[np.uint32]: ...
 def length_tables() -> list[tuple[str, str]]: ...
 def simulate(
     arrival_s: npt.NDArray[np.float64],

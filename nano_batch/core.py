@@ -19,7 +19,7 @@ from nano_batch.records.events import EventLog, State
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BlockCache", "Engine", "EventLog", "SchedulerOutput", "Snapshot", "StepCounts"]
+__all__ = ["BlockCache", "Engine", "EventLog", "SchedulerOutput", "Snapshot", "StepCounts", "belady_hits"]
 
 if _core.__version__ != VERSION:
     raise StaleBuildError(
@@ -118,6 +118,28 @@ class Snapshot(State):
             )
         ]
         return html_table(repr(self), ["sequence", "state", "stored tokens", "block table"], rows)
+
+
+def belady_hits(
+    offsets: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], num_blocks: int
+) -> npt.NDArray[np.uint32]:
+    """What the optimal eviction of a prefix cache would hit: a bound for a given order of requests.
+
+    It knows the future: after a request's blocks are all in, the block goes whose next using request is
+    farthest, of equals the deepest (Belady, 1966). Running requests that pin their blocks are not in it.
+
+    Args:
+        offsets: int64 [requests + 1]; request i asks for the chain `ids[offsets[i]:offsets[i + 1]]`.
+        ids: int32; an id stands for a block of content and all content before it.
+        num_blocks: blocks of the cache.
+
+    Returns:
+        uint32 [requests], blocks of each request's unbroken cached prefix, counted before its own enter.
+
+    Raises:
+        InvalidArgumentError: the offsets do not fit the ids, or no blocks.
+    """
+    return _core.belady_hits(offsets, ids, num_blocks)
 
 
 class Engine(_core.CoreEngine):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from nano_batch import BlockCache, Engine
+from nano_batch.core import belady_hits
 from nano_batch.errors import InvalidArgumentError
 
 TRACES = Path(__file__).parents[1] / ".." / "shared" / "traces"
@@ -67,6 +68,63 @@ def test_every_size_and_policy_of_the_independent_result() -> None:
             assert hit_tokens(size, eviction) == expected, f"{eviction} with {size} blocks"
             compared += 1
     assert compared == 20
+
+
+@needs_traces
+def test_the_optimal_bound_at_every_size_of_the_independent_result() -> None:
+    chains = [ids for _, ids in requests()]
+    offsets = np.cumsum([0, *map(len, chains)])
+    lengths = np.array([length for length, _ in requests()])
+    for point in result()["points"]:
+        found = belady_hits(offsets, np.concatenate(chains), point["cacheBlocks"]).astype(np.int64)
+        tokens = np.minimum(found * BLOCK, lengths)[FIRST_COUNTED:].sum()
+        assert tokens == point["results"]["optimal"]["hitTokens"], point["cacheBlocks"]
+
+
+def brute_force(chains: list[list[int]], num_blocks: int) -> list[int]:
+    """The rule of `belady_hits` in its own words, with the future looked up anew every time."""
+    cached: dict[int, int] = {}
+    hits = []
+    for number, chain in enumerate(chains):
+        hits.append(next((k for k, one in enumerate(chain) if one not in cached), len(chain)))
+        cached |= {one: depth for depth, one in enumerate(chain)}
+        while len(cached) > num_blocks:
+            later = chains[number + 1 :]
+            waits = {
+                one: next((k for k, chain in enumerate(later) if one in chain), len(later)) for one in cached
+            }
+            del cached[max(cached, key=lambda one: (waits[one], cached[one], one))]
+    return hits
+
+
+def random_chains(seed: int) -> list[list[int]]:
+    """Chains over a small tree: an id stands for its whole path."""
+    rng = np.random.default_rng(seed)
+    paths: dict[tuple[int, ...], int] = {}
+    chains = []
+    for _ in range(40):
+        steps = rng.integers(0, 3, rng.integers(1, 6)).tolist()
+        chains.append([paths.setdefault(tuple(steps[: k + 1]), len(paths)) for k in range(len(steps))])
+    return chains
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_optimal_bound_by_its_rule_and_above_every_policy(seed: int) -> None:
+    chains = random_chains(seed)
+    offsets, ids = np.cumsum([0, *map(len, chains)]), np.concatenate(chains).astype(np.int32)
+    for size in (5, 8, 20):
+        best = belady_hits(offsets, ids, size)
+        assert best.tolist() == brute_force(chains, size)
+        for eviction in ("lru", "lfu", "fifo"):
+            blocks = BlockCache(size, eviction)
+            assert sum(blocks.access(np.array(chain, np.int32)) for chain in chains) <= best.sum()
+
+
+def test_bad_offsets_are_refused_by_name() -> None:
+    with pytest.raises(InvalidArgumentError, match="offsets is 2 entries"):
+        belady_hits(np.array([0, 5]), np.zeros(4, np.int32), 3)
+    with pytest.raises(InvalidArgumentError, match="num_blocks is 0"):
+        belady_hits(np.array([0, 4]), np.zeros(4, np.int32), 0)
 
 
 @needs_traces

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,8 @@ from nano_batch.errors import RecordsError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+REPR_WIDTH = 110
 
 
 class Columns:
@@ -69,7 +72,7 @@ class Columns:
 
     def __repr__(self) -> str:
         names = [field.name for field in fields(self) if field.name in self.DTYPES]  # type: ignore[arg-type]
-        return f"{type(self).__name__}: {len(self):,} rows of {', '.join(names)}"
+        return fill(f"{type(self).__name__}: {len(self):,} rows of {', '.join(names)}", REPR_WIDTH)
 
     def _repr_html_(self) -> str:
         caption = f"{type(self).__name__}: {len(self):,} rows"

@@ -4,6 +4,7 @@
 //! outputs, bit for bit. Only the module `python` knows PyO3.
 
 pub mod arrays;
+pub mod belady;
 pub mod block_allocator;
 pub mod block_cache;
 pub mod config;

@@ -1,8 +1,8 @@
-use numpy::PyReadonlyArray1;
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 
 use super::errors::Raised;
-use super::values::{self, html_table};
+use super::values::{self, count, html_table};
 use crate::block_cache;
 use crate::config::{Choice, Eviction};
 
@@ -47,4 +47,18 @@ impl BlockCache {
         let rows = [("blocks cached", self.num_cached()), ("blocks", self.num_blocks)];
         html_table(py, &format!("BlockCache, {}", self.eviction), &rows)
     }
+}
+
+/// Blocks of each request's unbroken cached prefix under optimal eviction, uint32 [requests].
+#[pyfunction]
+pub fn belady_hits<'py>(
+    py: Python<'py>,
+    offsets: PyReadonlyArray1<'py, i64>,
+    ids: PyReadonlyArray1<'py, i32>,
+    num_blocks: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyArray1<u32>>> {
+    let blocks = count("num_blocks", num_blocks, 1).map_err(Raised)?;
+    let (offsets, ids) = (offsets.as_array().to_vec(), ids.as_array().to_vec());
+    let hits = py.detach(|| crate::belady::hits(&offsets, &ids, blocks)).map_err(Raised)?;
+    Ok(hits.into_pyarray(py))
 }

@@ -22,7 +22,7 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
-    use super::block_cache::BlockCache;
+    use super::block_cache::{BlockCache, belady_hits};
     #[pymodule_export]
     use super::buffers::StepCounts;
     #[pymodule_export]
