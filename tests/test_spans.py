@@ -86,7 +86,7 @@ def by_hand(run):
                     known[at] += 1
                     out[at] += 1
                 did[at] = Phase.DECODE if decode else Phase.PREFILL
-        for at, (phase, lane, _) in list(now.items()):
+        for at, (_, lane, _) in list(now.items()):
             if lane >= 0:
                 turn(at, did.get(at, Phase.STALLED), lane, start[step])
         for at in leaving:

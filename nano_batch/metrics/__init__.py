@@ -22,22 +22,38 @@ from nano_batch.metrics.rates import (
     saturation_knee,
     throughput,
 )
+from nano_batch.metrics.schedule import (
+    PrefillCosts,
+    SlotTime,
+    batch_slots,
+    features,
+    longest_gap_s,
+    prefill_costs,
+    slot_time,
+)
 from nano_batch.metrics.slots import Waste, external_slots, final_stored_tokens, waste, waste_over_time
 
 __all__ = [
     "SLO",
+    "PrefillCosts",
+    "SlotTime",
     "Throughput",
     "TokenTimes",
     "Waste",
+    "batch_slots",
     "block_utilisation",
     "completed",
     "end_to_end_s",
     "external_slots",
+    "features",
     "final_stored_tokens",
     "goodput_per_s",
     "inter_token_latency_s",
+    "longest_gap_s",
     "normalized_latency_s",
+    "prefill_costs",
     "saturation_knee",
+    "slot_time",
     "throughput",
     "token_times",
     "tpot_s",
