@@ -10,7 +10,7 @@ import numpy as np
 from nano_batch.errors import UnknownRequestError
 from nano_batch.records import EventLog, Kind, State
 from nano_batch.records.replayer import Replayer
-from nano_batch.viz.steer import event_log
+from nano_batch.viz.run_view import event_log
 from nano_batch.viz.table import Table
 
 

@@ -139,7 +139,7 @@ def question(exercise: str) -> BlockTableView:
 def _clicked(asked: Exercise, answer: object) -> tuple[object, str]:
     """The answer, of a view the block selected in it; and what is wrong with the view."""
     from nano_batch.viz import BlockTableView
-    from nano_batch.viz.steer import event_log
+    from nano_batch.viz.run_view import event_log
 
     if not isinstance(answer, BlockTableView):
         return answer, ""

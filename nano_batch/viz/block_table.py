@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import traitlets
@@ -19,8 +16,8 @@ from nano_batch.viz.bundle import bundle
 from nano_batch.viz.controls import KNOWN, Control, control
 from nano_batch.viz.frame import Frame, frame_at
 from nano_batch.viz.palette import OTHERS, OWNERS, RAMPS, STATES
+from nano_batch.viz.run_view import RunView, event_log
 from nano_batch.viz.sequences import describe_request, logical_tables, queues
-from nano_batch.viz.steer import RunView, event_log
 from nano_batch.viz.table import Table, percent
 
 if TYPE_CHECKING:
@@ -85,7 +82,6 @@ class BlockTableView(RunView):
             **own,
             **options,
         )
-        self.on_msg(lambda _, content, __: self._answer(content))
 
     @traitlets.validate("colour")
     def _check_colour(self, proposal: Any) -> str:
@@ -161,14 +157,8 @@ class BlockTableView(RunView):
 
         return figure(self._log, self.step)
 
-    def _answer(self, content: Any) -> None:
-        """What the page asks in words: a file of the view, for its download menu."""
-        form = content.get("save")
-        if form not in ("png", "svg", "html", "csv"):
-            return
-        with TemporaryDirectory() as folder:
-            data = self.save(Path(folder) / f"blocks.{form}").read_bytes()
-        self.send({"file": f"blocks_step_{self.step}.{form}", "data": b64encode(data).decode()})
+    def _file_name(self) -> str:
+        return f"blocks_step_{self.step}"
 
 
 def whole_blocks(log: EventLog) -> tuple[int, ...]:

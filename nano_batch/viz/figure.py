@@ -9,7 +9,7 @@ import numpy as np
 from nano_batch.viz.frame import frame_at
 from nano_batch.viz.palette import STATES
 from nano_batch.viz.poster import grid
-from nano_batch.viz.steer import event_log
+from nano_batch.viz.run_view import event_log
 from nano_batch.viz.usage import blocks_held
 from nano_batch.viz.wire import step_range
 

@@ -10,8 +10,8 @@ import traitlets
 from nano_batch.errors import ViewError
 from nano_batch.scenes import SCENES, Scene, Stage
 from nano_batch.viz.block_table import BlockTableView, controls, whole_blocks
+from nano_batch.viz.run_view import event_log
 from nano_batch.viz.selection import Selection
-from nano_batch.viz.steer import event_log
 
 if TYPE_CHECKING:
     from nano_batch.records import EventLog

@@ -1,161 +1,88 @@
-"""A view of a run that can be steered: its controls, and reruns of the same requests under other settings."""
+"""A view that can be steered: its controls, what a moved one asks for, what is held against what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import traitlets
 
-from nano_batch.errors import ViewError
-from nano_batch.records import EventLog
 from nano_batch.viz.base import View
 from nano_batch.viz.controls import Control
-from nano_batch.viz.selection import Selection, check_requests, selection_of
-from nano_batch.viz.usage import Usage, usage
-from nano_batch.viz.wire import pack
-
-_SHARED = {"step": "step", "_requests": "requests", "_block": "block"}  # trait here: trait of the selection
 
 
-def event_log(run: Any) -> EventLog:
-    """The event log of a `Run`, of an engine, or the log itself.
+class SteeredView(View):
+    """A view with controls, each a trait of its name.
 
-    Raises:
-        ViewError: if `run` has none, or an empty one.
-        EventLogOffError: if it is an engine whose log is off.
-    """
-    log = getattr(run, "events", run)
-    log = log() if callable(log) else log
-    if not isinstance(log, EventLog):
-        raise ViewError(f"a {type(run).__name__} without an event log: make the engine with event_log=True")
-    if len(log.step) == 0:
-        raise ViewError("the run has no events yet: add requests and step the engine first")
-    return log
-
-
-class RunView(View):
-    """A view that sends a whole run to the browser, where it plays; only another setting asks the kernel.
-
-    Setting a control's trait, from Python or in the page, calls `rerun(**settings)` at once and shows the
-    run that it returns. If that raises, the error stands in the view, above the last good picture, and the
-    controls go back to what is shown; set from Python, it is raised as well. Step and selection stay.
+    Setting one, from Python or in the page, makes the picture anew at once. If that raises, the error stands
+    in the view, above the last good picture, and the controls go back to what is shown; set from Python, it
+    is raised as well. A subclass says what is made (`_make`), shown (`_show`) and held against what stood
+    before (`_facts`, `difference`).
 
     Args:
-        run: what is shown: a run, an engine with its event log on, or a log.
-        rerun: serves the same requests under the controls' settings and returns the run; None: no controls.
         controls: the settings that a reader can move.
         about: one line that names the workload, its seed and the policy.
         source: where the numbers come from.
         recreate: a line of Python that makes this view, with `...` where settings go: "Copy as code".
-        made_with: the settings of `run` that such a line names.
-        selection: what is selected; by default shared by all views of `run`.
+        made_with: further settings that such a line names.
     """
 
-    step = traitlets.Int(0).tag(sync=True)
     pinned = traitlets.Bool(False).tag(sync=True)
-    _run = traitlets.Dict().tag(sync=True)
     _controls: traitlets.List[Any] = traitlets.List().tag(sync=True)
     _settings_line = traitlets.Unicode("").tag(sync=True)
     _difference = traitlets.Unicode("").tag(sync=True)
     _source = traitlets.Unicode("").tag(sync=True)
     _answers = traitlets.Int(0).tag(sync=True)  # to what the page asked: an answer may change nothing else
-    _requests: traitlets.List[str] = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    _block = traitlets.Int(-1).tag(sync=True)
     _code = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
         self,
-        run: Any,
         *,
-        rerun: Callable[..., Any] | None = None,
         controls: tuple[Control, ...] = (),
         about: str = "",
         source: str = "live, this machine",
         recreate: str = "",
         made_with: Mapping[str, Any] | None = None,
-        selection: Selection | None = None,
         **traits: Any,
     ) -> None:
         self._from_page = False
-        self._rerun = rerun
         self._about = about
         self._recreate, self._made_with = recreate, dict(made_with or {})
-        self._before: tuple[str, Usage] | None = None
-        self._homes = {control.name: control.default for control in controls} if rerun else {}
-        self._selection = selection or selection_of(run)
-        shown = [asdict(control) for control in controls] if rerun else []
-        super().__init__(_controls=shown, _source=source, **traits)
-        self._show(event_log(run))
-        self._share(self._selection)
+        self._before: tuple[str, Any] | None = None
+        self._homes = {control.name: control.default for control in controls}
+        super().__init__(_controls=[asdict(control) for control in controls], _source=source, **traits)
+
+    def _steerable(self) -> None:
+        """Called once, when the first picture is shown: from here on settings make others."""
         self._shown = self._settings()
         self._write_code()
         if self._homes:
             self.observe(self._steered, names=list(self._homes))
         self.observe(self._pin, names="pinned")
-        self.observe(lambda _: self._write_code(), names=["step", "_requests"])
-
-    @property
-    def selected(self) -> Selection:
-        """The requests, block and step selected, shared by all views of the run; read it or set it."""
-        return self._selection
-
-    def _share(self, selection: Selection) -> None:
-        """Follow the run's selection, which another view of the run may have moved already, and move it."""
-        if selection.known:
-            for own, name in _SHARED.items():
-                setattr(self, own, getattr(selection, name))
-        else:
-            selection.known = tuple(self._log.request_ids.values())
-            self.step = self._usage.opening_step
-            selection.step = self.step
-        for own, name in _SHARED.items():
-            selection.observe(lambda change, own=own: setattr(self, own, change["new"]), names=name)
-            self.observe(lambda change, name=name: setattr(selection, name, change["new"]), names=own)
+        self.on_msg(lambda _, content, __: self._answer(content))
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._homes}
 
-    def _describe(self, log: EventLog) -> str:
-        """The line of settings in the view's head; a ViewError if the view cannot show `log`."""
+    def _make(self, **settings: Any) -> Any:
+        """What is to be shown under `settings`; raises whatever refuses them."""
         raise NotImplementedError
 
-    def _opens_at(self, log: EventLog, use: Usage) -> int:
-        """The step at which the view of `log` stands at first, and after "Reset"."""
-        return use.opening_step
+    def _show(self, made: Any) -> None:
+        """Show what `_make` gave."""
+        raise NotImplementedError
 
-    def _show(self, log: EventLog) -> None:
-        line, new = self._describe(log), usage(log)
-        with self.hold_sync():
-            self._log = log
-            self._usage = new
-            self._run = pack(log, self._opens_at(log, new))
-            self._settings_line = line
-            self._difference = self.difference()
-            self.error = ""
-            self.step = min(self.step, new.steps)
+    def _facts(self) -> Any:
+        """What of the picture shown is kept to hold the next one against."""
+        raise NotImplementedError
 
     def difference(self) -> str:
-        """One line: the run against the setting before, or the pinned one; empty where there is none."""
-        if self._before is None:
-            return ""
-        name, old = self._before
-        new = self._usage
-        return (
-            f"against {name}: {new.steps - old.steps:+,} steps, "
-            f"{new.preemptions - old.preemptions:+,} preemptions, "
-            f"{new.evictions - old.evictions:+,} evictions"
-        )
-
-    @traitlets.validate("step")
-    def _clamp_step(self, proposal: Any) -> int:
-        first, last = self._run.get("first_step", 0), self._run.get("last_step", 0)
-        return int(min(max(proposal["value"], first), last))
-
-    @traitlets.validate("_requests")
-    def _check_requests(self, proposal: Any) -> list[str]:
-        return check_requests(proposal["value"], self._selection.known)
+        """One line: what is shown against the setting before, or the pinned one; empty without one."""
+        raise NotImplementedError
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Take a change that was made in the page: an error of it is shown there, not raised here.
@@ -179,15 +106,15 @@ class RunView(View):
 
     def _steered(self, change: Any) -> None:
         settings = self._settings()
-        if settings == self._shown or self._rerun is None:
+        if settings == self._shown:
             return
         before = self._before
         try:
-            log = event_log(self._rerun(**settings))
+            made = self._make(**settings)
             if not self.pinned:
-                self._before = ("the setting before", self._usage)
-            self._show(log)
-        except Exception as error:  # a reader's own rerun may raise anything; the page must say it
+                self._before = ("the setting before", self._facts())
+            self._show(made)
+        except Exception as error:  # a reader's own code may raise anything; the page must say it
             self._before = before
             self._refuse(f"{type(error).__name__}: {error}")
             if not self._from_page:
@@ -197,16 +124,16 @@ class RunView(View):
         self._note_settings()
 
     def _note_settings(self) -> None:
-        """Called when another run is shown than before."""
+        """Called when another picture is shown than before."""
         self._write_code()
 
     def _pin(self, change: Any) -> None:
-        """Keep the run shown now as what others are held against, or let it go."""
+        """Keep what is shown now as what others are held against, or let it go."""
         if change["new"]:
             pinned = ", ".join(
                 f"{name} {value}" for name, value in self._shown.items() if name in self._moved()
             )
-            self._before = (f"the pinned run ({pinned or 'default settings'})", self._usage)
+            self._before = (f"the pinned run ({pinned or 'default settings'})", self._facts())
         else:
             self._before = None
         self._difference = self.difference()
@@ -215,17 +142,33 @@ class RunView(View):
         """The settings shown that are not at their defaults."""
         return {name: value for name, value in self._shown.items() if value != self._homes[name]}
 
+    def _stands(self) -> dict[str, Any]:
+        """What a line of code has to say beside the settings to recreate the view as it stands."""
+        return {}
+
     def code(self) -> str:
         """One line of Python that recreates the view as it stands; empty where nothing says how."""
         if not self._recreate:
             return ""
-        stands = {**self._made_with, **self._moved(), "step": self.step}
-        if self._requests:
-            stands["requests"] = list(self._requests)
+        stands = {**self._made_with, **self._moved(), **self._stands()}
         return self._recreate.replace("...", ", ".join(f"{name}={value!r}" for name, value in stands.items()))
 
     def _write_code(self) -> None:
         self._code = self.code()
+
+    def _file_name(self) -> str:
+        """What a file of the view is called, without its ending."""
+        raise NotImplementedError
+
+    def _answer(self, content: Any) -> None:
+        """What the page asks in words: a file of the view, for its download menu."""
+        form = content.get("save")
+        if form not in ("png", "svg", "html", "csv"):
+            return
+        name = f"{self._file_name()}.{form}"
+        with TemporaryDirectory() as folder:
+            data = self.save(Path(folder) / name).read_bytes()
+        self.send({"file": name, "data": b64encode(data).decode()})
 
     def _refuse(self, message: str) -> None:
         with self.hold_sync():
