@@ -4,9 +4,10 @@ from nano_batch.viz.base import View
 from nano_batch.viz.block_table import BlockTableView
 from nano_batch.viz.controls import Control
 from nano_batch.viz.figure import figure
+from nano_batch.viz.gantt import GanttView
 from nano_batch.viz.opening import OpeningView
 from nano_batch.viz.run_view import RunView
 from nano_batch.viz.selection import Selection
 from nano_batch.viz.table import Table
 
-__all__ = ["BlockTableView", "Control", "OpeningView", "RunView", "Selection", "Table", "View", "figure"]
+__all__ = ["BlockTableView", "Control", "GanttView", "OpeningView", "RunView", "Selection", "Table", "View", "figure"]

@@ -62,6 +62,7 @@ class GanttView(SteeredView):
     _table = traitlets.Dict().tag(sync=True)
     _ghosts: traitlets.List[float] = traitlets.List(traitlets.Float()).tag(sync=True)
     _requests: traitlets.List[str] = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    _block = traitlets.Int(-1).tag(sync=True)
 
     def __init__(
         self,
