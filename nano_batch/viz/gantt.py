@@ -296,7 +296,8 @@ class GanttView(SteeredView):
         for label, facts in self._facts().items():
             lines.append(
                 f"{label}: {seconds(facts['makespan (s)'])}, idle {facts['idle (%)']:.1f} %, "
-                f"TTFT mean {facts['TTFT mean (ms)']:.3g} ms, longest gap {facts['longest gap (ms)']:.3g} ms, "
+                f"TTFT mean {seconds(facts['TTFT mean (ms)'] / 1e3)}, "
+                f"longest gap {seconds(facts['longest gap (ms)'] / 1e3)}, "
                 f"{facts['preemptions']:.0f} preemptions"
             )
         last = f"clock at {self.time_s:.3g} s, step {self.step} of {self.lead}"

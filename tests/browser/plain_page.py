@@ -83,7 +83,7 @@ class PlainPage:
         self.sent = self._state()
         self.page.evaluate("([code, state]) => window.start(code, state)", [view._esm, _text(self.sent)])
         self.node = self.page.locator(".nb-view")
-        self.node.locator(".nb-blocks[aria-label]").wait_for()
+        self.node.locator("[role=img][aria-label]").first.wait_for()
 
     def _state(self):
         return {name: value for name, value in self.view.get_state().items() if name not in _WIDGET}

@@ -220,11 +220,11 @@ class Gantt {
     const owners = model.get("_palette").owners.map((owner) => ({ letter: owner.letter, colour: owner[theme] }));
     const ghosts = model.get("_ghosts"), mode = model.get("rows");
     const key = [width, devicePixelRatio, theme, this.ink.paper, mode, ...this.shown, selected, ghosts, this.lead.label].join();
-    if (key !== this.key || this.stale) {
+    if (key !== this.drawn || this.stale) {
       this.layout = ganttLayout(data, mode, this.shown, width);
       this.delays = data.schemes.map((scheme) => (selected.length ? delaysOf(scheme, selected[0]) : { neighbours: [], times: [] }));
       paintGantt(this.still, this.layout, { colours, owners, selected, ghosts, ink: this.ink, lead: this.lead.label, delays: this.delays });
-      Object.assign(this, { key, stale: false });
+      Object.assign(this, { drawn: key, stale: false });
     }
     const context = prepare(this.bars, width, this.layout.height);
     context.drawImage(this.still, 0, 0, width, this.layout.height);

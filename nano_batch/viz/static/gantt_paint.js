@@ -27,7 +27,7 @@ export function paintGantt(canvas, layout, look) {
 // Which requests stand out: the selected ones and the neighbours that their prefill delayed.
 function lit(panel, { selected, delays }, place) {
   const found = new Set(selected);
-  for (const { times } of delays[place]) for (const each of times) for (const row of each.found) found.add(row);
+  for (const each of delays[place].times) for (const row of each.found) found.add(row);
   return found;
 }
 
@@ -124,15 +124,13 @@ function marks(context, layout, panel, look, place) {
   context.font = FONT;
   context.textAlign = "left";
   context.textBaseline = "alphabetic";
-  for (const { times } of look.delays[place]) {
-    for (const { start, end, found } of times) {
-      context.fillStyle = look.ink.alarm;
-      for (let i = 0; i < spans.row.length; i++) {
-        const row = rowOfSpan(panel, i), middle = (start + end) / 2;
-        if (row < 0 || spans.lane[i] < 0 || !found.has(spans.row[i]) || !(spans.start[i] < middle && middle < spans.end[i]) || !inside(i)) continue;
-        const x = Math.max(layout.left, layout.x(start));
-        context.fillRect(x, panel.top + row * panel.edge + tall - Math.max(2, tall / 3), Math.max(2, Math.min(layout.right, layout.x(end)) - x), Math.max(2, tall / 3));
-      }
+  for (const { start, end, found } of look.delays[place].times) {
+    context.fillStyle = look.ink.alarm;
+    for (let i = 0; i < spans.row.length; i++) {
+      const row = rowOfSpan(panel, i), middle = (start + end) / 2;
+      if (row < 0 || spans.lane[i] < 0 || !found.has(spans.row[i]) || !(spans.start[i] < middle && middle < spans.end[i]) || !inside(i)) continue;
+      const x = Math.max(layout.left, layout.x(start));
+      context.fillRect(x, panel.top + row * panel.edge + tall - Math.max(2, tall / 3), Math.max(2, Math.min(layout.right, layout.x(end)) - x), Math.max(2, tall / 3));
     }
   }
   look.selected.forEach((request, order) => {
