@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nano_batch.errors import NanoBatchError
     from nano_batch.kv_cache import KVCache
     from nano_batch.records import Run, drive
-    from nano_batch.simulator import Constant, Fleet, Roofline, simulate, simulate_fleet
+    from nano_batch.simulator import Constant, Fleet, Profile, Roofline, simulate, simulate_fleet
     from nano_batch.workloads import Workload
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Fleet",
     "KVCache",
     "NanoBatchError",
+    "Profile",
     "Roofline",
     "Run",
     "SchedulerOutput",
@@ -48,7 +49,7 @@ _NAMES = {
     "errors": ["NanoBatchError"],
     "kv_cache": ["KVCache"],
     "records": ["Run", "drive"],
-    "simulator": ["Constant", "Fleet", "Roofline", "simulate", "simulate_fleet"],
+    "simulator": ["Constant", "Fleet", "Profile", "Roofline", "simulate", "simulate_fleet"],
     "workloads": ["Workload"],
 }
 _HOMES = {name: f"nano_batch.{home}" for home, names in _NAMES.items() for name in names}

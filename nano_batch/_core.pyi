@@ -16,6 +16,7 @@ __all__ = [
     "__version__",
     "belady_hits",
     "bursty_arrivals",
+    "cards",
     "family_prompts",
     "length_tables",
     "log_normal_lengths",
@@ -54,6 +55,7 @@ def family_prompts(
 def belady_hits(
     offsets: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], num_blocks: int
 ) -> npt.NDArray[np.uint32]: ...
+def cards() -> list[tuple[str, str, str]]: ...
 def length_tables() -> list[tuple[str, str]]: ...
 def simulate(
     arrival_s: npt.NDArray[np.float64],

@@ -45,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=_bench)
 
+    profile = commands.add_parser(
+        "profile", help="measure this machine's GPU for the simulator (torch's kernels)"
+    )
+    profile.add_argument("--model", default="mistral-7b-v0.3", help="whose shape; default: mistral-7b-v0.3")
+    profile.add_argument("--out", type=Path, required=True, metavar="FILE", help="a profile (docs/costs.md)")
+    profile.set_defaults(run=_profile)
+
     export = commands.add_parser("export", help="write a static page of each notebook, live without a kernel")
     export.add_argument("paths", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all of notebooks/")
     export.add_argument("--out", type=Path, default=Path("site"), metavar="FOLDER", help="default: site/")
@@ -99,6 +106,15 @@ def _bench(options: argparse.Namespace) -> int:
     else:
         for row in result["rows"]:
             print("  ".join(f"{name}={value}" for name, value in row.items()))
+    return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from nano_batch.profiling import measure_profile
+
+    profile = measure_profile(options.model)
+    profile.save(options.out)
+    print(f"{options.out}: {profile!r}")
     return 0
 
 

@@ -156,6 +156,10 @@ class PolicyError(NanoBatchError, ValueError):
     """A reader's own policy gave no usable scores; the message has the step and the policy's line."""
 
 
+class ProfileError(InvalidArgumentError):
+    """A file is not a profile of a device, or a table of it is out of range."""
+
+
 class SimulationStoppedError(NanoBatchError, RuntimeError):
     """Whoever watched a simulation ended it."""
 

@@ -17,8 +17,11 @@ from nano_batch.simulator import (
     Cost,
     OwnPolicy,
     PolicyColumns,
+    Profile,
     Roofline,
     StepFeatures,
+    hardware_card,
+    model_card,
     simulate_fleet,
 )
 from nano_batch.viz import BlockTableView, Control, RunView, Selection, View
@@ -68,6 +71,17 @@ def public_classes():
             if own and not issubclass(value, NanoBatchError):
                 found.add(value)
     return found - NOT_SHOWN
+
+
+def small_profile():
+    """The smallest that is one."""
+    one = {"tokens": [1], "rows": [1], "pairs": [1], "seconds": [1e-3]}
+    grid = {"sequences": [1, 2], "context": [16, 32], "seconds": [[1e-3, 2e-3], [2e-3, 3e-3]]}
+    tables = {"linear": one, "sampling": one, "prefill_attention": one, "decode_attention": grid}
+    times = dict.fromkeys(
+        ("overhead_s", "host_s", "host_per_sequence_s", "block_copy_s", "block_swap_s"), 1e-6
+    )
+    return {"version": 1, "device": "a test", "model": "none", "date": "never", "tables": tables, **times}
 
 
 def examples():
@@ -121,6 +135,9 @@ def examples():
         Families(2, 64),
         SLO(ttft_s=1.0),
         Constant(0.02),
+        Profile(small_profile()),
+        hardware_card("h100"),
+        model_card("mistral-7b-v0.3"),
         Roofline(989e12, 3.35e12, 16.06e9, 131_072.0),
         simulate_fleet(workload, replicas=12, num_blocks=512),
         throughput(run.requests),

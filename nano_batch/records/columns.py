@@ -15,6 +15,7 @@ from nano_batch.errors import RecordsError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from typing_extensions import Self
 
 REPR_WIDTH = 110
 
@@ -34,6 +35,16 @@ class Columns:
             raise RecordsError(
                 f"{type(self).__name__} has columns of {sorted(lengths)} rows, not of one length"
             )
+
+    @classmethod
+    def adopt(cls, **values: Any) -> Self:
+        """A table of new arrays of the schema's types that nobody else holds: taken as they are."""
+        table = object.__new__(cls)
+        for name, value in values.items():
+            if name in cls.DTYPES:
+                value.flags.writeable = False
+            object.__setattr__(table, name, value)
+        return table
 
     def _as_column(self, name: str, dtype: Any) -> NDArray[Any]:
         given = np.asarray(getattr(self, name))

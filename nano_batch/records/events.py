@@ -61,6 +61,16 @@ class State(Shown):
             raise RecordsError(f"a state's sequence arrays differ in length: {sizes}")
 
     @classmethod
+    def adopt(cls, **values: Any) -> State:
+        """A state of new arrays of the right types that nobody else holds: taken as they are."""
+        state = object.__new__(cls)
+        for name, value in values.items():
+            if name in STATE_ARRAYS:
+                value.flags.writeable = False
+            object.__setattr__(state, name, value)
+        return state
+
+    @classmethod
     def of(cls, other: Any) -> State:
         """The state of any object with these attributes, such as `Engine.snapshot()` or a keyframe."""
         arrays = {name: getattr(other, name) for name in STATE_ARRAYS}
@@ -148,7 +158,8 @@ class EventLog(Columns):
     def __post_init__(self) -> None:
         super().__post_init__()
         frames: Iterable[Any] = self.keyframes
-        object.__setattr__(self, "keyframes", tuple(State.of(frame) for frame in frames))
+        frames = (frame if isinstance(frame, State) else State.of(frame) for frame in frames)
+        object.__setattr__(self, "keyframes", tuple(frames))
         object.__setattr__(self, "request_ids", {int(k): str(v) for k, v in self.request_ids.items()})
         if not self.keyframes or self.keyframes[0].event != self.first_event:
             raise RecordsError(f"the event log has no keyframe at its first event ({self.first_event})")
@@ -157,9 +168,10 @@ class EventLog(Columns):
 
     @classmethod
     def of_core(cls, columns: Mapping[str, Any], num_blocks: int, block_size: int) -> EventLog:
-        """The log from the compiled core's columns."""
-        keyframes = tuple(State(**keyframe) for keyframe in columns["keyframes"])
-        return cls(**{**columns, "keyframes": keyframes}, num_blocks=num_blocks, block_size=block_size)
+        """The log from the compiled core's columns, which nobody else holds."""
+        keyframes = tuple(State.adopt(**keyframe) for keyframe in columns["keyframes"])
+        own = {**columns, "keyframes": keyframes}
+        return cls.adopt(**own, num_blocks=num_blocks, block_size=block_size)
 
     def __eq__(self, other: object) -> bool:
         """Equal events, keyframes and ids."""

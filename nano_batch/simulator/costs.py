@@ -10,6 +10,7 @@ from nano_batch import _core
 from nano_batch._core import StepFeatures
 from nano_batch.display import Shown
 from nano_batch.errors import InvalidArgumentError
+from nano_batch.simulator.cards import HardwareCard, HardwareName, ModelCard, ModelName, roofline_numbers
 
 __all__ = ["Constant", "Cost", "CostLike", "Roofline", "StepFeatures", "as_cost"]
 
@@ -75,6 +76,22 @@ class Roofline(Shown):
     overhead_s: float = 0.0
     host_s: float = 0.0
     host_per_sequence_s: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        hardware: HardwareName | HardwareCard,
+        model: ModelName | ModelCard,
+        *,
+        block_size: int = 16,
+        **changed: float,
+    ) -> Roofline:
+        """A model on a GPU, from their cards; `changed` numbers take the place of the cards'.
+
+        Raises:
+            UnknownOptionError: there is no such card; the nearest is named.
+        """
+        return cls(**{**roofline_numbers(hardware, model, block_size), **changed})
 
     def core(self) -> _core.CostModel:
         """The compiled model. Raises `InvalidArgumentError` for a number out of its range."""

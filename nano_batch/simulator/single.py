@@ -136,8 +136,8 @@ def requests_of(result: Mapping[str, Any], workload: Workload, max_tokens: int |
     columns = dict(result["requests"])
     rows = columns.pop("row")
     columns.pop("replica")
-    asked = workload.output_tokens[rows] if max_tokens is None else np.full(len(rows), max_tokens)
-    return Requests(
+    asked = workload.output_tokens[rows] if max_tokens is None else np.full(len(rows), max_tokens, np.int64)
+    return Requests.adopt(
         request_id=_names(rows),
         prompt_tokens=workload.prompt_tokens[rows],
         max_tokens=asked,
@@ -172,7 +172,7 @@ def run_of(
     if result["events"]:
         options = check_options(**engine)
         log = EventLog.of_core(result["events"][replica], options["num_blocks"], options["block_size"])
-    return Run(requests, Steps(**steps), log, settings)
+    return Run(requests, Steps.adopt(**steps), log, settings)
 
 
 def run_settings(

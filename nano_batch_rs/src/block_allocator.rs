@@ -84,6 +84,13 @@ impl BlockAllocator {
         (entry != NO_ENTRY).then_some(entry)
     }
 
+    /// Of every block: its references, and whether the prefix cache knows its content.
+    pub fn states(&self) -> (Vec<i32>, Vec<u8>) {
+        let references = self.references.iter().map(|&count| count as i32).collect();
+        let cached = self.entry.iter().map(|&entry| u8::from(entry != NO_ENTRY)).collect();
+        (references, cached)
+    }
+
     /// A block for one owner: a free one, else the content that eviction orders first goes.
     pub fn allocate(&mut self) -> Option<Allocated> {
         let mut evicted = None;

@@ -90,6 +90,21 @@ impl EventLog {
         }
     }
 
+    /// One `scheduled` event of one token for each of `sequences`.
+    pub fn push_decodes(&mut self, sequences: impl ExactSizeIterator<Item = u32>) {
+        let (step, count) = (self.step, sequences.len());
+        if let Some(Stretch { events, .. }) = self.stretches.back_mut() {
+            let len = events.step.len() + count;
+            events.step.resize(len, step);
+            events.kind.resize(len, Kind::Scheduled as u8);
+            events.sequence.extend(sequences);
+            events.block.resize(len, NONE);
+            events.argument.resize(len, 1);
+            self.count += count as u64;
+            self.kept += count as u64;
+        }
+    }
+
     /// Events from here on belong to `step`.
     pub fn begin_step(&mut self, step: u32) {
         self.step = step;

@@ -7,6 +7,7 @@ pub mod arrays;
 pub mod belady;
 pub mod block_allocator;
 pub mod block_cache;
+pub mod cards;
 pub mod config;
 pub mod engine;
 pub mod error;

@@ -194,6 +194,12 @@ impl Cost for Function {
     }
 }
 
+/// The cards that are compiled in: (kind, name, JSON text).
+#[pyfunction]
+pub fn cards() -> Vec<(&'static str, &'static str, &'static str)> {
+    crate::cards::CARDS.to_vec()
+}
+
 /// Keeps an exception for later and stops the simulation.
 pub fn leave(raising: &Raising, error: PyErr) -> Error {
     if let Ok(mut place) = raising.lock() {

@@ -16,7 +16,14 @@ where
     N: IntoPyObject<'py>,
     S: IntoPyObject<'py>,
 {
-    let mut columns = Columns::default();
+    let kept = log.stretches().map(|stretch| stretch.events.step.len()).sum();
+    let mut columns = Columns {
+        step: Vec::with_capacity(kept),
+        kind: Vec::with_capacity(kept),
+        sequence: Vec::with_capacity(kept),
+        block: Vec::with_capacity(kept),
+        argument: Vec::with_capacity(kept),
+    };
     let keyframes = PyList::empty(py);
     for stretch in log.stretches() {
         columns.step.extend(&stretch.events.step);

@@ -26,7 +26,7 @@ mod _core {
     #[pymodule_export]
     use super::buffers::StepCounts;
     #[pymodule_export]
-    use super::cost::{CostModel, StepFeatures};
+    use super::cost::{CostModel, StepFeatures, cards};
     #[pymodule_export]
     use super::engine::CoreEngine;
     #[pymodule_export]

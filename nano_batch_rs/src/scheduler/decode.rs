@@ -5,7 +5,6 @@
 use super::retire::finish_reason;
 use super::{MAX_OUTSTANDING, Scheduler};
 use crate::config::Batching;
-use crate::events::Kind;
 use crate::request::{Sequence, Status};
 
 /// A step of decodes alone: one token for each running sequence.
@@ -33,9 +32,7 @@ impl Scheduler {
             self.sequences[slot as usize].planned += 1;
         }
         if let Some(log) = &mut self.log {
-            for &slot in &self.running {
-                log.push(Kind::Scheduled, self.sequences[slot as usize].uid, -1, 1);
-            }
+            log.push_decodes(self.running.iter().map(|&slot| self.sequences[slot as usize].uid));
         }
         self.decodes_planned = true;
         Some(step)

@@ -6,9 +6,7 @@ use crate::request::Status;
 
 impl Scheduler {
     pub fn snapshot(&self) -> Snapshot {
-        let blocks = 0..self.config.num_blocks;
-        let references: Vec<i32> = blocks.clone().map(|b| self.blocks.references(b) as i32).collect();
-        let cached = blocks.map(|b| u8::from(self.blocks.entry_of(b).is_some())).collect();
+        let (references, cached) = self.blocks.states();
         let mut live: Vec<_> = self.sequences.iter().filter(|s| s.status != Status::Vacant).collect();
         // An ended sequence is there for the blocks it still holds.
         live.retain(|s| s.status != Status::Ending || s.table().iter().any(|&block| block >= 0));

@@ -94,7 +94,10 @@ impl Profile {
     /// Rows that a step of decodes alone computes, padding included.
     fn padded(&self, rows: u64) -> u64 {
         let sizes = self.batch_sizes.iter().map(|&size| u64::from(size));
-        sizes.filter(|&size| size >= rows).min().unwrap_or(rows)
+        match rows {
+            0 => 0,
+            _ => sizes.filter(|&size| size >= rows).min().unwrap_or(rows),
+        }
     }
 }
 
