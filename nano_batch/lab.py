@@ -19,20 +19,27 @@ from nano_batch.lessons import (
     question,
     sharing,
 )
+from nano_batch.metrics import SLO
 from nano_batch.picker import WorkloadPicker, pick_workload
 from nano_batch.records import Run, drive
 from nano_batch.scenes import with_swap_space
-from nano_batch.simulator import simulate
-from nano_batch.viz import BlockTableView, OpeningView
+from nano_batch.simulator import Roofline, simulate
+from nano_batch.studies import Board, Mix, gantt, race, serve_schemes
+from nano_batch.viz import BlockTableView, GanttView, OpeningView
 from nano_batch.viz.opening import SETTINGS
 from nano_batch.workloads import Families, Uniform, Workload
 
 __all__ = [
+    "SLO",
     "BlockTableView",
+    "Board",
     "Engine",
     "Families",
+    "GanttView",
     "Hint",
+    "Mix",
     "OpeningView",
+    "Roofline",
     "Run",
     "Uniform",
     "Verdict",
@@ -43,6 +50,7 @@ __all__ = [
     "check",
     "drive",
     "evictions",
+    "gantt",
     "growth",
     "hint",
     "last_block",
@@ -51,7 +59,9 @@ __all__ = [
     "pick_workload",
     "preemptions",
     "question",
+    "race",
     "serve",
+    "serve_schemes",
     "sharing",
 ]
 

@@ -10,4 +10,14 @@ from nano_batch.viz.run_view import RunView
 from nano_batch.viz.selection import Selection
 from nano_batch.viz.table import Table
 
-__all__ = ["BlockTableView", "Control", "GanttView", "OpeningView", "RunView", "Selection", "Table", "View", "figure"]
+__all__ = [
+    "BlockTableView",
+    "Control",
+    "GanttView",
+    "OpeningView",
+    "RunView",
+    "Selection",
+    "Table",
+    "View",
+    "figure",
+]

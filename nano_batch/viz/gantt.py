@@ -1,4 +1,4 @@
-"""The batching Gantt: what each batch slot, or each request, does over time, under several schemes at once."""
+"""The batching Gantt: what each batch slot, or each request, does over time, under several schemes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ Rows = Literal["slots", "requests"]
 class GanttView(SteeredView):
     """The same requests under several schemes, stacked on one time axis.
 
+    `shown_s` is the part of the time axis that is shown, (from, to) in seconds; empty: all of it.
+
     One scheme leads: the clock counts its steps, and the others stand at the same moment. Each run's other
     views (`block_table(...)`) follow the clock and the selection, and move them.
 
@@ -58,6 +60,7 @@ class GanttView(SteeredView):
     step = traitlets.Int(0).tag(sync=True)
     lead = traitlets.Unicode("").tag(sync=True)
     rows = traitlets.Unicode("slots").tag(sync=True)
+    shown_s: traitlets.List[float] = traitlets.List(traitlets.Float()).tag(sync=True)
     _run = traitlets.Dict().tag(sync=True)
     _table = traitlets.Dict().tag(sync=True)
     _ghosts: traitlets.List[float] = traitlets.List(traitlets.Float()).tag(sync=True)
@@ -85,7 +88,7 @@ class GanttView(SteeredView):
             setattr(self, each.name, each.default)
         self._show(self._schemes_of(runs))
         self._steerable()
-        self.observe(lambda _: self._write_code(), names=["step", "_requests", "rows", "lead"])
+        self.observe(lambda _: self._write_code(), names=["step", "_requests", "rows", "lead", "shown_s"])
         self.observe(lambda _: self._move_others(), names=["step", "lead"])
         self.observe(lambda _: self._select_others(), names="_requests")
         self.on_msg(lambda _, content, __: self._answer(content))
@@ -210,6 +213,19 @@ class GanttView(SteeredView):
     def _check_requests(self, proposal: Any) -> list[str]:
         return check_requests(proposal["value"], self._names)
 
+    @traitlets.validate("shown_s")
+    def _check_shown(self, proposal: Any) -> list[float]:
+        shown = list(proposal["value"])
+        if shown and not (len(shown) == 2 and 0 <= shown[0] < shown[1]):
+            raise ViewError(f"shown_s is {shown}; it must be empty or two ascending times from 0")
+        return shown
+
+    def set_many(self, settings: Mapping[str, Any]) -> None:
+        """Set several controls, and make the picture once."""
+        with self.hold_trait_notifications():
+            for name, value in settings.items():
+                setattr(self, name, value)
+
     def _label(self, label: str) -> str:
         if label not in self._schemes:
             raise ViewError(f"no scheme {label!r} is shown; it must be one of {', '.join(self._schemes)}")
@@ -285,7 +301,9 @@ class GanttView(SteeredView):
             stands["rows"] = self.rows
         if self.lead != next(iter(self._schemes)):
             stands["lead"] = self.lead
-        return {**stands, **({"requests": list(self._requests)} if self._requests else {})}
+        if self.shown_s:
+            stands["shown_s"] = [float(f"{moment:.6g}") for moment in self.shown_s]
+        return {**stands, **({"selected": list(self._requests)} if self._requests else {})}
 
     # The other forms.
 

@@ -53,8 +53,13 @@ class Scheme:
         """The run's spans, rows as in the view, sorted by start: what is drawn later lies above."""
         spans = self.schedule.spans
         order = np.argsort(spans.start_s, kind="stable")
-        columns = (spans.lane, spans.phase, spans.start_s, spans.end_s)
-        return Spans(self.place[spans.row][order], *(column[order] for column in columns))
+        return Spans(
+            self.place[spans.row][order],
+            spans.lane[order],
+            spans.phase[order],
+            spans.start_s[order],
+            spans.end_s[order],
+        )
 
     @cached_property
     def costs(self) -> PrefillCosts:

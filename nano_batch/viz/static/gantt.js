@@ -85,7 +85,7 @@ class Gantt {
       queueMicrotask(() => this.pending && this.frame());
     });
     model.on("change:error", () => this.failed(model.get("error")));
-    for (const name of ["_difference", "_ghosts", "_table"]) model.on(`change:${name}`, () => this.redraw());
+    for (const name of ["_difference", "_ghosts", "_table", "shown_s"]) model.on(`change:${name}`, () => this.redraw());
     model.on("change:lead", () => this.leads());
     model.on("change:step", () => model.get("step") !== this.player.step && this.player.seek(model.get("step")));
     root.addEventListener("keydown", (event) => this.key(event));
@@ -107,17 +107,18 @@ class Gantt {
   }
 
   load() {
-    const { model } = this, all = !this.data || this.whole;
+    const { model } = this;
     this.data = readSchemes(model.get("_run"));
-    if (all) this.shown = [0, this.data.end];
     this.stale = true;
     this.settings.textContent = model.get("_settings_line");
     this.failed(model.get("error"));
     this.leads();
   }
 
-  get whole() {
-    return this.shown[0] <= 0 && this.shown[1] >= this.data.end;
+  // The times shown, in seconds: of another run, what there is of them.
+  get shown() {
+    const [from = 0, to = Infinity] = this.model.get("shown_s"), { end } = this.data;
+    return from < end ? [from, Math.min(to, end)] : [0, end];
   }
 
   leads() {
@@ -162,8 +163,8 @@ class Gantt {
   }
 
   show(from, to) {
-    this.shown = [Math.max(0, from), Math.min(this.data.end, Math.max(to, from + 1e-9))];
-    this.redraw();
+    const left = Math.max(0, from), right = Math.min(this.data.end, Math.max(to, left + 1e-6));
+    this.set("shown_s", left > 0 || right < this.data.end ? [left, right] : []);
   }
 
   showAll() {
@@ -190,7 +191,7 @@ class Gantt {
 
   reset() {
     this.failed("");
-    this.shown = [0, this.data.end];
+    this.showAll();
     this.opening = this.controls.reset();
     if (!this.opening) this.player.seek(this.data.opening);
   }

@@ -172,9 +172,12 @@ function queue(context, layout, panel, most, { colours, ink }) {
   context.textAlign = "right";
   context.textBaseline = "alphabetic";
   context.fillText("queue", layout.left - 4, base);
-  context.textAlign = "left";
-  const last = Math.min(layout.right, layout.x(panel.scheme.end)), words = `at most ${peak} wait`;
-  context.fillText(words, Math.min(last + 4, layout.right - context.measureText(words).width), base);
+  if (!peak) return;
+  const words = `at most ${peak}`, wide = context.measureText(words).width;
+  context.fillStyle = ink.paper;
+  context.fillRect(layout.right - wide - 4, base - 10, wide + 4, 11);
+  context.fillStyle = ink.text;
+  context.fillText(words, layout.right, base);
 }
 
 // The scheme's name and, above the end of its bars, its makespan and idle share. A dashed line: where it ended before.
