@@ -182,7 +182,7 @@ def gantt(
         rows=rows,
         about=f"seed {requests.seed}" if isinstance(requests, Mix) else requests.name,
         recreate=f"lab.gantt({expression}, memory_tokens={memory_tokens}, ...)" if expression else "",
-        made_with=changed,
+        made_with={**changed, **{name: own[name] for name in ("max_num_seqs", "max_num_batched_tokens")}},
     )
     view.set_many(moved)
     if lead is not None:

@@ -183,13 +183,13 @@ def first_difference(runs: dict[str, Run], *, cost: Cost) -> Parting:
 
 
 def _acts(log: EventLog | None) -> Any:
-    """What a schedule decides, in order: (step, kind, sequence, argument) a row, int64."""
+    """What a schedule decides: (step, kind, sequence, argument) a row, int64, ascending."""
     if log is None:
         raise ViewError("a run has no event log; run it with event_log=True")
     kept = np.isin(log.kind, list(NAMES))
-    return np.column_stack(
-        [column[kept].astype(np.int64) for column in (log.step, log.kind, log.sequence, log.argument)]
-    )
+    columns = [column[kept].astype(np.int64) for column in (log.step, log.kind, log.sequence, log.argument)]
+    # Within a step the order of decisions is no difference.
+    return np.column_stack(columns)[np.lexsort(columns[::-1])]
 
 
 def _said(act: tuple[int, ...], log: EventLog | None) -> str:
