@@ -12,6 +12,7 @@ from nano_batch.errors import InvalidArgumentError, ProfileError, UnknownOptionE
 from nano_batch.simulator import StepFeatures, hardware_card, memory_tokens, model_card
 from nano_batch.simulator.cards import HardwareName, ModelName
 from nano_batch.simulator.costs import as_cost
+from nano_batch.simulator.profiles import ProfileName
 from nano_batch.workloads import Workload
 
 LINE = {"pairs": [10, 20], "rows": [1, 3], "tokens": [8, 16, 32], "seconds": [1.0, 3.0]}
@@ -65,6 +66,48 @@ def test_a_profile_by_hand():
     prompt = {"prefill_tokens": 20, "decode_sequences": 4, "decode_context": 400, "prefill_sequences": 1}
     assert seconds(cost, **prompt, prefill_pairs=25)[1] == pytest.approx(10 + 2.5 + 2.0 + 4.0)
     assert seconds(cost, blocks_copied=2, blocks_swapped_in=4)[1] == pytest.approx(10 + 0.25 + 0.25)
+
+
+@pytest.mark.parametrize("name", ProfileName.__args__)
+def test_a_profile_that_comes_with_the_package_tells_the_steps_it_was_held_against(name):
+    shipped = Profile.of(name)
+    errors = []
+    for row in shipped.content["fit_error"]["steps"]:
+        decodes, prompt = row["decodes"], row["prompt"]
+        told = (
+            seconds(
+                shipped,
+                prefill_tokens=prompt,
+                prefill_sequences=int(prompt > 0),
+                decode_sequences=decodes,
+                decode_context=decodes * row["context"],
+                prefill_pairs=prompt * (prompt + 1) // 2,
+                sampled=decodes + int(prompt > 0),
+            )[1]
+            - shipped.content["overhead_s"]
+        )
+        errors.append(abs(told - row["measured_s"]) / row["measured_s"])
+    assert max(errors) == pytest.approx(shipped.content["fit_error"]["max"])
+    assert np.median(errors) == pytest.approx(shipped.content["fit_error"]["median"])
+    assert np.median(errors) < 0.03
+    assert {"device", "date", "commit", "versions"} <= shipped.content.keys()
+
+
+@pytest.mark.parametrize("gpu", ["h100", "h200"])
+def test_a_measured_step_is_never_faster_than_its_roofline(gpu):
+    bound = Roofline.of(gpu, "mistral-7b-v0.3", overhead_s=0.0)
+    for row in Profile.of(f"{gpu}-mistral-7b").content["fit_error"]["steps"]:
+        decodes, prompt = row["decodes"], row["prompt"]
+        least = seconds(
+            bound,
+            prefill_tokens=prompt,
+            decode_sequences=decodes,
+            decode_context=decodes * row["context"],
+            prefill_context=prompt,
+            prefill_pairs=prompt * (prompt + 1) // 2,
+            sampled=decodes + int(prompt > 0),
+        )[1]
+        assert least < row["measured_s"]
 
 
 def test_a_profile_goes_through_its_file(tmp_path):

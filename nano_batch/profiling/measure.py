@@ -40,7 +40,7 @@ def measure_profile(model: ModelName = "mistral-7b-v0.3") -> Profile:
     device, card = torch.device("cuda"), model_card(model)
     parts = StepParts(card, device)
     with torch.inference_mode():
-        content = {**_about(card, device), **_tables(parts), **_moves(card, device), **_host()}
+        content = {**_about(card, device), **_tables(parts), **_moves(card, device), **measure_host()}
         content["rates"] = _rates(device)
         content["fit_error"] = _fit_error(parts, Profile(content))
     return Profile(content)
@@ -98,22 +98,24 @@ def _linear(parts: StepParts, tokens: int) -> float:
 
 
 def _decode(parts: StepParts, sequences: int, context: int) -> float:
-    q, cache = _queries(parts, sequences), parts.cache(sequences, context)
+    q, cache = query_inputs(parts, sequences), parts.cache(sequences, context)
     return graph_seconds(lambda: parts.decode(q, cache))
 
 
-def _queries(parts: StepParts, sequences: int) -> torch.Tensor:
+def query_inputs(parts: StepParts, sequences: int) -> torch.Tensor:
+    """One query a sequence: [B, kv heads, heads a kv head, head_dim]."""
     card = parts.card
     return parts.empty(sequences, card.num_kv_heads, card.num_heads // card.num_kv_heads, card.head_dim)
 
 
-def _prompt(parts: StepParts, tokens: int) -> list[torch.Tensor]:
+def prompt_inputs(parts: StepParts, tokens: int) -> list[torch.Tensor]:
+    """Queries, keys and values of a prompt: [1, heads of each, T, head_dim]."""
     heads = (parts.card.num_heads, parts.card.num_kv_heads, parts.card.num_kv_heads)
     return [parts.empty(1, count, tokens, parts.card.head_dim) for count in heads]
 
 
 def _prefill(parts: StepParts, tokens: int) -> float:
-    q, keys, values = _prompt(parts, tokens)
+    q, keys, values = prompt_inputs(parts, tokens)
     return graph_seconds(lambda: parts.prefill(q, keys, values))
 
 
@@ -142,7 +144,7 @@ def _moves(card: ModelCard, device: torch.device) -> dict[str, float]:
     return {"block_copy_s": copied, "block_swap_s": swapped}
 
 
-def _host() -> dict[str, float]:
+def measure_host() -> dict[str, float]:
     """A straight line through the engine's own step at several batch sizes, in the array form."""
     running = np.array([1, 16, 64, 256])
     line = np.polyfit(running, [_engine_seconds(int(count)) for count in running], 1)
@@ -200,8 +202,8 @@ def _whole(parts: StepParts, decodes: int, context: int, prompt: int) -> float:
     tokens = decodes + prompt
     x, angles = parts.empty(tokens, parts.card.hidden_size), parts.empty(tokens, 1, parts.card.head_dim)
     sampled = decodes + int(prompt > 0)
-    q, cache = (_queries(parts, decodes), parts.cache(decodes, context)) if decodes else (None, [])
-    triple = _prompt(parts, prompt) if prompt else None
+    q, cache = (query_inputs(parts, decodes), parts.cache(decodes, context)) if decodes else (None, [])
+    triple = prompt_inputs(parts, prompt) if prompt else None
 
     def step() -> None:
         y = parts.linear(x, angles)

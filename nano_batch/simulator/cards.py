@@ -153,7 +153,8 @@ class HardwareCard:
 
 
 @cache
-def _text(kind: str, name: str) -> dict[str, Any]:
+def card_text(kind: str, name: str) -> dict[str, Any]:
+    """A compiled-in card's JSON."""
     texts = {(kind, name): text for kind, name, text in _core.cards()}
     content: dict[str, Any] = json.loads(texts[kind, name])
     return content
@@ -163,13 +164,13 @@ def model_card(name: ModelName) -> ModelCard:
     """The card of a model. Raises `UnknownOptionError` with the nearest name for one that is misspelt."""
     check_choice("model", name, ModelName)
     known = {field.name for field in fields(ModelCard)}
-    return ModelCard(**{key: value for key, value in _text("model", name).items() if key in known})
+    return ModelCard(**{key: value for key, value in card_text("model", name).items() if key in known})
 
 
 def hardware_card(name: HardwareName) -> HardwareCard:
     """The card of a GPU. Raises `UnknownOptionError` with the nearest name for one that is misspelt."""
     check_choice("hardware", name, HardwareName)
-    content = _text("hardware", name)
+    content = card_text("hardware", name)
     numbers = {key: entry for key, entry in content.items() if isinstance(entry, dict)}
     return HardwareCard(
         name=content["name"],

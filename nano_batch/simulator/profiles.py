@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from nano_batch import _core
+from nano_batch._choices import check_choice
 from nano_batch.display import html_table
 from nano_batch.errors import ProfileError
+from nano_batch.simulator.cards import card_text
 
 PROFILE_VERSION = 1
+ProfileName = Literal["h100-mistral-7b", "h200-mistral-7b"]
 _TABLES = {
     "linear": ("tokens", None),
     "decode_attention": ("sequences", "context"),
@@ -37,6 +40,16 @@ class Profile:
 
     def __post_init__(self) -> None:
         self.core()
+
+    @classmethod
+    def of(cls, name: ProfileName) -> Profile:
+        """A profile that comes with the package: torch's own kernels for Mistral 7B on an H100 or an H200.
+
+        Raises:
+            UnknownOptionError: there is no such profile; the nearest is named.
+        """
+        check_choice("profile", name, ProfileName)
+        return cls(card_text("profile", name))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Profile:

@@ -1,8 +1,8 @@
-//! The cards of `data/hardware` and `data/models`, compiled in, so that an installed package has
-//! them.
+//! The cards of `data/hardware` and `data/models`, and profiles of `data/measured`, compiled in, so that
+//! an installed package has them.
 
 /// (kind, name, JSON text), by kind and name.
-pub const CARDS: [(&str, &str, &str); 15] = [
+pub const CARDS: [(&str, &str, &str); 17] = [
     ("hardware", "a10", include_str!("../../data/hardware/a10.json")),
     ("hardware", "a100", include_str!("../../data/hardware/a100.json")),
     ("hardware", "h100", include_str!("../../data/hardware/h100.json")),
@@ -18,4 +18,6 @@ pub const CARDS: [(&str, &str, &str); 15] = [
     ("model", "opt-125m", include_str!("../../data/models/opt-125m.json")),
     ("model", "opt-13b", include_str!("../../data/models/opt-13b.json")),
     ("model", "tinyllama-1.1b", include_str!("../../data/models/tinyllama-1.1b.json")),
+    ("profile", "h100-mistral-7b", include_str!("../../data/measured/profile_h100_mistral-7b.json")),
+    ("profile", "h200-mistral-7b", include_str!("../../data/measured/profile_h200_mistral-7b.json")),
 ];
