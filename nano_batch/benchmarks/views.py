@@ -28,7 +28,7 @@ from nano_batch.jupyter.working_copy import notebooks_folder
 
 MEASURED = Path(__file__).parents[2] / "data" / "measured"
 NAME, BARE, QUICKSTART = "views.ipynb", "bare.ipynb", "00_quickstart.ipynb"
-STILL, LIVE = ".jp-OutputArea-output img", ".nb-blocks[aria-label]"
+STILL, LIVE = ".jp-OutputArea-output img", ".nb-picture[aria-label]"
 PRESSES, SECONDS, OPENINGS = 100, 5.0, 5
 REDRAW_MS, FRAMES, FIRST_S = 100, 30, 3
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="

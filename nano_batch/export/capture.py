@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import anywidget
 from ipywidgets.widgets.widget import _instances  # type: ignore[import-untyped]
 
 from nano_batch.viz import View
@@ -24,8 +23,6 @@ MOST_POSITIONS = 8
 KEPT = {"step", "_requests", "_block"}
 # What only a kernel can keep true: a line of code for the view as it stands; answers are the page's to count.
 DROPPED = {"_code": "", "_answers": 0}
-# What belongs to a widget's place in a notebook, not to its picture.
-_WIDGET = {*anywidget.AnyWidget.class_trait_names(), "_esm", "_css", "_anywidget_id"}
 
 
 def capture(shown: Sequence[str], path: str) -> None:
@@ -48,7 +45,7 @@ def capture(shown: Sequence[str], path: str) -> None:
 
 def state(view: View) -> dict[str, Any]:
     """Every synchronised trait of `view` that its JavaScript may read."""
-    own = {name: value for name, value in view.get_state().items() if name not in _WIDGET}
+    own = view.page_state()
     return {**own, **{name: value for name, value in DROPPED.items() if name in own}}
 
 

@@ -140,7 +140,7 @@ class NotebookPage:
         found.first.wait_for(timeout=PATIENCE_MS)
         views = [found.nth(i) for i in range(found.count())]
         for view in views:
-            view.locator(".nb-blocks[aria-label]").wait_for(timeout=PATIENCE_MS)
+            view.locator(".nb-picture[aria-label]").wait_for(timeout=PATIENCE_MS)
         return views
 
     def settle(self, view: Locator) -> None:

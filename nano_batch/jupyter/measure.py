@@ -58,7 +58,7 @@ LIVE = """() => {
   document.addEventListener("keydown", press, { capture: true });
   window.nbLive = new Promise((done) => {
     const look = () => {
-      const drawn = document.querySelector(".nb-view:not([data-earlier]) .nb-blocks[aria-label]");
+      const drawn = document.querySelector(".nb-view:not([data-earlier]) .nb-picture[aria-label]");
       if (!drawn) return requestAnimationFrame(look);
       document.removeEventListener("keydown", press, { capture: true });
       done(performance.now() - pressed);

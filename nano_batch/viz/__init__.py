@@ -2,22 +2,39 @@
 
 from nano_batch.viz.base import View
 from nano_batch.viz.block_table import BlockTableView
+from nano_batch.viz.chart import Area, Axis, Band, Bars, Chart, Line, Panel, Points, Ribbon, Rule, Shade, Text
+from nano_batch.viz.chart_view import ChartView
 from nano_batch.viz.controls import Control
 from nano_batch.viz.figure import figure
 from nano_batch.viz.gantt import GanttView
 from nano_batch.viz.opening import OpeningView
 from nano_batch.viz.run_view import RunView
 from nano_batch.viz.selection import Selection
+from nano_batch.viz.steer import SteeredView
 from nano_batch.viz.table import Table
 
 __all__ = [
+    "Area",
+    "Axis",
+    "Band",
+    "Bars",
     "BlockTableView",
+    "Chart",
+    "ChartView",
     "Control",
     "GanttView",
+    "Line",
     "OpeningView",
+    "Panel",
+    "Points",
+    "Ribbon",
+    "Rule",
     "RunView",
     "Selection",
+    "Shade",
+    "SteeredView",
     "Table",
+    "Text",
     "View",
     "figure",
 ]

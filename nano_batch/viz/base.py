@@ -16,6 +16,9 @@ from nano_batch.viz.bundle import static_text
 if TYPE_CHECKING:
     from nano_batch.viz.table import Table
 
+# What belongs to a widget's place in a notebook, not to its picture.
+_WIDGET = {*anywidget.AnyWidget.class_trait_names(), "_esm", "_css", "_anywidget_id"}
+
 
 class View(anywidget.AnyWidget):
     """A picture of a run with its controls, in four forms.
@@ -28,6 +31,10 @@ class View(anywidget.AnyWidget):
     _css: ClassVar[Any] = static_text("view.css")
     title = traitlets.Unicode("").tag(sync=True)
     error = traitlets.Unicode("").tag(sync=True)
+
+    def page_state(self) -> dict[str, Any]:
+        """Every synchronised trait that the view's JavaScript may read."""
+        return {name: value for name, value in self.get_state().items() if name not in _WIDGET}
 
     def caption(self) -> str:
         """3 to 6 lines: title, settings, the numbers drawn. No address, no time of day."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import traitlets
@@ -91,7 +88,6 @@ class GanttView(SteeredView):
         self.observe(lambda _: self._write_code(), names=["step", "_requests", "rows", "lead", "shown_s"])
         self.observe(lambda _: self._move_others(), names=["step", "lead"])
         self.observe(lambda _: self._select_others(), names="_requests")
-        self.on_msg(lambda _, content, __: self._answer(content))
 
     def _schemes_of(self, runs: Mapping[str, Run]) -> dict[str, Scheme]:
         if not runs:
@@ -341,13 +337,8 @@ class GanttView(SteeredView):
         """The bars as a plotly figure, a panel a scheme."""
         return gantt_still.figure(list(self._schemes.values()), self.rows)
 
-    def _answer(self, content: Any) -> None:
-        form = content.get("save")
-        if form not in ("png", "svg", "html", "csv"):
-            return
-        with TemporaryDirectory() as folder:
-            data = self.save(Path(folder) / f"gantt.{form}").read_bytes()
-        self.send({"file": f"gantt_step_{self.step}.{form}", "data": b64encode(data).decode()})
+    def _file_name(self) -> str:
+        return f"gantt_step_{self.step}"
 
 
 def _trait(default: Any) -> Any:

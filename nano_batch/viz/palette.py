@@ -97,3 +97,27 @@ PHASES = (
     Look(4, "preempted", "preempted", "lost its slot and its blocks: hatched", "#A93A00", "#FF8A5C"),
     Look(5, "idle", "idle slot", "outlined: nobody holds it", "#FFFFFF", "#111111"),
 )
+
+
+def _state(key: str) -> dict[str, str]:
+    found = next(state for state in STATES if state.key == key)
+    return {"light": found.light, "dark": found.dark}
+
+
+# What is drawn in a chart has the colour of its role. Slots (used to cached) are told apart in every sight
+# as the states are, those cached by a hatching too; series 1 to 8 have Okabe and Ito's hues, and names.
+ROLES: dict[str, dict[str, str]] = {
+    "used": _state("in_use"),
+    "internal": {"light": "#C84E00", "dark": "#B54A08"},
+    "reserved": {"light": "#E6B422", "dark": "#FFE9A8"},
+    "external": {"light": "#4A1040", "dark": "#E7A6CC"},
+    "free": _state("free"),
+    "cached": _state("cached"),
+    **{
+        f"series-{place}": {theme: OWNERS["ABCDEFGH".index(letter)][theme] for theme in ("light", "dark")}
+        for place, letter in enumerate("EFCGABDH", start=1)
+    },
+    "muted": {"light": "#767C82", "dark": "#8E969E"},
+    "bound": {"light": "#1A1A1A", "dark": "#F0F0F0"},
+}
+HATCHED = ("cached",)

@@ -3,8 +3,6 @@
 import json
 from base64 import b64encode
 
-import anywidget
-
 from nano_batch.viz.bundle import static_text
 
 MODEL = """
@@ -45,7 +43,6 @@ window.start = async (code, state) => {
   module.default.render({ model: window.model, el: document.getElementById("here") });
 };
 """
-_WIDGET = {*anywidget.AnyWidget.class_trait_names(), "_esm", "_css", "_anywidget_id"}
 
 
 class PlainPage:
@@ -82,11 +79,11 @@ class PlainPage:
         self.page.add_script_tag(content=MODEL)
         self.sent = self._state()
         self.page.evaluate("([code, state]) => window.start(code, state)", [view._esm, _text(self.sent)])
-        self.node = self.page.locator(".nb-view")
-        self.node.locator("[role=img][aria-label]").first.wait_for()
+        self.node = self.page.locator("#here > div > .nb-view, #here > .nb-view")
+        self.node.locator(".nb-picture[aria-label]").wait_for()
 
     def _state(self):
-        return {name: value for name, value in self.view.get_state().items() if name not in _WIDGET}
+        return self.view.page_state()
 
     def _kernel(self, text):
         asked = json.loads(text)

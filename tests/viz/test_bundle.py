@@ -3,16 +3,22 @@
 import re
 from importlib.resources import files
 
+import pytest
+
 from nano_batch.viz.bundle import bundle, static_text, view_code_hash
 
 STATIC = [file.name for file in files("nano_batch.viz").joinpath("static").iterdir()]
 
 
-def test_every_module_is_in_the_bundle_once_and_no_import_is_left():
-    text = bundle("block_table.js")
-    modules = [name for name in STATIC if name.endswith(".js")]
-    assert len(modules) >= 8
-    for name in modules:
+ENTRIES = ("block_table.js", "chart.js", "gantt.js")  # one a widget
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_bundle_has_each_module_once_and_no_import_is_left(entry):
+    text = bundle(entry)
+    held = [name for name in STATIC if name.endswith(".js") and static_text(name).splitlines()[0] in text]
+    assert len(held) >= 8
+    for name in held:
         first = static_text(name).splitlines()[0]
         assert first.startswith("//")
         assert text.count(first) == 1
@@ -20,8 +26,16 @@ def test_every_module_is_in_the_bundle_once_and_no_import_is_left():
     assert text.count("export default") == 1
 
 
-def test_modules_declare_no_name_twice():
-    names = re.findall(r"^(?:const|let|function|class) (\w+)", bundle("block_table.js"), re.MULTILINE)
+def test_every_module_is_in_a_bundle():
+    texts = [bundle(entry) for entry in ENTRIES]
+    for name in STATIC:
+        if name.endswith(".js"):
+            assert any(static_text(name).splitlines()[0] in text for text in texts), name
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_modules_declare_no_name_twice(entry):
+    names = re.findall(r"^(?:const|let|function|class) (\w+)", bundle(entry), re.MULTILINE)
     assert len(names) > 30
     assert len(names) == len(set(names))
 

@@ -27,7 +27,7 @@ export function offer(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-// `picture()` gives canvases to stack, `numbers()` the text of a CSV, `name()` the file's name without its ending.
+// `picture()` gives canvases to stack, or a promise of them, `numbers()` the text of a CSV, `name()` the file's name without its ending.
 export function downloadMenu(model, { picture, numbers, name, paper }) {
   const forms = ["png", "csv", ...(model.send ? ["svg", "html"] : [])];
   const options = forms.map((form) => element("option", { value: form, text: form.toUpperCase() }));
@@ -36,7 +36,7 @@ export function downloadMenu(model, { picture, numbers, name, paper }) {
     const form = menu.value;
     menu.value = "";
     if (form === "csv") offer(`${name()}.csv`, new Blob([numbers()], { type: "text/csv" }));
-    else if (form === "png") stack(picture(), paper()).toBlob((blob) => offer(`${name()}.png`, blob));
+    else if (form === "png") Promise.resolve(picture()).then((parts) => stack(parts, paper()).toBlob((blob) => offer(`${name()}.png`, blob)));
     else if (form) model.send({ save: form });
   });
   if (model.send) {

@@ -33,7 +33,7 @@ class Gantt {
     this.settings = element("span", { class: "nb-settings" });
     this.words = new GanttWords(model.get("_phases"));
     this.error = element("div", { class: "nb-error", role: "alert", hidden: "" });
-    this.bars = element("canvas", { class: "nb-blocks nb-bars", role: "img" });
+    this.bars = element("canvas", { class: "nb-picture nb-bars", role: "img" });
     this.overview = new Overview(element("canvas", { class: "nb-strip", role: "slider", "aria-label": "Step: batch slots held over the run" }));
     this.tip = element("div", { class: "nb-tip", hidden: "" });
     this.help = ganttKeyList();

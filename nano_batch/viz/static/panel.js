@@ -1,0 +1,113 @@
+// One panel of a chart: its picture, its cursor, and what is at a place of it.
+import { drawAxes, frameOf, marksBefore, marksBehind, scaleOf, written } from "./axes.js";
+import { drawBefore, drawSeries, markAt, nearestIndex } from "./series.js";
+import { shape } from "./svg.js";
+
+let clips = 0;
+
+export class PanelPicture {
+  constructor() {
+    this.clip = `nb-clip-${clips++}`;
+    this.node = shape("svg", { class: "nb-panel", xmlns: "http://www.w3.org/2000/svg", "font-family": "system-ui, sans-serif" });
+    this.cursor = shape("line", { class: "nb-cursor", "stroke-width": 1.5, visibility: "hidden" });
+    this.ring = shape("circle", { r: 6, fill: "none", "stroke-width": 2, visibility: "hidden" });
+  }
+
+  draw(panel, before, width, ink) {
+    const names = width > 460 ? lineNames(panel) : [];
+    const frame = frameOf(panel, width, names);
+    this.panel = panel;
+    this.frame = frame;
+    this.x = scaleOf(panel.x, frame.left, frame.right);
+    this.y = scaleOf(panel.y, frame.bottom, frame.top);
+    const { x, y, node } = this, { left, right, top, bottom } = frame;
+    const size = { width, height: frame.height, viewBox: `0 0 ${width} ${frame.height}`, "data-panel": panel.title, "data-frame": [left, top, right, bottom].join(" ") };
+    for (const [name, value] of Object.entries(size)) node.setAttribute(name, value);
+    const old = before ? panel.series.flatMap(({ name, kind }) => before.series.filter((each) => each.name === name && each.kind === kind)) : [];
+    const inside = [...marksBehind(panel, frame, x, y, ink), ...panel.series.flatMap((series) => drawSeries(series, x, y, ink)), ...old.flatMap((series) => drawBefore(series, x, y, ink))];
+    const clip = shape("clipPath", { id: this.clip }, [shape("rect", { x: left - 6, y: top - 6, width: right - left + 12, height: bottom - top + 46 })]);
+    this.cursor.setAttribute("stroke", ink.text);
+    this.ring.setAttribute("stroke", ink.text);
+    node.replaceChildren(
+      shape("defs", {}, [clip, ...ink.patterns()]),
+      ...drawAxes(panel, frame, x, y, ink),
+      shape("g", { "clip-path": `url(#${this.clip})` }, inside),
+      ...(names.length ? directLabels(panel, frame, y, ink) : []),
+      ...marksBefore(panel, frame, x, y, ink),
+      this.cursor,
+      this.ring,
+    );
+  }
+
+  // The moment `at` (in units of x), or none.
+  mark(at) {
+    const shown = this.panel.steps && at !== null && at >= this.panel.x.low && at <= this.panel.x.high;
+    this.cursor.setAttribute("visibility", shown ? "visible" : "hidden");
+    if (!shown) return;
+    const px = this.x.at(at);
+    for (const [name, value] of Object.entries({ x1: px, x2: px, y1: this.frame.top, y2: this.frame.bottom })) this.cursor.setAttribute(name, value);
+  }
+
+  circle(point) {
+    this.ring.setAttribute("visibility", point ? "visible" : "hidden");
+    if (!point) return;
+    const [cx, cy] = this.placeOf(point);
+    this.ring.setAttribute("cx", cx);
+    this.ring.setAttribute("cy", cy);
+  }
+
+  placeOf([place, index]) {
+    const series = this.panel.series[place];
+    return [this.x.at(series.x[index]), this.y.at(series.high[index])];
+  }
+
+  within(px, py) {
+    const { left, right, top, bottom } = this.frame;
+    return px >= left - 6 && px <= right + 6 && py >= top - 6 && py <= bottom + 6;
+  }
+
+  at(px, py) {
+    return this.within(px, py) ? markAt(this.panel, px, py, this.x, this.y) : [-1, -1];
+  }
+
+  // Every series at the x of a point, in words; the point's own series first.
+  describe([place, index]) {
+    const { series, x, y, title } = this.panel, value = series[place].x[index];
+    const head = x.categories.length ? x.categories[value] : `${x.label} ${figureText(value)}${x.unit ? ` ${x.unit}` : ""}`;
+    const lines = series.map((each, i) => {
+      const at = i === place ? index : nearestIndex(each.x, value);
+      if (at < 0 || (x.categories.length && each.x[at] !== value)) return null;
+      return `${i === place ? "▸ " : ""}${each.name}: ${amount(each, at)}${y.unit ? ` ${y.unit}` : ""}`;
+    });
+    return [`${title}, ${head}`, ...lines.filter(Boolean)].join("\n");
+  }
+}
+
+function amount(series, i) {
+  const low = series.low[i], high = series.high[i];
+  if (series.kind === "band") return `${figureText(low)} to ${figureText(high)}`;
+  return figureText(series.kind === "line" || series.kind === "points" ? high : high - low);
+}
+
+// Three significant digits; whole, thousands separated, from 1,000 on: as nano_batch.display.number.
+export function figureText(value) {
+  if (!Number.isFinite(value)) return "–";
+  if (Math.abs(value) >= 1000 || Number.isInteger(value)) return Math.round(value).toLocaleString("en-US");
+  return String(Number(value.toPrecision(3)));
+}
+
+function lineNames({ series }) {
+  const lines = series.filter(({ kind }) => kind === "line");
+  return lines.length > 1 && lines.length <= 6 ? lines.map(({ name }) => name) : [];
+}
+
+// The name of each line at its end, pushed apart where they would lie on each other.
+function directLabels({ series }, frame, y, ink) {
+  const ends = series.filter(({ kind }) => kind === "line").flatMap((line) => {
+    const last = line.high.findLastIndex(Number.isFinite);
+    return last < 0 ? [] : [{ name: line.name, at: Math.max(frame.top, y.at(line.high[last])) + 4 }];
+  });
+  ends.sort((a, b) => a.at - b.at);
+  for (let i = 1; i < ends.length; i++) ends[i].at = Math.max(ends[i].at, ends[i - 1].at + 13);
+  return ends.map(({ name, at }) => written(frame.right + 6, at, name, { fill: ink.text }));
+}
