@@ -140,7 +140,12 @@ impl Ord for Time {
 }
 
 /// (time, kind, order of being made, replica)
-type Event = Reverse<(Time, Kind, u64, u32)>;
+type Queued = Reverse<(Time, Kind, u64, u32)>;
+
+enum Next {
+    Arrival(f64),
+    Event((Time, Kind, u32)),
+}
 
 /// Makes a replica's policy.
 pub type MakePolicy<'a> = &'a mut dyn FnMut(&Config) -> Box<dyn Policy>;
@@ -167,6 +172,7 @@ pub fn simulate(
         arrivals: Arrivals::new(workload),
         recorder: Recorder::new(workload, options),
         heap: BinaryHeap::new(),
+        at_hand: None,
         made: 0,
         planned: 0,
         max_steps: options.max_steps.unwrap_or(u64::MAX),
@@ -180,7 +186,9 @@ struct Simulation<'a> {
     router: Router,
     arrivals: Arrivals<'a>,
     recorder: Recorder,
-    heap: BinaryHeap<Event>,
+    heap: BinaryHeap<Queued>,
+    /// The event made last, not yet in the heap.
+    at_hand: Option<(Time, Kind, u32)>,
     made: u64,
     planned: u64,
     max_steps: u64,
@@ -189,26 +197,16 @@ struct Simulation<'a> {
 impl Simulation<'_> {
     fn serve(mut self, cost: &mut dyn CostModel, watch: &mut dyn FnMut(Progress) -> bool) -> Result<Outcome> {
         let mut now = 0.0;
-        loop {
-            let event = self.heap.peek().map(|&Reverse((time, kind, _, _))| (time.0, kind));
-            match (self.arrivals.next_s(), event) {
-                // Arrivals come after the ends of steps of the same moment, before its plans.
-                (Some(at), Some((time, kind))) if at < time || (at == time && kind == Kind::Plan) => {
+        while let Some(next) = self.next() {
+            match next {
+                Next::Arrival(at) => {
                     now = at;
                     self.arrive();
                 }
-                (Some(at), None) => {
-                    now = at;
-                    self.arrive();
+                Next::Event((time, kind, replica)) => {
+                    now = time.0;
+                    self.happen(now, kind, replica, cost)?;
                 }
-                (_, Some((time, kind))) => {
-                    now = time;
-                    self.happen(time, kind, cost)?;
-                    if self.planned == self.max_steps && self.all_idle() {
-                        break;
-                    }
-                }
-                (None, None) => break,
             }
             self.recorder.iterations += 1;
             if self.recorder.iterations % WATCH_EVERY == 0 && !watch(self.progress(now)) {
@@ -223,17 +221,47 @@ impl Simulation<'_> {
         Ok(outcome)
     }
 
+    /// What happens next; nothing once all is served, or the steps asked for are.
+    fn next(&mut self) -> Option<Next> {
+        let queued = self.heap.peek().map(|&Reverse((time, kind, _, replica))| (time, kind, replica));
+        // An event just made has the last place among equals.
+        let (event, is_made) = match (queued, self.at_hand) {
+            (Some(queued), Some(made)) if (made.0, made.1) < (queued.0, queued.1) => (Some(made), true),
+            (None, made) => (made, true),
+            (queued, _) => (queued, false),
+        };
+        if event.is_none() && self.planned >= self.max_steps {
+            return None;
+        }
+        match (self.arrivals.next_s(), event) {
+            (None, None) => None,
+            // Arrivals come after the ends of steps of the same moment, before its plans.
+            (Some(at), Some((time, kind, _))) if at < time.0 || (at == time.0 && kind == Kind::Plan) => {
+                Some(Next::Arrival(at))
+            }
+            (Some(at), None) => Some(Next::Arrival(at)),
+            (_, Some(event)) => {
+                if is_made {
+                    self.at_hand = None;
+                } else {
+                    self.heap.pop();
+                }
+                Some(Next::Event(event))
+            }
+        }
+    }
+
     fn progress(&self, now_s: f64) -> Progress {
         Progress { finished: self.recorder.finished, iterations: self.planned, now_s }
     }
 
-    fn all_idle(&self) -> bool {
-        self.heap.is_empty()
-    }
-
+    /// Mostly the event just made is the next to happen: it stays at hand, the one before it joins
+    /// the heap.
     fn push(&mut self, time: f64, kind: Kind, replica: u32) {
-        self.heap.push(Reverse((Time(time), kind, self.made, replica)));
-        self.made += 1;
+        if let Some((time, kind, replica)) = self.at_hand.replace((Time(time), kind, replica)) {
+            self.heap.push(Reverse((time, kind, self.made, replica)));
+            self.made += 1;
+        }
     }
 
     /// The next request comes, and wakes the replica that it is sent to.
@@ -248,8 +276,7 @@ impl Simulation<'_> {
         }
     }
 
-    fn happen(&mut self, now: f64, kind: Kind, cost: &mut dyn CostModel) -> Result<()> {
-        let Some(Reverse((_, _, _, at))) = self.heap.pop() else { return Ok(()) };
+    fn happen(&mut self, now: f64, kind: Kind, at: u32, cost: &mut dyn CostModel) -> Result<()> {
         let replica = &mut self.replicas[at as usize];
         match kind {
             Kind::Retire => {
