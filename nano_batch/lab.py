@@ -24,7 +24,7 @@ from nano_batch.picker import WorkloadPicker, pick_workload
 from nano_batch.records import Run, drive
 from nano_batch.scenes import with_swap_space
 from nano_batch.simulator import Roofline, simulate
-from nano_batch.studies import Board, Mix, gantt, race, serve_schemes
+from nano_batch.studies import Board, Mix, budget, gain, gantt, giving_way, race, serve_schemes
 from nano_batch.viz import BlockTableView, GanttView, OpeningView
 from nano_batch.viz.opening import SETTINGS
 from nano_batch.workloads import Families, Uniform, Workload
@@ -47,10 +47,13 @@ __all__ = [
     "Workload",
     "WorkloadPicker",
     "block_table",
+    "budget",
     "check",
     "drive",
     "evictions",
+    "gain",
     "gantt",
+    "giving_way",
     "growth",
     "hint",
     "last_block",

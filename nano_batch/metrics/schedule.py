@@ -46,16 +46,21 @@ class SlotTime(Shown):
     stalled: float
 
 
+def idle_share(run: Run) -> float:
+    """Share of the slots' time in which nobody holds them, from 0 to 1; needs no event log."""
+    total = batch_slots(run) * run.span_s
+    return 1 - float((run.steps.running * run.steps.duration_s).sum()) / total if total else 0.0
+
+
 def slot_time(run: Run, schedule: Schedule | None = None) -> SlotTime:
     """How the slots' time was used; needs an event log."""
     schedule, steps = schedule or Schedule(run), run.steps
     slots, total = batch_slots(run), batch_slots(run) * run.span_s
     if not total:
         return SlotTime(0.0, 0.0, 0.0)
-    held = float((steps.running * steps.duration_s).sum())
     empty = (slots - steps.running) * steps.duration_s
     bubble = float(empty[steps.waiting > 0].sum())
-    return SlotTime(1 - held / total, bubble / total, schedule.spans.seconds(Phase.STALLED) / total)
+    return SlotTime(idle_share(run), bubble / total, schedule.spans.seconds(Phase.STALLED) / total)
 
 
 def longest_gap_s(schedule: Schedule) -> Floats:

@@ -38,7 +38,7 @@ class Mix(Shown):
     Attributes:
         requests: how many.
         seed: of every draw; the prompts and the arrivals are the same at every `output_spread`.
-        rate: requests a second (Poisson).
+        rate: requests a second (Poisson); None: all are there at the start.
         prompt_tokens: mean of the prompts, tokens.
         prompt_spread: their sigma, the standard deviation of the logarithm; 0: all alike.
         output_tokens: mean of the answers, tokens.
@@ -47,7 +47,7 @@ class Mix(Shown):
 
     requests: int = 32
     seed: int = 1
-    rate: float = 8.0
+    rate: float | None = 8.0
     prompt_tokens: float = 600.0
     prompt_spread: float = 0.8
     output_tokens: float = 100.0
@@ -62,6 +62,7 @@ class Mix(Shown):
         return Workload.synthetic(
             self.requests,
             seed=self.seed,
+            arrivals="at_once" if self.rate is None else "poisson",
             rate=self.rate,
             prompts=_lengths("prompt", self.prompt_tokens, self.prompt_spread),
             outputs=_lengths("output", self.output_tokens, self.output_spread),
@@ -94,7 +95,7 @@ def serve_schemes(
     """Serve the same requests under each scheme, by its label; the event logs are on.
 
     `max_num_batched_tokens` cuts prompts under "chunked prefill"; the schemes that compute whole prompts have
-    the longest prompt's tokens at least. Other options are those of `Engine`.
+    the longest prompt's tokens at least, static batches those of a whole batch. Other options are those of `Engine`.
 
     Raises:
         ViewError: there is no such scheme, or the memory holds no block.
@@ -107,7 +108,6 @@ def serve_schemes(
         raise ViewError(
             f"block_size is {block_size}; it must be from 1 to the memory's {memory_tokens:,} tokens"
         )
-    whole = whole_prompts(workload, max_num_batched_tokens)
     runs = {}
     for label in schemes:
         own = SCHEMES[label]
@@ -117,16 +117,23 @@ def serve_schemes(
             num_blocks=memory_tokens // block_size,
             block_size=block_size,
             max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens if own["enable_chunked_prefill"] else whole,
+            max_num_batched_tokens=scheme_budget(label, workload, max_num_batched_tokens, max_num_seqs),
             event_log=EVENTS,
             **{**options, **own},
         )
     return runs
 
 
-def whole_prompts(workload: Workload, budget: int) -> int:
-    """A step budget that holds the longest prompt."""
-    return max(budget, int(workload.prompt_tokens.max()))
+def whole_prompts(workload: Workload, budget: int, batch: int = 1) -> int:
+    """A step budget of at least `budget` that holds the longest prompt `batch` times."""
+    return max(budget, batch * int(workload.prompt_tokens.max()))
+
+
+def scheme_budget(label: str, workload: Workload, budget: int, slots: int) -> int:
+    """The step budget of a scheme: a static batch computes all its prompts in one step."""
+    if SCHEMES[label]["enable_chunked_prefill"]:
+        return budget
+    return whole_prompts(workload, budget, slots if label == "static batches" else 1)
 
 
 EVENTS = 50_000_000  # at most: no start of a log may be dropped, or its spans are lost
@@ -161,7 +168,9 @@ def gantt(
     cost, labels = cost or default_cost(), tuple(schemes)
     own: dict[str, Any] = {"max_num_seqs": max_num_seqs, "max_num_batched_tokens": max_num_batched_tokens}
     if isinstance(requests, Mix):
-        own |= {"output_spread": requests.output_spread, "rate": requests.rate}
+        own["output_spread"] = requests.output_spread
+        if requests.rate is not None:
+            own["rate"] = requests.rate
     moved = {name: changed.pop(name) for name in tuple(changed) if name in own}
 
     def remake(**settings: Any) -> dict[str, Run]:
@@ -197,7 +206,7 @@ def _drawn(requests: Mix | Workload, settings: dict[str, Any]) -> Workload:
     """The requests of a setting; what draws them is taken out of it."""
     if isinstance(requests, Workload):
         return requests
-    mine = {name: settings.pop(name) for name in ("output_spread", "rate")}
+    mine = {name: settings.pop(name) for name in ("output_spread", "rate") if name in settings}
     return replace(requests, **mine).workload()
 
 
