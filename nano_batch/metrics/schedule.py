@@ -49,7 +49,8 @@ class SlotTime(Shown):
 def idle_share(run: Run) -> float:
     """Share of the slots' time in which nobody holds them, from 0 to 1; needs no event log."""
     total = batch_slots(run) * run.span_s
-    return 1 - float((run.steps.running * run.steps.duration_s).sum()) / total if total else 0.0
+    held = float((run.steps.running * run.steps.duration_s).sum())
+    return max(0.0, 1 - held / total) if total else 0.0  # rounding alone takes it below 0
 
 
 def slot_time(run: Run, schedule: Schedule | None = None) -> SlotTime:

@@ -94,8 +94,8 @@ def serve_schemes(
 ) -> dict[str, Run]:
     """Serve the same requests under each scheme, by its label; the event logs are on.
 
-    `max_num_batched_tokens` cuts prompts under "chunked prefill"; the schemes that compute whole prompts have
-    the longest prompt's tokens at least, static batches those of a whole batch. Other options are those of `Engine`.
+    `max_num_batched_tokens` cuts prompts under "chunked prefill"; schemes that compute whole prompts have as
+    many more as those need. Other options are those of `Engine`.
 
     Raises:
         ViewError: there is no such scheme, or the memory holds no block.
@@ -130,10 +130,13 @@ def whole_prompts(workload: Workload, budget: int, batch: int = 1) -> int:
 
 
 def scheme_budget(label: str, workload: Workload, budget: int, slots: int) -> int:
-    """The step budget of a scheme: a static batch computes all its prompts in one step."""
+    """The step budget of a scheme: one that cuts no prompt holds the longest beside a token of each slot.
+
+    A static batch computes all its prompts in one step.
+    """
     if SCHEMES[label]["enable_chunked_prefill"]:
         return budget
-    return whole_prompts(workload, budget, slots if label == "static batches" else 1)
+    return slots + whole_prompts(workload, budget, slots if label == "static batches" else 1)
 
 
 EVENTS = 50_000_000  # at most: no start of a log may be dropped, or its spans are lost
