@@ -10,13 +10,14 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 def test_examples_run(capsys):
     examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) >= 3
     for example in examples:
         exec(example, {})
     printed = capsys.readouterr().out
     assert "1 ['demo_1'] [[0]] [0, 1, 2, 3, 4]" in printed
     assert "[('demo_1', 'length')]" in printed
     assert "just computed" in printed
+    assert "10,000 finished" in printed
 
 
 def test_links_lead_somewhere():
