@@ -10,15 +10,21 @@ from nano_batch.errors import ViewError
 from nano_batch.lessons import (
     Hint,
     Verdict,
+    allocators,
+    block_sizes,
     check,
     evictions,
+    gpu_memory,
     growth,
     hint,
+    holes,
     last_block,
+    memory_split,
     preemptions,
     question,
     sharing,
 )
+from nano_batch.lessons.told import expression, requests_line
 from nano_batch.metrics import SLO
 from nano_batch.picker import WorkloadPicker, pick_workload
 from nano_batch.records import Run, drive
@@ -46,6 +52,8 @@ __all__ = [
     "ViewError",
     "Workload",
     "WorkloadPicker",
+    "allocators",
+    "block_sizes",
     "block_table",
     "budget",
     "check",
@@ -54,10 +62,13 @@ __all__ = [
     "gain",
     "gantt",
     "giving_way",
+    "gpu_memory",
     "growth",
     "hint",
+    "holes",
     "last_block",
     "live",
+    "memory_split",
     "opening",
     "pick_workload",
     "preemptions",
@@ -105,8 +116,8 @@ def block_table(run: Engine | Run, workload: Workload, **options: Any) -> BlockT
         run,
         rerun=rerun,
         settings=own,
-        about=_requests(workload),
-        recreate=f"lab.live({_expression(workload)}, memory_tokens={memory}, ...)",
+        about=requests_line(workload),
+        recreate=f"lab.live({expression(workload)}, memory_tokens={memory}, ...)",
         made_with=options,
     )
 
@@ -134,15 +145,3 @@ def opening(scene: int = 1, **changed: Any) -> OpeningView:
     `changed` are the controls' settings, `step` and `requests`, where they are not the scene's.
     """
     return OpeningView(scene, **changed)
-
-
-def _requests(workload: Workload) -> str:
-    seed = workload.spec.get("seed")
-    return f"{len(workload):,} requests of {workload.name}" + ("" if seed is None else f", seed {seed}")
-
-
-def _expression(workload: Workload) -> str:
-    """Python that makes the workload again; for one of data of the reader's own, the name `workload`."""
-    if workload.spec.get("source") != "synthetic":
-        return "workload"
-    return f"lab.Workload.from_spec({dict(workload.spec)!r})"

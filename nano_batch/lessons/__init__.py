@@ -4,17 +4,24 @@ Every number comes from the real scheduler: a run's event log, or a run made for
 """
 
 from nano_batch.lessons.accounts import evictions, growth, preemptions
+from nano_batch.lessons.block_sizes import block_sizes, gpu_memory
 from nano_batch.lessons.exercises import Hint, Verdict, check, hint, question
 from nano_batch.lessons.experiments import last_block, sharing
+from nano_batch.lessons.fragmentation import allocators, holes, memory_split
 
 __all__ = [
     "Hint",
     "Verdict",
+    "allocators",
+    "block_sizes",
     "check",
     "evictions",
+    "gpu_memory",
     "growth",
     "hint",
+    "holes",
     "last_block",
+    "memory_split",
     "preemptions",
     "question",
     "sharing",

@@ -55,7 +55,7 @@ class Verdict:
         if self.answer is None:
             raise LabError(f"exercise {self.exercise}: first a prediction, then the run")
         exercise = _exercise(self.exercise)
-        return BlockTableView(_truth(self.exercise).engine, about=f"exercise {exercise.name}")
+        return BlockTableView(_truth(self.exercise).run, about=f"exercise {exercise.name}")
 
     def __repr__(self) -> str:
         return self.text
@@ -177,9 +177,10 @@ def hint(exercise: str, step: int | None = None) -> Hint:
 
 def exercises() -> dict[str, Exercise]:
     """Every exercise by its name."""
-    from nano_batch.lessons import block_tables
+    from nano_batch.lessons import block_tables, memory_exercises
 
-    return {exercise.name: exercise for exercise in block_tables.EXERCISES}
+    rooms = (block_tables, memory_exercises)
+    return {exercise.name: exercise for room in rooms for exercise in room.EXERCISES}
 
 
 def _exercise(name: str) -> Exercise:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nano_batch.core import Engine
+from nano_batch.records import Run
 from nano_batch.viz.table import Table
 
 
@@ -18,14 +19,14 @@ class Truth:
         why: one line.
         mistakes: what is off, by the number that a likely mistake gives.
         table: the part of the run to look at.
-        engine: the engine that was driven, its event log on.
+        run: the engine that was driven, or a run, its event log on; of a region's, the same under paging.
     """
 
     value: int
     why: str
     mistakes: Mapping[float, str]
     table: Table
-    engine: Engine
+    run: Engine | Run
 
 
 @dataclass(frozen=True, eq=False)

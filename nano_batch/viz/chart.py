@@ -192,6 +192,8 @@ class Panel:
 
     Attributes:
         steps: where x is time: the step of each x of the first series. Such panels carry one cursor.
+        note: a few words beside the title, which may change with the settings.
+        height: CSS pixels, axes and title included.
     """
 
     title: str
@@ -200,6 +202,8 @@ class Panel:
     series: Sequence[Series] = ()
     marks: Sequence[Mark] = ()
     steps: ArrayLike | None = None
+    note: str = ""
+    height: int = 250
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "series", tuple(self.series))

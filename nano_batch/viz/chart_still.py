@@ -15,7 +15,7 @@ from nano_batch.viz.chart import Area, Band, Bars, Chart, Line, Panel, Points, R
 from nano_batch.viz.palette import ROLES
 from nano_batch.viz.scales import Span, spans, stacked
 
-WIDTH, HEIGHT = 900, 250  # of the picture, of a panel
+WIDTH = 900
 LEFT, RIGHT, TOP, BOTTOM = 66, 14, 38, 42
 INK, QUIET, LINE, PAPER = "#1a1a1a", "#5a6066", "#c4c8cc", "#ffffff"
 Anchor = Literal["start", "middle", "end"]
@@ -57,9 +57,10 @@ def draw(chart: Chart) -> tuple[Drawing, int]:
     top = _legend(drawing, chart)
     wide = WIDTH / chart.columns
     for place, (panel, (x, y)) in enumerate(zip(chart.panels, spans(chart), strict=True)):
-        left, above = place % chart.columns * wide, top + place // chart.columns * HEIGHT
-        _panel(drawing, panel, x, y, left, above, wide)
-    return drawing, top + -(-len(chart.panels) // chart.columns) * HEIGHT
+        _panel(drawing, panel, x, y, place % chart.columns * wide, top, wide)
+        if place % chart.columns == chart.columns - 1 or place == len(chart.panels) - 1:
+            top += panel.height
+    return drawing, top
 
 
 def _legend(drawing: Drawing, chart: Chart) -> int:
@@ -77,7 +78,7 @@ def _legend(drawing: Drawing, chart: Chart) -> int:
 
 
 def _panel(drawing: Drawing, panel: Panel, x: Span, y: Span, left: float, above: float, wide: float) -> None:
-    frame = (left + LEFT, above + TOP, left + wide - RIGHT, above + HEIGHT - BOTTOM)
+    frame = (left + LEFT, above + TOP, left + wide - RIGHT, above + panel.height - BOTTOM)
     x0, y0, x1, y1 = frame
 
     def across(values: Any) -> Any:
@@ -86,7 +87,7 @@ def _panel(drawing: Drawing, panel: Panel, x: Span, y: Span, left: float, above:
     def down(values: Any) -> Any:
         return y1 - y.place(values) * (y1 - y0)
 
-    drawing.text(x0, above + 16, panel.title, size=12)
+    drawing.text(x0, above + 16, f"{panel.title}  {panel.note}", size=12)
     for value, words in y.ticks:
         drawing.line([(x0, down(value)), (x1, down(value))], LINE)
         drawing.text(x0 - 5, down(value) + 4, words, QUIET, "end")

@@ -122,7 +122,7 @@ class ChartView(SteeredView):
     def caption(self) -> str:
         """Title, source and settings; what was measured; the change since the setting before."""
         line = self._settings_line or ", ".join(f"{name} {value}" for name, value in self._settings().items())
-        numbers = ", ".join(f"{name} {number(value)}" for name, value in self.chart.numbers.items())
+        numbers = ", ".join(_figure(name, number(value)) for name, value in self.chart.numbers.items())
         lines = [
             f"{self.title}, {self._source}: {line}" if line else f"{self.title}, {self._source}",
             self._about or "panels: " + "; ".join(panel.title for panel in self.chart.panels),
@@ -257,6 +257,12 @@ def _named(what: str, name: str, known: Mapping[str, Any]) -> Any:
 def _x_of(panel: Panel) -> Any:
     first = panel.series[0]
     return np.arange(len(first.categories)) if isinstance(first, Bars) else column(first.x)
+
+
+def _figure(what: str, text: str) -> str:
+    """ "left empty, tokens" and "7.5" as "left empty 7.5 tokens"."""
+    name, _, unit = what.partition(", ")
+    return f"{name} {text} {unit}".rstrip()
 
 
 def _signed(value: float) -> str:

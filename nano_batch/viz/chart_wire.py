@@ -23,6 +23,8 @@ def pack_chart(chart: Chart) -> dict[str, Any]:
 def _panel(panel: Panel, x: Span, y: Span) -> dict[str, Any]:
     return {
         "title": panel.title,
+        "note": panel.note,
+        "height": panel.height,
         "x": _axis(x) | {"categories": list(panel.categories)},
         "y": _axis(y),
         "series": [

@@ -1,7 +1,7 @@
 // The axes of a panel: from values to pixels and back, grid, ticks, titles, and the marks that belong to an axis.
 import { shape } from "./svg.js";
 
-export const PANEL = 250, SMALL_TEXT = 11;
+const SMALL_TEXT = 11;
 const TITLE = 40, FOOT = 40, RIBBON = 18, LETTER = 6.3;
 
 const warp = (axis) => (axis.scale === "linear" ? (value) => value : Math.log2);
@@ -24,12 +24,13 @@ export function frameOf(panel, width, names) {
   const widest = Math.max(...panel.y.ticks.map(([, text]) => text.length), 2);
   const foot = FOOT + (panel.marks.some(({ kind }) => kind === "ribbon") ? RIBBON : 0);
   const room = names.length ? Math.min(150, 10 + LETTER * Math.max(...names.map((name) => name.length))) : 12;
-  return { left: 12 + LETTER * widest, right: width - room, top: TITLE, bottom: PANEL - foot, width, height: PANEL };
+  return { left: 12 + LETTER * widest, right: width - room, top: TITLE, bottom: panel.height - foot, width, height: panel.height };
 }
 
 export function drawAxes(panel, frame, x, y, ink) {
   const { left, right, top, bottom } = frame, quiet = { fill: ink.quiet };
-  const parts = [written(left, 14, panel.title, { fill: ink.text, "font-weight": 600, "font-size": 12 })];
+  const title = shape("tspan", { text: panel.title, "font-weight": 600 }), note = shape("tspan", { text: panel.note, fill: ink.quiet, dx: 8 });
+  const parts = [shape("text", { x: left, y: 14, fill: ink.text, "font-size": 12 }, [title, note])];
   parts.push(written(left, 30, titled(panel.y), quiet));
   for (const [value, text] of panel.y.ticks) {
     const at = y.at(value);
