@@ -10,6 +10,7 @@ from typing import Any
 
 from nano_batch.display import Shown
 from nano_batch.errors import ViewError, WorkloadError
+from nano_batch.lessons.told import expression
 from nano_batch.records import Run
 from nano_batch.simulator import Roofline, simulate
 from nano_batch.simulator.costs import Cost
@@ -185,7 +186,6 @@ def gantt(
             **{**changed, **settings},
         )
 
-    expression = repr_of(requests)
     view = GanttView(
         remake(**own),
         cost=cost,
@@ -193,7 +193,7 @@ def gantt(
         controls=tuple(control(name, value) for name, value in own.items()),
         rows=rows,
         about=f"seed {requests.seed}" if isinstance(requests, Mix) else requests.name,
-        recreate=f"lab.gantt({expression}, memory_tokens={memory_tokens}, ...)" if expression else "",
+        recreate=f"lab.gantt({repr_of(requests)}, memory_tokens={memory_tokens}, ...)",
         made_with={**changed, **{name: own[name] for name in ("max_num_seqs", "max_num_batched_tokens")}},
     )
     view.set_many(moved)
@@ -214,9 +214,5 @@ def _drawn(requests: Mix | Workload, settings: dict[str, Any]) -> Workload:
 
 
 def repr_of(requests: Mix | Workload) -> str:
-    """Python that makes the requests again; for data of the reader's own, the name `workload`."""
-    if isinstance(requests, Mix):
-        return f"lab.{requests!r}"
-    if requests.spec.get("source") != "synthetic":
-        return "workload"
-    return f"lab.Workload.from_spec({dict(requests.spec)!r})"
+    """Python that makes the requests again."""
+    return f"lab.{requests!r}" if isinstance(requests, Mix) else expression(requests)

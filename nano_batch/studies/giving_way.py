@@ -134,6 +134,6 @@ def _chart(found: dict[str, dict[str, np.ndarray]], requests: int, memory: int) 
             f"On blocks of 16 the run takes {ends['recompute']:.3f} times as long as with ample memory by "
             f"recompute, {ends['swap']:.3f} times by swap.",
         ),
-        numbers={f"makespan ratio, {way}": end for way, end in ends.items()},
+        numbers={f"makespan by {way} over ample": end for way, end in ends.items()},
         table=Table("medians of the seeds (least to most)", columns, rows),
     )

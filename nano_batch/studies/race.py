@@ -141,12 +141,18 @@ class Parting:
     def view(self) -> GanttView:
         """Both schedules on one time axis, at that step, who is concerned selected."""
         view = GanttView(self.runs, cost=self.cost, rows="requests", about=f"they part in step {self.step}")
+        # The step of the schedule where it ends first: at its end, both stand in it.
+        view.lead = min(self.runs, key=lambda name: self._ends(name))
         view.step = self.step
         around = 12 * float(np.mean(next(iter(self.runs.values())).steps.duration_s))
         view.shown_s = [max(0.0, self.time_s - around), self.time_s + 5 * around]
         concerned = [text.split()[1] for texts in self.did.values() for text in texts]
         view.selected.requests = list(dict.fromkeys(concerned))[:4]
         return view
+
+    def _ends(self, name: str) -> float:
+        steps = self.runs[name].steps
+        return float(steps.duration_s[np.searchsorted(steps.step, self.step)])
 
     def __repr__(self) -> str:
         lines = [f"They part in step {self.step}, at {self.time_s:.4g} s:"]
