@@ -2,7 +2,7 @@
 import { shape } from "./svg.js";
 
 const SMALL_TEXT = 11;
-const TITLE = 40, FOOT = 40, RIBBON = 18, LETTER = 6.3;
+const TITLE = 40, FOOT = 40, RIBBON = 18, LINE = 16, LETTER = 6.3;
 
 const warp = (axis) => (axis.scale === "linear" ? (value) => value : Math.log2);
 
@@ -23,15 +23,20 @@ export function written(x, y, text, attributes = {}) {
 export function frameOf(panel, width, names) {
   const widest = Math.max(...panel.y.ticks.map(([, text]) => text.length), 2);
   const foot = FOOT + (panel.marks.some(({ kind }) => kind === "ribbon") ? RIBBON : 0);
-  const room = names.length ? Math.min(150, 10 + LETTER * Math.max(...names.map((name) => name.length))) : 12;
-  return { left: 12 + LETTER * widest, right: width - room, top: TITLE, bottom: panel.height - foot, width, height: panel.height };
+  const room = names.length ? Math.min(190, 10 + LETTER * Math.max(...names.map((name) => name.length))) : 12;
+  const left = 12 + LETTER * widest;
+  // A note that does not fit behind the title gets a line of its own.
+  const below = LETTER * (panel.title.length + panel.note.length + 3) > width - left ? LINE : 0;
+  return { left, right: width - room, top: TITLE + below, bottom: panel.height - foot, width, height: panel.height, below };
 }
 
 export function drawAxes(panel, frame, x, y, ink) {
   const { left, right, top, bottom } = frame, quiet = { fill: ink.quiet };
-  const title = shape("tspan", { text: panel.title, "font-weight": 600 }), note = shape("tspan", { text: panel.note, fill: ink.quiet, dx: 8 });
+  const title = shape("tspan", { text: panel.title, "font-weight": 600 });
+  const place = frame.below ? { x: left, y: 14 + LINE } : { dx: 8 };
+  const note = shape("tspan", { text: panel.note, fill: ink.quiet, ...place });
   const parts = [shape("text", { x: left, y: 14, fill: ink.text, "font-size": 12 }, [title, note])];
-  parts.push(written(left, 30, titled(panel.y), quiet));
+  parts.push(written(left, 30 + frame.below, titled(panel.y), quiet));
   for (const [value, text] of panel.y.ticks) {
     const at = y.at(value);
     parts.push(shape("line", { x1: left, x2: right, y1: at, y2: at, stroke: ink.line, "stroke-width": 1, opacity: 0.35 }));

@@ -3,11 +3,11 @@ import { drawAxes, frameOf, marksBefore, marksBehind, scaleOf, written } from ".
 import { drawBefore, drawSeries, markAt, nearestIndex } from "./series.js";
 import { shape } from "./svg.js";
 
-let clips = 0;
-
 export class PanelPicture {
   constructor() {
-    this.clip = `nb-clip-${clips++}`;
+    // Unique in the page, where every widget has modules of its own.
+    globalThis.nbClips = (globalThis.nbClips ?? 0) + 1;
+    this.clip = `nb-clip-${globalThis.nbClips}`;
     this.node = shape("svg", { class: "nb-panel", xmlns: "http://www.w3.org/2000/svg", "font-family": "system-ui, sans-serif" });
     this.cursor = shape("line", { class: "nb-cursor", "stroke-width": 1.5, visibility: "hidden" });
     this.ring = shape("circle", { r: 6, fill: "none", "stroke-width": 2, visibility: "hidden" });
