@@ -202,6 +202,8 @@ def gantt(
     if step is not None:
         view.step = step
     view.selected.requests, view.shown_s = list(selected), list(shown_s)
+    if selected or shown_s or step is not None:
+        view.opens_here()
     return view
 
 

@@ -80,7 +80,7 @@ def _chart(first: np.ndarray, gap: np.ndarray, requests: int, slots: int) -> Cha
         Panel(
             title,
             x,
-            Axis(label, "ms", low=0.0),
+            Axis(label, "ms", scale="log10"),
             [
                 *drawn("chunked prefill", BUDGETS, values[:-1], "series-1"),
                 Line(

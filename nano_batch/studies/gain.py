@@ -79,7 +79,7 @@ def _chart(ratio: np.ndarray, idle: dict[str, np.ndarray], requests: int, slots:
             x,
             Axis("ratio", "", low=0.0),
             drawn("ratio", SPREADS, ratio, "series-3"),
-            (Rule("y", 1.0, "no gain"),),
+            (Rule("y", 1.0),),
         ),
         Panel(
             "Idle slots",

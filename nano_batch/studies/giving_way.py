@@ -109,7 +109,7 @@ def _chart(found: dict[str, dict[str, np.ndarray]], requests: int, memory: int) 
             x,
             axis,
             [part for way in WAYS for part in drawn(way, BLOCK_SIZES, found[way][name], COLOURS[way])],
-            (Rule("y", 1.0, "ample memory"),) if name == "end" else (),
+            (Rule("y", 1.0),) if name == "end" else (),
         )
         for title, axis, name in parts
     ]

@@ -148,6 +148,7 @@ class Parting:
         view.shown_s = [max(0.0, self.time_s - around), self.time_s + 5 * around]
         concerned = [text.split()[1] for texts in self.did.values() for text in texts]
         view.selected.requests = list(dict.fromkeys(concerned))[:4]
+        view.opens_here()
         return view
 
     def _ends(self, name: str) -> float:

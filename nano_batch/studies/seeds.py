@@ -20,7 +20,7 @@ def drawn(name: str, x: Sequence[float], values: NDArray[np.float64], colour: st
     return [
         Band(f"{name}, least to most", x, values.min(axis=1), values.max(axis=1), colour),
         Line(name, x, middle, colour),
-        Points(f"{name}, median", x, middle, colour),
+        Points(name, x, middle, colour),
     ]
 
 

@@ -58,6 +58,7 @@ class GanttView(SteeredView):
     lead = traitlets.Unicode("").tag(sync=True)
     rows = traitlets.Unicode("slots").tag(sync=True)
     shown_s: traitlets.List[float] = traitlets.List(traitlets.Float()).tag(sync=True)
+    _home = traitlets.Dict().tag(sync=True)
     _run = traitlets.Dict().tag(sync=True)
     _table = traitlets.Dict().tag(sync=True)
     _ghosts: traitlets.List[float] = traitlets.List(traitlets.Float()).tag(sync=True)
@@ -85,6 +86,7 @@ class GanttView(SteeredView):
             setattr(self, each.name, each.default)
         self._show(self._schemes_of(runs))
         self._steerable()
+        self._home = {"rows": self.rows, "lead": self.lead}
         self.observe(lambda _: self._write_code(), names=["step", "_requests", "rows", "lead", "shown_s"])
         self.observe(lambda _: self._move_others(), names=["step", "lead"])
         self.observe(lambda _: self._select_others(), names="_requests")
@@ -221,6 +223,16 @@ class GanttView(SteeredView):
         with self.hold_trait_notifications():
             for name, value in settings.items():
                 setattr(self, name, value)
+
+    def opens_here(self) -> None:
+        """Make what the view shows now where it opens, and where "Reset" leads."""
+        self._home = {
+            "rows": self.rows,
+            "lead": self.lead,
+            "step": self.step,
+            "shown_s": list(self.shown_s),
+            "requests": list(self._requests),
+        }
 
     def _label(self, label: str) -> str:
         if label not in self._schemes:

@@ -18,6 +18,14 @@ NAMES = sorted(exercises())
 BY_HAND = {
     # 2 blocks of 16 hold 32 tokens; the third is taken by the step that stores the 33rd.
     "01-1": (33, {32: "before the step", 34: "samples"}),
+    # Each batch of two runs as long as its longer answer: (8 - 2) + (5 - 1).
+    "03-1": (10, {6: "first batch", 0: "not refilled"}),
+    # 64 - 4 tokens of the prompt a step: 250 / 60, rounded up.
+    "03-2": (5, {4: "four decodes", 1: "is cut"}),
+    # Each holds 7 of the 14 blocks of 4; the one that asks next takes the other's 28 tokens.
+    "05-1": (28, {20: "since as well", 8: "its prompt"}),
+    # Its 7 blocks go to the host and come back.
+    "05-2": (14, {7: "come back", 28: "in tokens"}),
     # 100 // 32 = 3 full blocks, spared by 5 - 1 requests.
     "01-2": (12, {15: "One copy", 16: "not full"}),
     # Both store 28 when 14 blocks are full; x ends with 20 + 24 - 1 = 43 tokens in 11 blocks: 3 of y's stay.
@@ -66,7 +74,8 @@ def test_no_mistake_is_the_right_answer_and_each_says_something_else(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_folded_solution_in_the_notebook_is_right(name):
-    notebook = nbformat.read(NOTEBOOKS / "01_block_tables.ipynb", as_version=4)
+    (path,) = NOTEBOOKS.glob(f"{name[:2]}_*.ipynb")
+    notebook = nbformat.read(path, as_version=4)
     (cell,) = [
         cell
         for cell in notebook.cells

@@ -190,10 +190,12 @@ class Gantt {
   }
 
   reset() {
+    const { model } = this, { rows, lead, step, shown_s = [], requests = [] } = model.get("_home");
     this.failed("");
-    this.showAll();
+    for (const [name, value] of Object.entries({ rows, lead, shown_s })) model.set(name, value);
+    this.selection.set(requests);
     this.opening = this.controls.reset();
-    if (!this.opening) this.player.seek(this.data.opening);
+    if (!this.opening) this.player.seek(step ?? this.data.opening);
   }
 
   redraw() {
