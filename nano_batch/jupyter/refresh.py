@@ -97,7 +97,9 @@ def _take(path: Path, count: int) -> list[str]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         shutil.copy(path, folder)
         with private_lab(Path(folder)) as address, chromium() as browser:
-            tab = NotebookPage(browser, address.format(path=path.name), width=PAGE_WIDTH, height=PAGE_HEIGHT, scale=2)
+            tab = NotebookPage(
+                browser, address.format(path=path.name), width=PAGE_WIDTH, height=PAGE_HEIGHT, scale=2
+            )
             tab.run_all(code_cells(path))
             views = tab.views()
             if len(views) != count:

@@ -162,6 +162,11 @@ class Parting:
             lines.append(f"  {name} {shown or 'does nothing of its own'}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        rows = [(name, text) for name, texts in self.did.items() for text in texts[:5]]
+        title = f"They part in step {self.step}, at {self.time_s:.4g} s"
+        return html_table(title, ["schedule", "what only it does"], rows)
+
 
 def first_difference(runs: dict[str, Run], *, cost: Cost) -> Parting:
     """Where two runs of the same requests part, by their event logs.

@@ -164,8 +164,9 @@ function queue(context, layout, panel, most, { colours, ink }) {
     peak = Math.max(peak, steps.waiting[i]);
     if (end <= right) continue;
     const tall = Math.max(1, (high * steps.waiting[i]) / most);
-    context.fillRect(x, base - tall, Math.max(0.75, end - x), tall);
-    right = Math.ceil(end);
+    const left = Math.floor(x);
+    right = Math.max(left + 1, Math.ceil(end));
+    context.fillRect(left, base - tall, right - left, tall);
   }
   context.font = FONT;
   context.fillStyle = ink.quiet;
