@@ -8,6 +8,7 @@ from nano_batch.lessons.block_sizes import block_sizes, gpu_memory
 from nano_batch.lessons.exercises import Hint, Verdict, check, hint, question
 from nano_batch.lessons.experiments import last_block, sharing
 from nano_batch.lessons.fragmentation import allocators, holes, memory_split
+from nano_batch.lessons.prefix_cache import hit_rates, prefix_hits
 
 __all__ = [
     "Hint",
@@ -19,10 +20,12 @@ __all__ = [
     "gpu_memory",
     "growth",
     "hint",
+    "hit_rates",
     "holes",
     "last_block",
     "memory_split",
     "preemptions",
+    "prefix_hits",
     "question",
     "sharing",
 ]

@@ -20,12 +20,6 @@ ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
 CONTIGUOUS = ALLOCATORS[:-1]
 PARTS = ("used", "internal", "reserved", "external", "free")
 GPU: Literal["l4"] = "l4"  # what a step costs; a small one, which this memory fits beside the model
-MEANS = {
-    "max": "the longest possible request is reserved",
-    "pow2": "output rounded up to a power of two",
-    "oracle": "exactly what will be stored, known ahead",
-    "paging": "blocks, one at a time",
-}
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ def block_sizes(workload: Workload, *, memory_tokens: int, **settings: Any) -> C
         )  # [size, seed, measure]
         memory = Memory(workload, memory_tokens, max_num_seqs)
         model = [(size - 1) / 2 for size in SIZES]
-        y = Axis("slots left empty", "tokens a sequence")
+        y = Axis("", "tokens a sequence")
         waste: list[Series] = [
             *_median(found[:, :, 0], "held and not yet written", "series-1"),
             *_median(found[:, :, 1], "never written", "internal"),
@@ -52,7 +52,7 @@ def block_sizes(workload: Workload, *, memory_tokens: int, **settings: Any) -> C
         chart = Chart(
             panels,
             "What a block size costs",
-            settings=f"{memory.words()}, {max_num_seqs} sequences at once, {len(drawn)} seeds",
+            settings=f"{memory.words()}, {max_num_seqs} sequences at once; {_drawn(drawn)}",
             says=[
                 f"Between blocks of {SIZES[0]} and {SIZES[-1]} the steps grow from {number(middle[0, 3])} to "
                 f"{number(middle[-1, 3])} (fewest at {SIZES[best]}), and the longest table shrinks from "
@@ -76,6 +76,10 @@ def _seeds(workload: Workload) -> list[Workload]:
     return [Workload.from_spec({**spec, "seed": spec["seed"] + more}) for more in range(SEEDS)]
 
 
+def _drawn(workloads: list[Workload]) -> str:
+    return f"median of {len(workloads)} seeds, least to most shaded" if len(workloads) > 1 else "one draw"
+
+
 def _measure(memory: Memory, size: int) -> tuple[float, ...]:
     run: Run = memory.serve("paging", size)
     steps, asked = run.steps, memory.workload
@@ -95,7 +99,7 @@ def _median(values: Any, name: str, colour: str) -> list[Series]:
 
 
 def _below(title: str, unit: str, values: Any, colour: str, *, log: bool = False) -> Panel:
-    x, y = Axis("block size", "tokens", "log2"), Axis(title, unit, "log2" if log else "linear")
+    x, y = Axis("block size", "tokens", "log2"), Axis("", unit, "log2" if log else "linear")
     return Panel(title, x, y, _median(values, title, colour), height=190)
 
 

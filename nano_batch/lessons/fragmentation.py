@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nano_batch.lessons.allocators import ALLOCATORS, CONTIGUOUS, MEANS, PARTS, Memory, gib
+from nano_batch.lessons.allocators import ALLOCATORS, CONTIGUOUS, PARTS, Memory, gib
 from nano_batch.lessons.told import expression, requests_line
 from nano_batch.records import Run
 from nano_batch.viz.block_table import MODEL
@@ -76,7 +76,7 @@ def _over_time(memory: Memory, name: str, run: Run, unit: str, used: float) -> P
     steps, start, *columns = thin(MOST_POINTS, run.steps.step, run.steps.start_s, *parts.values())
     scaled = [gib(each) if unit == "GiB" else each for each in columns]
     areas = [Area(part, start, slots, part) for part, slots in zip(PARTS, scaled, strict=True)]
-    note = f"{MEANS[name]}: {used:.1f} % used while a request waits, done in {run.span_s:,.0f} s"
+    note = f"{used:.1f} % used while a request waits, done in {run.span_s:,.0f} s"
     return Panel(name, Axis("time", "s"), Axis("KV slots", unit), areas, steps=steps, note=note)
 
 
@@ -153,15 +153,19 @@ def holes(workload: Workload, *, memory_tokens: int, **settings: Any) -> ChartVi
             MOST_POINTS, steps.step, steps.start_s, free, steps.slots_largest_hole, wanted, parts["external"]
         )
         series: list[Series] = [
-            Area("external", start, drawn[3], "external"),
             Line("free in all", start, drawn[0], "muted"),
             Line("largest hole", start, drawn[1], "series-3"),
             Line("first waiting request wants", start, drawn[2], "bound", dash="5 3"),
         ]
         mean = float(np.average(parts["external"], weights=steps.duration_s))
-        panel = Panel("holes", Axis("time", "s"), Axis("KV slots", "tokens"), series, steps=at, height=320)
+        x, y = Axis("time", "s"), Axis("KV slots", "tokens")
+        outside = [Area("external", start, drawn[3], "external")]
+        panels = [
+            Panel("holes", x, y, series, steps=at, height=290),
+            Panel("in gaps too small for who waits", x, y, outside, steps=at, height=170),
+        ]
         return Chart(
-            [panel],
+            panels,
             "The largest hole, and the request that does not fit",
             settings=f"{memory.words()}, allocator {allocator}",
             says=[

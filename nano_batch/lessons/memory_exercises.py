@@ -78,7 +78,7 @@ def largest_hole() -> Truth:
     mistakes = {
         float(memory - stored[2]): "So much is free in all; c's region lies in between.",
         float(stored[0]): "a and b lay side by side: when both have gone, their holes are one.",
-        float(stored[1]): "a and b lay side by side: when both have gone, their holes are one.",
+        float(stored[1]): "That is d's, or b's alone; b's lies beside a's.",
         float(stored[4]): "e wants that much; no hole is so large before c ends.",
     }
     why = f"a's {stored[0]} and b's {stored[1]} are one hole; d's {stored[3]} lie beyond c."

@@ -46,7 +46,7 @@ class Axis:
     @property
     def title(self) -> str:
         """Label and unit."""
-        return f"{self.label}, {self.unit}" if self.unit else self.label
+        return ", ".join(filter(None, (self.label, self.unit)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,7 +65,11 @@ def draw(chart: Chart) -> tuple[Drawing, int]:
 
 def _legend(drawing: Drawing, chart: Chart) -> int:
     """A swatch and a name of each series, once; the height that they take."""
-    shown = {series.name: series.colour for panel in chart.panels for series in panel.series}
+    drawn = [series for panel in chart.panels for series in panel.series]
+    lines = {series.colour for series in drawn if isinstance(series, Line)}
+    shown = {
+        each.name: each.colour for each in drawn if not (isinstance(each, Band) and each.colour in lines)
+    }
     x, y = 4.0, 14
     for name, colour in shown.items():
         wide = 28 + 6.2 * len(name)

@@ -111,12 +111,8 @@ class ChartView(SteeredView):
         """One line: the chart's numbers against those before; empty where there is nothing before."""
         if self._before is None or not self.chart.numbers:
             return ""
-        name, old = self._before
-        parts = [
-            f"{what} {_signed(value - old[what])}"
-            for what, value in self.chart.numbers.items()
-            if what in old
-        ]
+        (name, old), new = self._before, self.chart.numbers
+        parts = [_figure(what, _signed(new[what] - old[what])) for what in new if what in old]
         return f"against {name}: {', '.join(parts)}"
 
     def caption(self) -> str:

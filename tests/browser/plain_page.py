@@ -36,6 +36,10 @@ class Model {
   send(message) { this.ask({ message }); }
 }
 window.push = (text) => window.model.take(JSON.parse(text, revive));
+window.hear = (text) => {
+  const heard = window.model.listeners["msg:custom"] ?? [];
+  for (const message of JSON.parse(text, revive)) for (const call of heard) call(message);
+};
 window.start = async (code, state) => {
   const module = await import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
   window.model = new Model();
@@ -107,6 +111,12 @@ class PlainPage:
     def push(self):
         """Bring what was changed in Python to the page."""
         self.page.evaluate("text => window.push(text)", _text(self._changes()))
+        self.settle()
+
+    def push_messages(self):
+        """Bring the messages that Python sent by itself to the page."""
+        messages, self.messages[:] = list(self.messages), []
+        self.page.evaluate("text => window.hear(text)", _text(messages))
         self.settle()
 
     def settle(self):

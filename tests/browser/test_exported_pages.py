@@ -66,7 +66,7 @@ def opened(browser, path, theme="light", width=1300):
     tab.on("request", lambda request: tab.asked.append(request.url))
     tab.goto(path.as_uri())
     tab.wait_for_selector("body[data-live]", timeout=30_000)
-    tab.wait_for_function("[...document.querySelectorAll('.nb-blocks')].every(e => e.ariaLabel)")
+    tab.wait_for_function("[...document.querySelectorAll('.nb-picture')].every(e => e.ariaLabel)")
     return tab
 
 

@@ -32,6 +32,18 @@ BY_HAND = {
     "01-3": (28 - 3 * 4, {28: "all it had stored", 12: "came back"}),
     # a has 0 to 2, b 3 and 4 from the first step; in the second a takes 5: 12 + 5 - 1 tokens fill it.
     "01-4": (5, {0: "not its last", 7: "ended after a", 9: "holds nothing"}),
+    # 300 + 200 - 1 = 499 tokens are stored, in 8 blocks of 64 = 512 slots.
+    "02-1": (13, {12: "never stored", 51: "the others"}),
+    # 16,384 / 2,048.
+    "02-2": (8, {81: "only what it will need", 163: "answer has to be stored"}),
+    # a's 300 and b's 200 lie side by side, then c, then d's 200.
+    "02-3": (500, {700: "free in all", 300: "side by side"}),
+    # 7 full blocks of 32 in 240 tokens.
+    "06-1": (224, {240: "not full", 7: "how many blocks"}),
+    # Four of five are kept: four found in each round but the first.
+    "06-2": (12, {0: "LRU finds", 15: "one block less"}),
+    # 6 + 4 blocks in 8: p's last two go, its prefix of 4 stays.
+    "06-3": (4, {2: "the last go first", 6: "own blocks are new"}),
 }
 
 
@@ -74,7 +86,7 @@ def test_no_mistake_is_the_right_answer_and_each_says_something_else(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_folded_solution_in_the_notebook_is_right(name):
-    (path,) = NOTEBOOKS.glob(f"{name[:2]}_*.ipynb")
+    (path,) = NOTEBOOKS.glob(f"{name.split('-')[0]}_*.ipynb")
     notebook = nbformat.read(path, as_version=4)
     (cell,) = [
         cell

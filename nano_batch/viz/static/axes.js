@@ -2,7 +2,7 @@
 import { shape } from "./svg.js";
 
 const SMALL_TEXT = 11;
-const TITLE = 40, FOOT = 40, RIBBON = 18, LINE = 16, LETTER = 6.3;
+const TITLE = 40, FOOT = 40, RIBBON = 18, LINE = 16, LETTER = 6.5;
 
 const warp = (axis) => (axis.scale === "linear" ? (value) => value : Math.log2);
 
@@ -19,15 +19,19 @@ export function written(x, y, text, attributes = {}) {
   return shape("text", { x: x.toFixed(1), y: y.toFixed(1), "font-size": SMALL_TEXT, text, ...attributes });
 }
 
-// Where the plot of a panel lies in its `width`; `names` stand at the right of the lines, if any.
-export function frameOf(panel, width, names) {
+// What a panel needs beside its plot: at the left for ticks, at the right for names of lines, if any.
+export function roomOf(panel, names) {
   const widest = Math.max(...panel.y.ticks.map(([, text]) => text.length), 2);
+  const longest = Math.max(...names.map((name) => name.length), 0);
+  return { left: 12 + LETTER * widest, right: names.length ? Math.min(190, 10 + LETTER * longest) : 12 };
+}
+
+// Where the plot of a panel lies in its `width`, with this `room` at its sides.
+export function frameOf(panel, width, room) {
   const foot = FOOT + (panel.marks.some(({ kind }) => kind === "ribbon") ? RIBBON : 0);
-  const room = names.length ? Math.min(190, 10 + LETTER * Math.max(...names.map((name) => name.length))) : 12;
-  const left = 12 + LETTER * widest;
   // A note that does not fit behind the title gets a line of its own.
-  const below = LETTER * (panel.title.length + panel.note.length + 3) > width - left ? LINE : 0;
-  return { left, right: width - room, top: TITLE + below, bottom: panel.height - foot, width, height: panel.height, below };
+  const below = LETTER * (panel.title.length + panel.note.length + 3) > width - room.left ? LINE : 0;
+  return { left: room.left, right: width - room.right, top: TITLE + below, bottom: panel.height - foot, width, height: panel.height, below };
 }
 
 export function drawAxes(panel, frame, x, y, ink) {
@@ -55,7 +59,7 @@ export function drawAxes(panel, frame, x, y, ink) {
   return parts;
 }
 
-const titled = ({ label: words, unit }) => (unit ? `${words}, ${unit}` : words);
+const titled = ({ label, unit }) => [label, unit].filter(Boolean).join(", ");
 
 // Behind the series: shaded ranges, ribbons; before them: rules and words. Rules that set a control can be dragged.
 export function marksBehind(panel, frame, x, y, ink) {

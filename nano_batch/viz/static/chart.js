@@ -5,7 +5,7 @@ import { button, element, table } from "./dom.js";
 import { chartHelp, chartKeys } from "./chart_keys.js";
 import { isDark, watchTheme } from "./theme.js";
 import { Opened } from "./opened.js";
-import { PanelPicture } from "./panel.js";
+import { PanelPicture, commonRoom } from "./panel.js";
 import { passOn } from "./keys.js";
 import { photographs, shape } from "./svg.js";
 import { readPanel } from "./series.js";
@@ -20,6 +20,7 @@ class ChartPicture extends Steered {
     this.model = model;
     this.root = root;
     this.pictures = [];
+    this.mark = Math.random().toString(36).slice(2);
     this.point = null; // [panel, series, index]
     this.build();
     this.listen();
@@ -120,16 +121,17 @@ class ChartPicture extends Steered {
     const { root, model, panels } = this, theme = isDark(root) ? "dark" : "light";
     if (root.dataset.theme !== theme) root.dataset.theme = theme;
     const style = getComputedStyle(root);
-    this.ink = inks(style, model.get("_roles"), model.get("_hatched"), theme);
+    this.ink = inks(style, model.get("_roles"), model.get("_hatched"), theme, this.mark);
     const width = this.outer - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 2;
     const columns = Math.max(1, Math.min(model.get("_chart").columns, Math.floor(width / NARROW)));
     const wide = Math.floor((width - 12 * (columns - 1)) / columns);
     this.picture.style.gridTemplateColumns = `repeat(${columns}, ${wide}px)`;
     while (this.pictures.length < panels.length) this.pictures.push(new PanelPicture());
     this.pictures.length = panels.length;
+    const rooms = commonRoom(panels, wide, columns === 1);
     panels.forEach((panel, i) => {
       const before = model.get("_difference") ? this.before?.find(({ title }) => title === panel.title) : null;
-      this.pictures[i].draw(panel, before, wide, this.ink);
+      this.pictures[i].draw(panel, before, wide, rooms[i], this.ink);
       this.pictures[i].mark(model.get("cursor"));
     });
     this.picture.replaceChildren(...this.pictures.map(({ node }) => node));
@@ -145,7 +147,9 @@ class ChartPicture extends Steered {
     this.difference.textContent = model.get("_difference");
     this.says.textContent = says;
     this.says.hidden = !says;
-    const shown = new Map(this.panels.flatMap(({ series }) => series.map(({ name, colour, kind }) => [name, { colour, kind }])));
+    const alone = ({ kind, colour }, series) => kind !== "band" || !series.some((each) => each.kind === "line" && each.colour === colour);
+    const named = this.panels.flatMap(({ series }) => series.filter((each) => alone(each, series)));
+    const shown = new Map(named.map(({ name, colour, kind }) => [name, { colour, kind }]));
     this.legend.replaceChildren(...Array.from(shown, ([name, { colour, kind }]) => {
       const swatch = shape("svg", { width: 14, height: 14, class: "nb-swatch", "data-role": colour }, [
         shape("defs", {}, ink.patterns()),
@@ -218,15 +222,15 @@ class ChartPicture extends Steered {
 }
 
 // The colours of a theme: of text and lines, of roles, and of roles that are hatched.
-function inks(style, roles, hatched, theme) {
+function inks(style, roles, hatched, theme, mark) {
   const role = (name) => roles[name][theme], paper = style.backgroundColor;
-  const pattern = (name) => shape("pattern", { id: `nb-hatch-${name}-${theme}`, width: 6, height: 6, patternUnits: "userSpaceOnUse" }, [
+  const pattern = (name) => shape("pattern", { id: `nb-hatch-${name}-${mark}`, width: 6, height: 6, patternUnits: "userSpaceOnUse" }, [
     shape("rect", { width: 6, height: 6, fill: role(name) }),
     shape("path", { d: "M0 6L6 0", stroke: paper, "stroke-width": 1 }),
   ]);
   return {
     text: style.color, quiet: style.getPropertyValue("--nb-quiet").trim(), line: style.getPropertyValue("--nb-line").trim(), paper, role,
-    fill: (name) => (hatched.includes(name) ? `url(#nb-hatch-${name}-${theme})` : role(name)),
+    fill: (name) => (hatched.includes(name) ? `url(#nb-hatch-${name}-${mark})` : role(name)),
     patterns: () => hatched.map(pattern),
   };
 }

@@ -1,21 +1,19 @@
 // One panel of a chart: its picture, its cursor, and what is at a place of it.
-import { drawAxes, frameOf, marksBefore, marksBehind, scaleOf, written } from "./axes.js";
+import { drawAxes, frameOf, marksBefore, marksBehind, roomOf, scaleOf, written } from "./axes.js";
 import { drawBefore, drawSeries, markAt, nearestIndex } from "./series.js";
 import { shape } from "./svg.js";
 
 export class PanelPicture {
   constructor() {
-    // Unique in the page, where every widget has modules of its own.
-    globalThis.nbClips = (globalThis.nbClips ?? 0) + 1;
-    this.clip = `nb-clip-${globalThis.nbClips}`;
+    this.clip = `nb-clip-${Math.random().toString(36).slice(2)}`; // one in the page, whatever other views it has
     this.node = shape("svg", { class: "nb-panel", xmlns: "http://www.w3.org/2000/svg", "font-family": "system-ui, sans-serif" });
     this.cursor = shape("line", { class: "nb-cursor", "stroke-width": 1.5, visibility: "hidden" });
     this.ring = shape("circle", { r: 6, fill: "none", "stroke-width": 2, visibility: "hidden" });
   }
 
-  draw(panel, before, width, ink) {
-    const names = width > 460 ? lineNames(panel) : [];
-    const frame = frameOf(panel, width, names);
+  draw(panel, before, width, room, ink) {
+    const names = namesBeside(panel, width);
+    const frame = frameOf(panel, width, room);
     this.panel = panel;
     this.frame = frame;
     this.x = scaleOf(panel.x, frame.left, frame.right);
@@ -96,18 +94,27 @@ export function figureText(value) {
   return String(Number(value.toPrecision(3)));
 }
 
-function lineNames({ series }) {
-  const lines = series.filter(({ kind }) => kind === "line");
-  return lines.length > 1 && lines.length <= 6 ? lines.map(({ name }) => name) : [];
+// What panels of a width need at their sides; those above each other have it in common, so that their x agree.
+export function commonRoom(panels, width, stacked) {
+  const rooms = panels.map((panel) => roomOf(panel, namesBeside(panel, width)));
+  const widest = { left: Math.max(...rooms.map(({ left }) => left)), right: Math.max(...rooms.map(({ right }) => right)) };
+  return rooms.map((room) => (stacked ? widest : room));
 }
 
-// The name of each line at its end, pushed apart where they would lie on each other.
+// The lines that have room for a name at their ends: two to six, none so near another that it could be either.
+function namesBeside(panel, width) {
+  const lines = panel.series.filter(({ kind }) => kind === "line");
+  if (width <= 460 || lines.length < 2 || lines.length > 6) return [];
+  const y = scaleOf(panel.y, panel.height - 80, 0);
+  const ends = lines.map(({ high }) => y.at(high.findLast(Number.isFinite) ?? NaN)).sort((a, b) => a - b);
+  return ends.every((end, i) => !i || end - ends[i - 1] >= 12) ? lines.map(({ name }) => name) : [];
+}
+
+// The name of each line at its end.
 function directLabels({ series }, frame, y, ink) {
   const ends = series.filter(({ kind }) => kind === "line").flatMap((line) => {
     const last = line.high.findLastIndex(Number.isFinite);
     return last < 0 ? [] : [{ name: line.name, at: Math.max(frame.top, y.at(line.high[last])) + 4 }];
   });
-  ends.sort((a, b) => a.at - b.at);
-  for (let i = 1; i < ends.length; i++) ends[i].at = Math.max(ends[i].at, ends[i - 1].at + 13);
   return ends.map(({ name, at }) => written(frame.right + 6, at, name, { fill: ink.text }));
 }
