@@ -25,7 +25,7 @@ from nano_batch.simulator import (
     simulate_fleet,
 )
 from nano_batch.studies.batching import default_cost
-from nano_batch.viz import BlockTableView, Control, RunView, Selection, View
+from nano_batch.viz import BlockTableView, Control, RunView, Selection, SteeredView, View, chart
 from nano_batch.workloads import Families, Fixed, LogNormal, Quantiles, Uniform
 
 torch = pytest.importorskip("torch")
@@ -52,6 +52,10 @@ MODULES = (
 NOT_SHOWN = {
     View,
     RunView,
+    SteeredView,
+    # what a chart is made of
+    *(chart.Area, chart.Axis, chart.Band, chart.Bars, chart.Chart, chart.Line, chart.Panel),
+    *(chart.Points, chart.Ribbon, chart.Rule, chart.Shade, chart.Text),
     Control,
     Selection,
     Kind,
@@ -143,6 +147,7 @@ def examples():
         schedule.spans,
         metrics.slot_time(schedule.run),
         metrics.prefill_costs(schedule, default_cost()),
+        lab.gain(lab.Mix(requests=4)),
         board,
         board.table(),
         board.first_difference("fcfs", "prefill_first"),
@@ -240,6 +245,9 @@ UNITLESS = {
     "taken by": "a name",
     "last held by": "a name",
     "logical block": "a number",
+    "panel": "a title",
+    "series": "a name",
+    **dict.fromkeys(("x", "low", "high"), "in the units of the panel's axes"),
     "scheme": "a name",
     "policy": "a name",
     "fairness": "a share from 0 to 1",

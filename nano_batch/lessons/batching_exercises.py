@@ -65,7 +65,6 @@ def prompt_steps() -> Truth:
     mistakes = {
         float(-(-prompt // budget)): "The four decodes take their tokens from the budget first.",
         1.0: "The budget holds fewer tokens than the prompt has: it is cut.",
-        float(prompt // (budget - decodes)): "What is left over takes a step of its own.",
     }
     why = f"{budget} less {decodes} decodes leaves {budget - decodes} tokens of the prompt a step."
     shown = _steps(run, "from the step that it joins", "step", "prefill_tokens", "decode_tokens")
