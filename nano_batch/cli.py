@@ -82,9 +82,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step-time", type=float, metavar="S", help="seconds a step (default: 0.02)")
     gpu = "a GPU's card, such as h200: a step takes what the roofline says"
     parser.add_argument("--hardware", metavar="GPU", help=gpu)
-    parser.add_argument(
-        "--model", default="mistral-7b-v0.3", help="its card (default: mistral-7b-v0.3)"
-    )
+    parser.add_argument("--model", default="mistral-7b-v0.3", help="its card (default: mistral-7b-v0.3)")
     parser.add_argument("--ttft", type=float, metavar="S", help="objective, for goodput")
     parser.add_argument("--tpot", type=float, metavar="S", help="objective, for goodput")
     parser.add_argument("--out", type=Path, metavar="RUN", help="also write the run's records (RUN.npz)")
