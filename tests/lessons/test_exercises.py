@@ -19,6 +19,14 @@ NAMES = sorted(exercises())
 BY_HAND = {
     # 2 blocks of 16 hold 32 tokens; the third is taken by the step that stores the 33rd.
     "01-1": (33, {32: "before the step", 34: "samples"}),
+    # Each batch of two runs as long as its longer answer: (8 - 2) + (5 - 1).
+    "03-1": (10, {6: "first batch", 0: "not refilled"}),
+    # 64 - 4 tokens of the prompt a step: 250 / 60, rounded up.
+    "03-2": (5, {4: "four decodes", 1: "is cut"}),
+    # Each holds 7 of the 14 blocks of 4; the one that asks next takes the other's 28 tokens.
+    "05-1": (28, {20: "since as well", 8: "its prompt"}),
+    # Its 7 blocks go to the host and come back.
+    "05-2": (14, {7: "come back", 28: "in tokens"}),
     # 100 // 32 = 3 full blocks, spared by 5 - 1 requests.
     "01-2": (12, {15: "One copy", 16: "not full"}),
     # Both store 28 when 14 blocks are full; x ends with 20 + 24 - 1 = 43 tokens in 11 blocks: 3 of y's stay.
