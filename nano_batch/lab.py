@@ -27,20 +27,28 @@ from nano_batch.lessons import (
     sharing,
 )
 from nano_batch.lessons.told import expression, requests_line
+from nano_batch.metrics import SLO
 from nano_batch.picker import WorkloadPicker, pick_workload
 from nano_batch.records import Run, drive
+from nano_batch.saturation.view import saturation
 from nano_batch.scenes import with_swap_space
-from nano_batch.simulator import simulate
-from nano_batch.viz import BlockTableView, OpeningView
+from nano_batch.simulator import Roofline, simulate
+from nano_batch.studies import Board, Mix, budget, gain, gantt, giving_way, race, serve_schemes
+from nano_batch.viz import BlockTableView, GanttView, OpeningView
 from nano_batch.viz.opening import SETTINGS
 from nano_batch.workloads import Families, Uniform, Workload
 
 __all__ = [
+    "SLO",
     "BlockTableView",
+    "Board",
     "Engine",
     "Families",
+    "GanttView",
     "Hint",
+    "Mix",
     "OpeningView",
+    "Roofline",
     "Run",
     "Uniform",
     "Verdict",
@@ -50,9 +58,13 @@ __all__ = [
     "allocators",
     "block_sizes",
     "block_table",
+    "budget",
     "check",
     "drive",
     "evictions",
+    "gain",
+    "gantt",
+    "giving_way",
     "gpu_memory",
     "growth",
     "hint",
@@ -66,7 +78,10 @@ __all__ = [
     "preemptions",
     "prefix_hits",
     "question",
+    "race",
+    "saturation",
     "serve",
+    "serve_schemes",
     "sharing",
 ]
 

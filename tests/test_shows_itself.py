@@ -11,7 +11,7 @@ import nano_batch
 from nano_batch import BlockCache, Engine, Workload, drive, lab, metrics
 from nano_batch.errors import NanoBatchError
 from nano_batch.metrics import SLO, throughput, token_times, waste
-from nano_batch.records import Kind, SequenceState, replay
+from nano_batch.records import Kind, Phase, Schedule, SequenceState, replay
 from nano_batch.simulator import (
     Constant,
     Cost,
@@ -24,7 +24,8 @@ from nano_batch.simulator import (
     model_card,
     simulate_fleet,
 )
-from nano_batch.viz import BlockTableView, Control, RunView, Selection, View
+from nano_batch.studies.batching import default_cost
+from nano_batch.viz import BlockTableView, Control, RunView, Selection, SteeredView, View, chart
 from nano_batch.workloads import Families, Fixed, LogNormal, Quantiles, Uniform
 
 torch = pytest.importorskip("torch")
@@ -43,6 +44,7 @@ MODULES = (
     "nano_batch.picker",
     "nano_batch.records",
     "nano_batch.simulator",
+    "nano_batch.studies",
     "nano_batch.viz",
     "nano_batch.workloads",
 )
@@ -50,9 +52,15 @@ MODULES = (
 NOT_SHOWN = {
     View,
     RunView,
+    SteeredView,
+    # what a chart is made of
+    *(chart.Area, chart.Axis, chart.Band, chart.Bars, chart.Chart, chart.Line, chart.Panel),
+    *(chart.Points, chart.Ribbon, chart.Rule, chart.Shade, chart.Text),
     Control,
     Selection,
     Kind,
+    Phase,
+    Schedule,
     SequenceState,
     Cost,
     OwnPolicy,
@@ -103,6 +111,10 @@ def examples():
     prefixes = BlockCache(8)
     prefixes.access(np.arange(5, dtype=np.int32))
     outgrown = lab.check("01-3", 0).view()._log
+    crowd = lab.Mix(requests=16, rate=60.0)
+    gantt = lab.gantt(crowd)
+    schedule = Schedule(gantt.runs["chunked prefill"])
+    board = lab.race(crowd.workload(), memory_tokens=65_536, slo=SLO(ttft_s=1.0))
     ints = torch.zeros(3, dtype=torch.int32)
     return [
         engine,
@@ -128,6 +140,17 @@ def examples():
         lab.preemptions(outgrown),
         lab.sharing(48, own_tokens=9, requests=3, memory_tokens=512, block_sizes=(16,)),
         lab.last_block(workload.head(3), memory_tokens=8192, block_sizes=(16, 64)),
+        crowd,
+        gantt,
+        gantt.now(),
+        schedule.work,
+        schedule.spans,
+        metrics.slot_time(schedule.run),
+        metrics.prefill_costs(schedule, default_cost()),
+        lab.gain(lab.Mix(requests=4)),
+        board,
+        board.table(),
+        board.first_difference("fcfs", "prefill_first"),
         Fixed(5),
         Uniform(1, 9),
         LogNormal(5.0, 1.0),
@@ -175,12 +198,17 @@ def test_repr_is_short_and_the_same_in_every_run(shown):
         assert text == repr(other)
 
 
+def own_html(one):
+    """A picker is a widget; what it picked is the table."""
+    return (one if hasattr(one, "_repr_html_") else one.workload)._repr_html_()
+
+
 def test_html_is_a_small_table_without_a_script(shown):
     for one, other in zip(*shown, strict=True):
         if isinstance(one, View):
             assert {"text/plain", "image/png"} <= one._repr_mimebundle_()[0].keys()
             continue
-        html = one.workload._repr_html_() if hasattr(one, "workload") else one._repr_html_()
+        html = own_html(one)
         assert "<script" not in html
         assert "style=" not in html  # colours are the host's
         body = html.split("<tbody>")[1:]
@@ -188,8 +216,7 @@ def test_html_is_a_small_table_without_a_script(shown):
         # The last row of a cut table says how many more there are.
         assert all(part.count("<tr>") <= 11 for part in body), html
         assert all(part.count("<tr>") <= 10 or "more</td>" in part for part in body), html
-        theirs = other.workload._repr_html_() if hasattr(other, "workload") else other._repr_html_()
-        assert html == theirs
+        assert html == own_html(other)
 
 
 def test_texts_in_a_table_are_escaped():
@@ -218,8 +245,15 @@ UNITLESS = {
     "taken by": "a name",
     "last held by": "a name",
     "logical block": "a number",
+    "panel": "a title",
+    "series": "a name",
+    **dict.fromkeys(("x", "low", "high"), "in the units of the panel's axes"),
+    "scheme": "a name",
+    "policy": "a name",
+    "fairness": "a share from 0 to 1",
+    **dict.fromkeys(("prefill", "decode", "stalled", "preempted"), "a count of requests"),
 }
-UNITS = re.compile(r"_s$|tokens|blocks|slots|steps$|preemptions|running|waiting|^%")
+UNITS = re.compile(r"_s$|tokens|blocks|slots|steps$|preemptions|running|waiting|^%|\((?:s|ms|1/s|%)\)$")
 
 
 def test_to_frame_has_units_in_the_names_of_its_columns(shown):

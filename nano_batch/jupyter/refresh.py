@@ -16,6 +16,7 @@ from nano_batch.jupyter.stable import MARK, clean, code_hash, poster_hash, view_
 from nano_batch.viz.bundle import view_code_hash
 
 PAGE_WIDTH = 1330  # about 900 px for an output
+PAGE_HEIGHT = 1700  # a picture taller than the page is cut
 CELL_SECONDS = 120
 
 
@@ -96,7 +97,9 @@ def _take(path: Path, count: int) -> list[str]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         shutil.copy(path, folder)
         with private_lab(Path(folder)) as address, chromium() as browser:
-            tab = NotebookPage(browser, address.format(path=path.name), width=PAGE_WIDTH, scale=2)
+            tab = NotebookPage(
+                browser, address.format(path=path.name), width=PAGE_WIDTH, height=PAGE_HEIGHT, scale=2
+            )
             tab.run_all(code_cells(path))
             views = tab.views()
             if len(views) != count:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nano_batch.display import Shown
 from nano_batch.errors import MetricsError
-from nano_batch.metrics.latency import end_to_end_s, tpot_s, ttft_s
+from nano_batch.metrics.latency import end_to_end_s, normalized_latency_s, tpot_s, ttft_s
 from nano_batch.records import Requests, Steps
 
 Floats = NDArray[np.float64]
@@ -75,6 +75,18 @@ def goodput_per_s(requests: Requests, slo: SLO, window: tuple[float, float] | No
     start, end = _window(requests, window)
     good = slo.met(requests) & (requests.finish_s > start) & (requests.finish_s <= end)
     return float(good.sum()) / (end - start)
+
+
+def fairness(requests: Requests) -> float:
+    """Jain's index of the completed requests' normalized latencies: (Σ x)² / (n Σ x²); 1 where all are alike.
+
+    From Jain, Chiu and Hawe, DEC TR-301, 1984. NaN without a completed request.
+    """
+    latency = normalized_latency_s(requests)[completed(requests)]
+    latency = latency[np.isfinite(latency)]
+    if not len(latency) or not latency.any():
+        return float("nan")
+    return float(latency.sum() ** 2 / (len(latency) * (latency**2).sum()))
 
 
 def _window(requests: Requests, window: tuple[float, float] | None) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from nano_batch.viz.chart import Area, Axis, Band, Bars, Chart, Line, Panel, Poi
 from nano_batch.viz.chart_view import ChartView
 from nano_batch.viz.controls import Control
 from nano_batch.viz.figure import figure
+from nano_batch.viz.gantt import GanttView
 from nano_batch.viz.opening import OpeningView
 from nano_batch.viz.run_view import RunView
 from nano_batch.viz.selection import Selection
@@ -21,6 +22,7 @@ __all__ = [
     "Chart",
     "ChartView",
     "Control",
+    "GanttView",
     "Line",
     "OpeningView",
     "Panel",

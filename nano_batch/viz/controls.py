@@ -81,6 +81,22 @@ KNOWN = {
             True,
             "on: equal prefixes are stored once, and kept",
         ),
+        Control(
+            "output_spread",
+            "Answers' spread",
+            "sigma",
+            (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
+            1.0,
+            "more: few long answers among many short ones; draws new requests",
+        ),
+        Control(
+            "rate",
+            "Request rate",
+            "a second",
+            tuple(float(rate) for rate in powers_of_two(1, 64)),
+            8.0,
+            "more: fuller slots, longer queues; draws new requests",
+        ),
     )
 }
 

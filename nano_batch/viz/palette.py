@@ -76,6 +76,29 @@ RAMPS = {
 }
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a phase of a request is called and drawn; `number` as in `nano_batch.records.Phase`, 5 is idle."""
+
+    number: int
+    key: str
+    label: str
+    note: str
+    light: str
+    dark: str
+
+
+# In the order of the legend.
+PHASES = (
+    Look(1, "prefill", "prefill", "its prompt is computed", "#00385F", "#A9DBFF"),
+    Look(2, "decode", "decode", "a token a step", "#4F9BD1", "#2F7DB8"),
+    Look(3, "stalled", "stalled", "holds a slot, and no token of it is computed", "#F2C14E", "#E0A100"),
+    Look(0, "waiting", "waiting", "in the queue: a thin line", "#6F767D", "#8A9299"),
+    Look(4, "preempted", "preempted", "lost its slot and its blocks: hatched", "#A93A00", "#FF8A5C"),
+    Look(5, "idle", "idle slot", "outlined: nobody holds it", "#FFFFFF", "#111111"),
+)
+
+
 def _state(key: str) -> dict[str, str]:
     found = next(state for state in STATES if state.key == key)
     return {"light": found.light, "dark": found.dark}

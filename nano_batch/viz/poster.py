@@ -34,7 +34,7 @@ def png(frame: Frame, block_size: int) -> bytes:
     """The cells at 2x as a PNG: colour is state, the fill of a block is the height of its colour."""
     columns, rows, cell = grid(len(frame.state))
     edge = 2 * cell
-    palette = np.array([_rgb(COLOURS[number]) for number in range(len(COLOURS))], dtype=np.uint8)
+    palette = np.array([rgb(COLOURS[number]) for number in range(len(COLOURS))], dtype=np.uint8)
     padded = columns * rows
     state = np.full(padded, 255, dtype=np.uint8)
     state[: len(frame.state)] = frame.state
@@ -50,7 +50,7 @@ def png(frame: Frame, block_size: int) -> bytes:
     if cell >= 6:
         image[:, :2] = 255
         image[:, :, :, :2] = 255
-    return _encode(np.ascontiguousarray(image.reshape(rows * edge, columns * edge, 3)))
+    return encode(np.ascontiguousarray(image.reshape(rows * edge, columns * edge, 3)))
 
 
 def svg(frame: Frame, block_size: int, caption: str) -> str:
@@ -89,11 +89,12 @@ def _rect(x: float, y: float, width: float, height: float, colour: str, opacity:
     return f'<rect {size} fill="{colour}" fill-opacity="{opacity:g}"/>'
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
+def rgb(colour: str) -> tuple[int, int, int]:
+    """The three bytes of `#rrggbb`."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def _encode(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+def encode(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     """An image uint8 [height, width, 3] as PNG (RFC 2083: signature, IHDR, IDAT, IEND)."""
     height, width, _ = image.shape
     lines = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each line starts with filter type 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nano_batch import lab
+from nano_batch.display import number
 from nano_batch.errors import InvalidArgumentError, LabError, UnknownOptionError
 from nano_batch.lessons import exercises as module
 from nano_batch.lessons.exercises import exercises
@@ -18,6 +19,14 @@ NAMES = sorted(exercises())
 BY_HAND = {
     # 2 blocks of 16 hold 32 tokens; the third is taken by the step that stores the 33rd.
     "01-1": (33, {32: "before the step", 34: "samples"}),
+    # Each batch of two runs as long as its longer answer: (8 - 2) + (5 - 1).
+    "03-1": (10, {6: "first batch", 0: "not refilled"}),
+    # 64 - 4 tokens of the prompt a step: 250 / 60, rounded up.
+    "03-2": (5, {4: "four decodes", 1: "is cut"}),
+    # Each holds 7 of the 14 blocks of 4; the one that asks next takes the other's 28 tokens.
+    "05-1": (28, {20: "since as well", 8: "its prompt"}),
+    # Its 7 blocks go to the host and come back.
+    "05-2": (14, {7: "come back", 28: "in tokens"}),
     # 100 // 32 = 3 full blocks, spared by 5 - 1 requests.
     "01-2": (12, {15: "One copy", 16: "not full"}),
     # Both store 28 when 14 blocks are full; x ends with 20 + 24 - 1 = 43 tokens in 11 blocks: 3 of y's stay.
@@ -30,6 +39,12 @@ BY_HAND = {
     "02-2": (8, {81: "only what it will need", 163: "answer has to be stored"}),
     # a's 300 and b's 200 lie side by side, then c, then d's 200.
     "02-3": (500, {700: "free in all", 300: "side by side"}),
+    # 8 users get a token each in every one of 50 steps a second.
+    "04-1": (8 * 50, {50: "one user", 392: "a token too", 8: "requests per second"}),
+    # 1, 2, 4, 8, 8, 8 sequences run.
+    "04-2": (8, {16: "neither does", 4: "doubles"}),
+    # A whole request of 50 steps before it, then the step that reads its prompt: 51 of 20 ms.
+    "04-3": (51 * 20, {20: "without a queue", 1000: "So long it waits", 2000: "last token"}),
     # 7 full blocks of 32 in 240 tokens.
     "06-1": (224, {240: "not full", 7: "how many blocks"}),
     # Four of five are kept: four found in each round but the first.
@@ -65,7 +80,7 @@ def test_likely_mistakes_are_named(name):
         assert verdict.right is False
         assert verdict.error == (None if exercises()[name].shows else answer - right)
         assert word in verdict.text
-        assert f"the run says {right}" in verdict.text
+        assert f"the run says {number(right)}" in verdict.text
         assert "<table>" in verdict._repr_html_()
 
 

@@ -10,7 +10,7 @@ from nano_batch.viz.bundle import bundle, static_text, view_code_hash
 STATIC = [file.name for file in files("nano_batch.viz").joinpath("static").iterdir()]
 
 
-ENTRIES = ("block_table.js", "chart.js")  # one a widget
+ENTRIES = ("block_table.js", "chart.js", "gantt.js")  # one a widget
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

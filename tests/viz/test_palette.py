@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from nano_batch.viz.palette import OTHERS, OWNERS, RAMPS, STATES
+from nano_batch.viz.palette import OTHERS, OWNERS, PHASES, RAMPS, STATES
 
 XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
@@ -128,3 +128,24 @@ def test_where_a_sight_brings_two_hues_together_their_letters_differ(theme):
 def test_the_blocks_of_neighbours_differ_in_every_sight(theme, sight):
     one, two = (seen_as(colour, sight) for colour in OTHERS[theme])
     assert ciede2000(one, two) >= 10
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_two_phases_of_full_bars_differ(theme, sight):
+    """Waiting is a thin line, preempted hatched, idle outlined: the others are told apart by colour alone."""
+    matrix = np.array(SIGHTS[sight])
+    bars = [look for look in PHASES if look.key not in ("waiting", "preempted")]
+    seen = {look.key: lab(np.clip(matrix @ linear(getattr(look, theme)), 0, 1)) for look in bars}
+    assert len(seen) == 4
+    for one, two in itertools.combinations(seen, 2):
+        assert ciede2000(seen[one], seen[two]) >= 10, (one, two)
+
+
+@pytest.mark.parametrize(("theme", "paper"), [("light", "#FFFFFF"), ("dark", "#111111")])
+def test_phases_stand_out_from_the_page(theme, paper):
+    for look in PHASES:
+        if look.key in ("idle", "stalled"):
+            continue  # an outline, and a bar between bars
+        ends = sorted(float(XYZ[1] @ linear(colour)) for colour in (getattr(look, theme), paper))
+        assert (ends[1] + 0.05) / (ends[0] + 0.05) >= 3, look.key
