@@ -1,11 +1,12 @@
 """How fast the views are: a notebook of four in JupyterLab in headless Chromium, measured in the page.
 
 `key_to_redraw`: a key on the block-size slider until the picture is drawn anew, the schedule rerun in the
-kernel in between (24 requests, 512 blocks at the start). `play`: pictures a second in play. `first_picture`:
-from the start of opening (a saved notebook in JupyterLab, its load included; an exported page) until a view's
-picture stands; for a live view from the key that runs its cell. What JupyterLab alone takes is measured by
-turns with it, on a notebook with one pixel for a picture. `nano-batch bench views` also writes the figures to
-`data/measured/views.json` and a picture of each view in each theme beside it.
+kernel in between (24 requests, 512 blocks at the start). `chart_key_to_redraw`: the same on the chart of four
+allocators over time, each of which serves 200 requests anew. `play`: pictures a second in play.
+`first_picture`: from the start of opening (a saved notebook in JupyterLab, its load included; an exported
+page) until a view's picture stands; for a live view from the key that runs its cell. What JupyterLab alone
+takes is measured by turns with it, on a notebook with one pixel for a picture. `nano-batch bench views` also
+writes the figures to `data/measured/views.json` and a picture of each view in each theme beside it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ SIZES = {
     4096: ('96, like="azure_conv"', 128, 2048),
     65536: ('900, like="azure_conv"', 1024, 8192),
 }
+CHART = (
+    'workload = lab.Workload.synthetic(200, like="azure_conv", seed=1, arrivals="at_once")\n'
+    "lab.allocators(workload, memory_tokens=32_768)"
+)
+CELLS = len(SIZES) + 2
 
 
 def run() -> dict[str, Any]:
@@ -54,7 +60,7 @@ def run() -> dict[str, Any]:
 
 
 def write_notebook(path: Path) -> None:
-    """A notebook with a view a size."""
+    """A notebook with a block table a size, and a chart."""
     import nbformat
 
     cells = ["from nano_batch import lab"]
@@ -65,6 +71,7 @@ def write_notebook(path: Path) -> None:
             f"run = lab.serve(workload, memory_tokens={16 * blocks}, {options})\n"
             f"lab.block_table(run, workload, {options})"
         )
+    cells.append(CHART)
     _write(path, [nbformat.v4.new_code_cell(cell) for cell in cells])  # type: ignore[no-untyped-call]
 
 
@@ -93,17 +100,29 @@ def opened() -> Iterator[NotebookPage]:
         write_bare_notebook(Path(folder) / BARE)
         with private_lab(Path(folder)) as address, chromium() as browser:
             tab = NotebookPage(browser, address.format(path=NAME), width=1330)
-            tab.run_all(len(SIZES) + 1)
+            tab.run_all(CELLS)
             yield tab
 
 
 def measured(tab: NotebookPage, presses: int, seconds: float, openings: int) -> list[Row]:
     """All rows (see the module): `value` in `unit`, and the `goal` with whether it is met."""
-    views = dict(zip(SIZES, tab.views(), strict=True))
+    *tables, chart = tab.views()
+    views = dict(zip(SIZES, tables, strict=True))
     times = measure.key_to_redraw(tab.page, views[512], presses)
     rows = [
         _row("key_to_redraw", 512, measure.percentile(times, 50), "ms, median"),
         _row("key_to_redraw", 512, measure.percentile(times, 95), "ms, 95th percentile", most=REDRAW_MS),
+    ]
+    drawn = measure.key_to_redraw(tab.page, chart, presses)
+    rows += [
+        _row("chart_key_to_redraw", 2048, measure.percentile(drawn, 50), "ms, median"),
+        _row(
+            "chart_key_to_redraw",
+            2048,
+            measure.percentile(drawn, 95),
+            "ms, 95th percentile",
+            most=REDRAW_MS,
+        ),
     ]
     for blocks, view in views.items():
         frames, gap = measure.frames_per_second(tab.page, view, seconds)
@@ -157,7 +176,7 @@ def take_pictures(tab: NotebookPage, folder: Path) -> None:
     tab.page.set_viewport_size({"width": 1330, "height": 2000})  # the whole of the tallest
     for theme in ("Dark", "Light"):
         tab.theme(theme)
-        for blocks, view in zip(SIZES, tab.views(), strict=True):
+        for blocks, view in zip(SIZES, tab.views(), strict=False):
             view.get_by_role("button", name="Reset").click()
             tab.settle(view)
             measure.screenshot(tab.page, view, folder / f"views_{blocks}_{theme.lower()}.png")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 REDRAW = """view => {
-  const blocks = view.querySelector(".nb-blocks"), line = view.querySelector(".nb-settings");
+  const picture = view.querySelector(".nb-picture"), line = view.querySelector(".nb-settings");
   const before = line.textContent;
   let pressed = null;
   const press = (event) => (pressed = event.timeStamp);
@@ -28,7 +28,7 @@ REDRAW = """view => {
       port1.onmessage = () => done(performance.now() - pressed);
       requestAnimationFrame(() => port2.postMessage(0));
     });
-    seen.observe(blocks, { attributes: true, attributeFilter: ["aria-label"] });
+    seen.observe(picture, { attributes: true, attributeFilter: ["aria-label"] });
   });
 }"""
 DRAWS = """async (view, milliseconds) => {
@@ -69,7 +69,10 @@ LIVE = """() => {
 
 
 def key_to_redraw(page: Page, view: Locator, presses: int) -> list[float]:
-    """Milliseconds from each key on the block-size slider to the redrawn picture, rerun included."""
+    """Milliseconds from each key on the block-size slider to the redrawn picture, rerun included.
+
+    The view is a block table or a chart whose line of settings names the block size.
+    """
     slider = view.locator("[data-control=block_size] input[type=range]")
     times = []
     for i in range(presses):

@@ -18,7 +18,7 @@ from nano_batch.viz.controls import Control, control, powers_of_two
 from nano_batch.viz.table import Table
 from nano_batch.workloads import Workload
 
-MOST_POINTS = 500
+MOST_POINTS = 300
 PAPER = (20.4, 38.2)  # % of KV memory that held tokens: Kwon et al., SOSP 2023, §1 and figure 2
 SIZES = powers_of_two(1, 512)
 UNIT = Control("unit", "Counted in", "", ("tokens", "GiB"), "tokens", f"GiB: keys and values of {MODEL}")

@@ -8,7 +8,7 @@ import { Opened } from "./opened.js";
 import { PanelPicture, commonRoom } from "./panel.js";
 import { passOn } from "./keys.js";
 import { photographs, shape } from "./svg.js";
-import { readPanel } from "./series.js";
+import { readPanels } from "./series.js";
 import { Steered } from "./steered.js";
 import { ChartPointer } from "./chart_pointer.js";
 
@@ -93,7 +93,7 @@ class ChartPicture extends Steered {
 
   load() {
     const { model } = this, shown = this.panels;
-    this.panels = model.get("_chart").panels.map(readPanel);
+    this.panels = readPanels(model.get("_chart"));
     if (model.get("pinned") && !this.pinned) this.pinned = this.panels; // recorded with a pinned setting
     this.before = model.get("_difference") ? this.pinned ?? shown ?? null : null;
     if (this.point && !this.panels[this.point[0]]?.series[this.point[1]]?.x[this.point[2]]) this.point = null;

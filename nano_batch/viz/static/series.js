@@ -1,18 +1,15 @@
 // The series of a panel as shapes, the setting before as thin grey lines, and which mark is at a place.
 import { shape, through } from "./svg.js";
 
-const floats = (view) => new Float64Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
-
-// The columns of a panel as they came, as typed arrays.
-export function readPanel(panel) {
-  const series = panel.series.map((each) => ({
-    ...each,
-    x: floats(each.x),
-    low: floats(each.low),
-    high: floats(each.high),
-    hollow: each.hollow && new Uint8Array(each.hollow.buffer, each.hollow.byteOffset, each.hollow.byteLength),
+// The panels of a chart with their columns, which come end to end in one buffer, as typed arrays.
+export function readPanels({ panels, data }) {
+  const all = new Float64Array(data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength));
+  const take = ([first, count]) => all.subarray(first, first + count);
+  return panels.map((panel) => ({
+    ...panel,
+    series: panel.series.map((each) => ({ ...each, x: take(each.x), low: take(each.low), high: take(each.high) })),
+    steps: panel.steps && take(panel.steps),
   }));
-  return { ...panel, series, steps: panel.steps && floats(panel.steps) };
 }
 
 export function drawSeries(series, x, y, ink) {
