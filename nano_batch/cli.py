@@ -1,4 +1,4 @@
-"""The command `nano-batch`: the lab, the demo, the benchmarks, the notebooks.
+"""The command `nano-batch`: the lab, the demo, simulations and sweeps, the benchmarks, the notebooks.
 
 Each subcommand imports what it needs when it runs, so that the command line itself starts at once.
 """
@@ -15,6 +15,7 @@ from nano_batch._choices import unknown_option
 from nano_batch.errors import NanoBatchError
 
 QUICKSTART = "00_quickstart.ipynb"
+MEMORY_TOKENS = 524_288
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except NanoBatchError as error:
+    except (NanoBatchError, OSError) as error:
         print(f"nano-batch: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
@@ -39,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="the core from end to end: schedule, attend, release")
     demo.set_defaults(run=_demo)
+
+    _add_simulate(commands.add_parser("simulate", help="serve a trace in virtual time and print its numbers"))
+    _add_sweep(commands.add_parser("sweep", help="simulate the product of parameter lists into a table"))
 
     bench = commands.add_parser("bench", help="measure on this machine")
     bench.add_argument("name", metavar="NAME", help="which benchmark, such as scheduler")
@@ -63,6 +67,48 @@ def _parser() -> argparse.ArgumentParser:
     refresh.add_argument("paths", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all of notebooks/")
     refresh.set_defaults(run=_refresh)
     return parser
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("trace", type=Path, metavar="TRACE", help="a trace; its format is recognised")
+    parser.add_argument("--requests", type=int, metavar="N", help="only the first N")
+    parser.add_argument("--rate", type=float, metavar="R", help="stretch the times to R requests/s")
+    parser.add_argument("--block-size", type=int, default=16, metavar="TOKENS", help="default: 16")
+    memory = f"KV memory in tokens (default: what the GPU holds beside the model, else {MEMORY_TOKENS:,})"
+    parser.add_argument("--memory-tokens", type=int, metavar="TOKENS", help=memory)
+    parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="default: 256")
+    parser.add_argument("--max-num-batched-tokens", type=int, default=8192, metavar="N", help="default: 8192")
+    parser.add_argument("--policy", default="fcfs", help="default: fcfs")
+    parser.add_argument("--step-time", type=float, metavar="S", help="seconds a step (default: 0.02)")
+    gpu = "a GPU's card, such as h200: a step takes what the roofline says"
+    parser.add_argument("--hardware", metavar="GPU", help=gpu)
+    parser.add_argument("--model", default="mistral-7b-v0.3", help="its card (default: mistral-7b-v0.3)")
+    parser.add_argument("--ttft", type=float, metavar="S", help="objective, for goodput")
+    parser.add_argument("--tpot", type=float, metavar="S", help="objective, for goodput")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="also write the run's records (RUN.npz)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=_simulate)
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file (docs/sweeps.md)")
+    parser.add_argument("--out", type=Path, required=True, metavar="TABLE", help="a .parquet or .csv file")
+    parser.add_argument("--jobs", type=int, metavar="N", help="workers (default: one a core)")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where finished points are kept")
+    parser.add_argument("--keep-errors", action="store_true", help="keep a refused point as a row")
+    parser.set_defaults(run=_sweep)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from nano_batch.sweeps.command import run_simulate
+
+    return run_simulate(options)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from nano_batch.sweeps.command import run_sweep
+
+    return run_sweep(options)
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -97,7 +143,9 @@ def _bench(options: argparse.Namespace) -> int:
 
     from nano_batch import benchmarks
 
-    names = sorted({module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - {"report"})
+    names = sorted(
+        {module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - {"memory", "report"}
+    )
     if options.name not in names:
         raise unknown_option("benchmark", options.name, tuple(names))
     result = importlib.import_module(f"nano_batch.benchmarks.{options.name}").run()

@@ -164,6 +164,10 @@ class SimulationStoppedError(NanoBatchError, RuntimeError):
     """Whoever watched a simulation ended it."""
 
 
+class SweepError(NanoBatchError, ValueError):
+    """A sweep cannot be run as described, or one of its points failed; the point is named."""
+
+
 class MetricsError(InvalidArgumentError):
     """A metric is asked for with values for which it is not defined."""
 

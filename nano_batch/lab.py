@@ -30,6 +30,7 @@ from nano_batch.lessons.told import expression, requests_line
 from nano_batch.metrics import SLO
 from nano_batch.picker import WorkloadPicker, pick_workload
 from nano_batch.records import Run, drive
+from nano_batch.saturation.view import saturation
 from nano_batch.scenes import with_swap_space
 from nano_batch.simulator import Roofline, simulate
 from nano_batch.studies import Board, Mix, budget, gain, gantt, giving_way, race, serve_schemes
@@ -78,6 +79,7 @@ __all__ = [
     "prefix_hits",
     "question",
     "race",
+    "saturation",
     "serve",
     "serve_schemes",
     "sharing",

@@ -13,7 +13,11 @@ def wanted():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     group = [line for line in project["dependency-groups"]["dev"] if not line.startswith("nano-batch")]
-    lines = [*project["project"]["dependencies"], *extras["engine"], *extras["parquet"], *group]
+    lines = [
+        *project["project"]["dependencies"],
+        *(line for extra in extras.values() for line in extra),
+        *group,
+    ]
     return project, set(lines)
 
 

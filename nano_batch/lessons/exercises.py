@@ -177,9 +177,15 @@ def hint(exercise: str, step: int | None = None) -> Hint:
 
 def exercises() -> dict[str, Exercise]:
     """Every exercise by its name."""
-    from nano_batch.lessons import batching_exercises, block_tables, cache_exercises, memory_exercises
+    from nano_batch.lessons import (
+        batching_exercises,
+        block_tables,
+        cache_exercises,
+        load_exercises,
+        memory_exercises,
+    )
 
-    rooms = (block_tables, memory_exercises, batching_exercises, cache_exercises)
+    rooms = (block_tables, memory_exercises, batching_exercises, load_exercises, cache_exercises)
     return {exercise.name: exercise for room in rooms for exercise in room.EXERCISES}
 
 

@@ -34,14 +34,18 @@ from nano_batch.metrics.schedule import (
     slot_time,
 )
 from nano_batch.metrics.slots import Waste, external_slots, final_stored_tokens, waste, waste_over_time
+from nano_batch.metrics.steady import Quantile, backlog_grows, in_system, quantile, steady_window, step_means
+from nano_batch.metrics.summary import slot_shares, summary
 
 __all__ = [
     "SLO",
     "PrefillCosts",
+    "Quantile",
     "SlotTime",
     "Throughput",
     "TokenTimes",
     "Waste",
+    "backlog_grows",
     "batch_slots",
     "block_utilisation",
     "completed",
@@ -52,12 +56,18 @@ __all__ = [
     "final_stored_tokens",
     "goodput_per_s",
     "idle_share",
+    "in_system",
     "inter_token_latency_s",
     "longest_gap_s",
     "normalized_latency_s",
     "prefill_costs",
+    "quantile",
     "saturation_knee",
+    "slot_shares",
     "slot_time",
+    "steady_window",
+    "step_means",
+    "summary",
     "throughput",
     "token_times",
     "tpot_s",

@@ -116,7 +116,7 @@ def test_an_exercise_is_asked_unanswered_and_solved_folded(name):
 def test_notebooks_have_two_to_four_exercises():
     counts = Counter(name[:2] for name in exercises())
     assert counts["01"] == 4
-    assert {"01", "02", "03", "05", "06"} <= set(counts)
+    assert {"01", "02", "03", "04", "05", "06"} <= set(counts)
     assert all(2 <= count <= 4 for count in counts.values())
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nano_batch import lab
+from nano_batch.display import number
 from nano_batch.errors import InvalidArgumentError, LabError, UnknownOptionError
 from nano_batch.lessons import exercises as module
 from nano_batch.lessons.exercises import exercises
@@ -38,6 +39,12 @@ BY_HAND = {
     "02-2": (8, {81: "only what it will need", 163: "answer has to be stored"}),
     # a's 300 and b's 200 lie side by side, then c, then d's 200.
     "02-3": (500, {700: "free in all", 300: "side by side"}),
+    # 8 users get a token each in every one of 50 steps a second.
+    "04-1": (8 * 50, {50: "one user", 392: "a token too", 8: "requests per second"}),
+    # 1, 2, 4, 8, 8, 8 sequences run.
+    "04-2": (8, {16: "neither does", 4: "doubles"}),
+    # A whole request of 50 steps before it, then the step that reads its prompt: 51 of 20 ms.
+    "04-3": (51 * 20, {20: "without a queue", 1000: "So long it waits", 2000: "last token"}),
     # 7 full blocks of 32 in 240 tokens.
     "06-1": (224, {240: "not full", 7: "how many blocks"}),
     # Four of five are kept: four found in each round but the first.
@@ -73,7 +80,7 @@ def test_likely_mistakes_are_named(name):
         assert verdict.right is False
         assert verdict.error == (None if exercises()[name].shows else answer - right)
         assert word in verdict.text
-        assert f"the run says {right}" in verdict.text
+        assert f"the run says {number(right)}" in verdict.text
         assert "<table>" in verdict._repr_html_()
 
 

@@ -1,0 +1,99 @@
+"""Which limit binds at a load: each is doubled alone, and what that gains in throughput decides.
+
+Faster hardware shortens every step, so it gains at every load. Where a setting or the memory gains at least
+half as much as the most, it is named instead: it keeps the hardware from being used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nano_batch.display import Shown
+from nano_batch.metrics import steady_window, throughput
+from nano_batch.saturation.configuration import Configuration
+from nano_batch.saturation.curve import LoadCurve, in_threads
+from nano_batch.simulator import simulate
+from nano_batch.workloads import Workload
+
+#: A gain below this binds nobody: the load itself is the limit.
+LEAST_GAIN = 0.02
+HARDWARE = ("compute", "bandwidth", "step time")
+THROUGHPUT = "throughput_output_tokens_per_s"
+
+
+@dataclass(frozen=True)
+class Binding(Shown):
+    """The limit that binds at a load.
+
+    Attributes:
+        limit: its name, or "load" where no limit doubled alone gains 2 % (see the module).
+        gains: the share of throughput that each limit gains when it alone is doubled, on the same requests:
+            the median over the seeds of the paired differences.
+    """
+
+    limit: str
+    gains: dict[str, float]
+
+    @property
+    def words(self) -> str:
+        """The limit and what doubling it gains."""
+        if self.limit == "load":
+            return "the load: no limit doubled alone gains 2 %"
+        return f"{self.limit}: doubled alone +{100 * self.gains[self.limit]:.0f} %"
+
+
+def binding_limits(curve: LoadCurve, seeds: Sequence[int] | None = None) -> list[Binding]:
+    """What binds at each load of a curve.
+
+    Args:
+        curve: the points.
+        seeds: those of the curve whose requests are served again; by default all.
+
+    Raises:
+        ValueError: a seed that is not one of the curve's.
+    """
+    columns = [curve.seeds.index(seed) for seed in (curve.seeds if seeds is None else seeds)]
+    own = curve.values(THROUGHPUT)[:, columns]
+    gains = {name: np.zeros(len(own)) for name in curve.configuration.relaxed()}
+    for name, relaxed in curve.configuration.relaxed().items():
+        points = [point for point in range(len(own)) if _may_bind(name, curve, point)]
+        workloads = [curve.workload(point, curve.seeds[column]) for point in points for column in columns]
+        better = np.array(_throughputs(relaxed, workloads)).reshape(len(points), len(columns))
+        gains[name][points] = np.median(better / own[points] - 1, axis=1)
+    return [_binding({name: float(gain[point]) for name, gain in gains.items()}) for point in range(len(own))]
+
+
+def _throughputs(configuration: Configuration, workloads: Sequence[Workload]) -> list[float]:
+    """The throughput of each workload's simulation, as `summary` has it."""
+    arguments = configuration.arguments()
+
+    def one(workload: Workload) -> float:
+        requests = simulate(workload, keep_steps=2, **arguments).requests
+        return throughput(requests, steady_window(requests)).output_tokens_per_s
+
+    return in_threads(one, workloads)
+
+
+def _may_bind(limit: str, curve: LoadCurve, point: int) -> bool:
+    """Whether doubling the limit can change the schedule at all: what was never reached need not be run."""
+    configuration = curve.configuration
+    if limit == "max_num_seqs":
+        return curve.over == "rate" or curve.loads[point] > configuration.max_num_seqs
+    if limit == "token budget":
+        # A closed loop's users cannot ask for more in one step than all of them at once.
+        longest = int(max(curve.workload(point, seed).prompt_tokens.max() for seed in curve.seeds))
+        most = longest * curve.loads[point]
+        return curve.over == "rate" or bool(most > configuration.max_num_batched_tokens)
+    return True
+
+
+def _binding(gains: dict[str, float]) -> Binding:
+    most = max(gains.values())
+    if most < LEAST_GAIN:
+        return Binding("load", gains)
+    rivals = {name: gain for name, gain in gains.items() if gain >= most / 2}
+    named = {name: gain for name, gain in rivals.items() if name not in HARDWARE} or rivals
+    return Binding(max(named, key=lambda name: named[name]), gains)
