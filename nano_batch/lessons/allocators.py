@@ -30,13 +30,13 @@ class Memory:
         workload: the requests.
         tokens: the KV memory.
         max_num_seqs: requests served at once, at most.
-        max_model_len: tokens of the longest request that must be reckoned with.
+        max_model_len: tokens of the longest request that must be reckoned with; "max" reserves as many.
     """
 
     workload: Workload
     tokens: int
     max_num_seqs: int = 256
-    max_model_len: int = 8192
+    max_model_len: int | None = None
 
     def serve(self, allocator: Allocator, block_size: int = 16, *, events: bool = False) -> Run:
         """The requests served on this memory; blocks have no prefix cache here, as regions have none.

@@ -22,14 +22,15 @@ MOST_POINTS = 300
 PAPER = (20.4, 38.2)  # % of KV memory that held tokens: Kwon et al., SOSP 2023, §1 and figure 2
 SIZES = powers_of_two(1, 512)
 UNIT = Control("unit", "Counted in", "", ("tokens", "GiB"), "tokens", f"GiB: keys and values of {MODEL}")
-LONGEST = Control(
-    "max_model_len",
-    "Longest request",
-    "tokens",
-    powers_of_two(8192, 32768),
-    8192,
-    "what has to be reserved where nothing is known of a request",
-)
+
+
+def longest(workload: Workload) -> Control:
+    """The control of what regions reserve: from 8,192 tokens, or what the longest request needs."""
+    stored = int((workload.prompt_tokens + workload.output_tokens - 1).max())
+    least = max(8192, 1 << (stored - 1).bit_length())
+    trades = "what has to be reserved where nothing is known of a request"
+    sizes = powers_of_two(least, 4 * least)
+    return Control("max_model_len", "Longest request", "tokens", sizes, least, trades)
 
 
 def fixed(workload: Workload, memory_tokens: int, name: str) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def allocators(workload: Workload, *, memory_tokens: int, **settings: Any) -> Ch
         )
         return chart, {name: partial(memory.serve, name, block_size, events=True) for name in ALLOCATORS}
 
-    moved = (control("block_size", 16, SIZES), control("max_num_seqs", 256), LONGEST, UNIT)
+    moved = (control("block_size", 16, SIZES), control("max_num_seqs", 256), longest(workload), UNIT)
     return set_all(ChartView(make, moved, **fixed(workload, memory_tokens, "allocators")), settings)
 
 
@@ -132,7 +133,7 @@ def memory_split(
         behind += [partial(memory.serve, "paging", size, events=True) for size in block_sizes]
         return chart, {"by allocator": behind}
 
-    moved = (control("max_num_seqs", 256), LONGEST)
+    moved = (control("max_num_seqs", 256), longest(workload))
     view = ChartView(make, moved, **fixed(workload, memory_tokens, "memory_split"))
     return set_all(view, settings)
 
@@ -186,5 +187,5 @@ def holes(workload: Workload, *, memory_tokens: int, **settings: Any) -> ChartVi
         )
 
     choice = Control("allocator", "Allocator", "", ("max", "pow2", "oracle"), "pow2", "what is reserved")
-    moved = (choice, control("max_num_seqs", 256), LONGEST)
+    moved = (choice, control("max_num_seqs", 256), longest(workload))
     return set_all(ChartView(make, moved, **fixed(workload, memory_tokens, "holes")), settings)
