@@ -146,6 +146,7 @@ def examples():
         schedule.work,
         schedule.spans,
         metrics.slot_time(schedule.run),
+        metrics.quantile(np.arange(50.0), 0.9),
         metrics.prefill_costs(schedule, default_cost()),
         lab.gain(lab.Mix(requests=4)),
         board,

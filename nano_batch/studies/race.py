@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from nano_batch.display import html_table
 from nano_batch.errors import ViewError
-from nano_batch.metrics import SLO, fairness, goodput_per_s, tpot_s, ttft_s
+from nano_batch.metrics import SLO, fairness, goodput_per_s, quantile, tpot_s, ttft_s
 from nano_batch.records import EventLog, Kind, Run
 from nano_batch.simulator import simulate
 from nano_batch.simulator.costs import Cost
@@ -21,7 +22,6 @@ from nano_batch.viz.table import Table
 from nano_batch.workloads import Workload
 
 BUILT_IN = ("fcfs", "sjf", "prefill_first")
-FEWEST_BEYOND = 10  # samples beyond a quantile, or it is marked
 NAMES = {Kind.ADMITTED: "admits", Kind.SCHEDULED: "computes", Kind.PREEMPTED: "preempts"}
 
 
@@ -222,8 +222,5 @@ def _name_and_source(policy: Any) -> tuple[str, str]:
 
 
 def _p99(values: Any, factor: float, form: str) -> str:
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return "–"
-    few = "°" if len(known) * 0.01 < FEWEST_BEYOND else ""
-    return f"{factor * float(np.quantile(known, 0.99)):{form}}{few}"
+    found = quantile(values, 0.99)
+    return "–" if math.isnan(found.value) else f"{factor * found.value:{form}}{'' if found.firm else '°'}"
