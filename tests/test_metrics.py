@@ -11,14 +11,19 @@ from nano_batch.metrics import (
     SLO,
     TokenTimes,
     Waste,
+    backlog_grows,
     block_utilisation,
     end_to_end_s,
     external_slots,
     final_stored_tokens,
     goodput_per_s,
+    in_system,
     inter_token_latency_s,
     normalized_latency_s,
+    quantile,
+    quantiles,
     saturation_knee,
+    steady_window,
     throughput,
     token_times,
     tpot_s,
@@ -317,3 +322,55 @@ def test_waste_takes_the_engines_snapshot():
     engine.step()
     split = waste(engine.snapshot(), 4, {int(engine.snapshot().sequence[0]): 10})
     assert (split.used, split.reserved, split.internal, split.free) == (6, 2, 0, 32)
+
+
+def test_quantiles_and_what_lies_beyond_them():
+    values = [*range(1, 1001), NAN]
+    middle, high = quantiles(values, (0.5, 0.99))
+    assert (middle.value, middle.beyond) == (500.5, 500)
+    assert (high.value, high.beyond) == (pytest.approx(990.01), 10)
+    assert high.firm
+    assert not quantile(values[1:], 0.99).firm
+    assert np.isnan(quantile([NAN], 0.5).value)
+    with pytest.raises(MetricsError, match="from 0 to 1"):
+        quantile(values, 1.5)
+
+
+def closed(arrivals, finishes):
+    count = len(arrivals)
+    return Requests(
+        sequence=range(count),
+        request_id=[f"r{i}" for i in range(count)],
+        arrival_s=arrivals,
+        first_scheduled_s=arrivals,
+        first_token_s=arrivals,
+        finish_s=finishes,
+        prompt_tokens=[1] * count,
+        cached_tokens=[0] * count,
+        output_tokens=[1] * count,
+        max_tokens=[1] * count,
+        preemptions=[0] * count,
+        finish_reason=["length"] * count,
+    )
+
+
+def test_the_steady_window_by_hand():
+    requests = closed(np.arange(10.0), np.arange(10.0) + 0.5)
+    assert steady_window(requests) == (2.0, 9.0)
+    assert steady_window(requests, 0.5) == (5.0, 9.0)
+    assert steady_window(closed(np.zeros(3), [1.0, 2.0, 3.0])) == (0.0, 3.0)
+    with pytest.raises(MetricsError, match="no request has ended"):
+        steady_window(closed([0.0], [NAN]))
+    with pytest.raises(MetricsError, match="warmup is 1"):
+        steady_window(requests, 1)
+
+
+def test_requests_in_the_system_and_a_backlog_by_hand():
+    # Two of one second each in the four seconds, one from before, one that never ends.
+    requests = closed([0.0, 1.0, 2.0, 3.5], [1.0, 2.0, 3.0, NAN])
+    assert in_system(requests, 0.0, 4.0) == (1 + 1 + 1 + 0.5) / 4
+    arrivals = np.arange(1000) / 10
+    assert not backlog_grows(closed(arrivals, arrivals + 3), (20.0, 99.9))
+    assert backlog_grows(closed(arrivals, 1.2 * arrivals + 3), (20.0, 99.9))
+    # Slower than requests come, but by so little that a window of this length cannot tell.
+    assert not backlog_grows(closed(arrivals, 1.001 * arrivals + 3), (20.0, 99.9))

@@ -45,7 +45,7 @@ def block_sizes(workload: Workload, *, memory_tokens: int, **settings: Any) -> C
         panels = [
             Panel("slots left empty", Axis("block size", "tokens", "log2"), y, waste, height=300),
             _below("longest table", "blocks", found[:, :, 2], "series-3", log=True),
-            _below("steps to serve all", "steps", found[:, :, 3], "series-2"),
+            _below("steps to serve all", "steps", found[:, :, 3], "series-4"),
         ]
         middle = np.median(found, axis=1)
         best = int(middle[:, 3].argmin())
@@ -133,7 +133,7 @@ def gpu_memory(**settings: Any) -> ChartView:
         rest = [whole - one - two for one, two in zip(weights, blocks, strict=True)]
         bars = [
             Bars("weights", titles, weights, "series-2"),
-            Bars("KV blocks", titles, blocks, "used"),
+            Bars("KV blocks", titles, blocks, "series-1"),
             Bars("not taken", titles, rest, "free"),
         ]
         panel = Panel("taken at the start", Axis("model"), Axis("GPU memory", "GiB"), bars, height=300)

@@ -34,7 +34,15 @@ from nano_batch.metrics.schedule import (
     slot_time,
 )
 from nano_batch.metrics.slots import Waste, external_slots, final_stored_tokens, waste, waste_over_time
-from nano_batch.metrics.steady import Quantile, backlog_grows, in_system, quantile, steady_window, step_means
+from nano_batch.metrics.steady import (
+    Quantile,
+    backlog_grows,
+    in_system,
+    quantile,
+    quantiles,
+    steady_window,
+    step_means,
+)
 from nano_batch.metrics.summary import slot_shares, summary
 
 __all__ = [
@@ -62,6 +70,7 @@ __all__ = [
     "normalized_latency_s",
     "prefill_costs",
     "quantile",
+    "quantiles",
     "saturation_knee",
     "slot_shares",
     "slot_time",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -77,13 +77,23 @@ def quantile(values: ArrayLike, q: float) -> Quantile:
     Raises:
         MetricsError: q is not from 0 to 1.
     """
-    if not 0 <= q <= 1:
-        raise MetricsError(f"q is {q}; it must be from 0 to 1")
+    return quantiles(values, (q,))[0]
+
+
+def quantiles(values: ArrayLike, qs: Sequence[float]) -> list[Quantile]:
+    """`quantile` of each of `qs`, from one look at the values.
+
+    Raises:
+        MetricsError: one of them is not from 0 to 1.
+    """
+    for q in qs:
+        if not 0 <= q <= 1:
+            raise MetricsError(f"q is {q}; it must be from 0 to 1")
     known = np.asarray(values, np.float64)
     known = known[~np.isnan(known)]
-    value = float(np.quantile(known, q)) if len(known) else float("nan")
+    found = np.quantile(known, qs).tolist() if len(known) else [float("nan")] * len(qs)
     # Rounded, since 1 − 0.99 is not a hundredth in binary.
-    return Quantile(value, round((1 - q) * len(known), 6))
+    return [Quantile(value, round((1 - q) * len(known), 6)) for value, q in zip(found, qs, strict=True)]
 
 
 def step_means(steps: Steps, columns: Mapping[str, ArrayLike], window: Window) -> dict[str, float]:

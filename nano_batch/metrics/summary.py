@@ -7,7 +7,7 @@ import numpy as np
 from nano_batch.errors import MetricsError
 from nano_batch.metrics.latency import end_to_end_s, tpot_s, ttft_s
 from nano_batch.metrics.rates import SLO, block_utilisation, goodput_per_s, throughput
-from nano_batch.metrics.steady import Window, backlog_grows, quantile, steady_window, step_means
+from nano_batch.metrics.steady import Window, backlog_grows, quantiles, steady_window, step_means
 from nano_batch.records import Run, Steps
 
 Row = dict[str, float | int | bool]
@@ -69,7 +69,7 @@ def _latencies(run: Run, window: Window) -> Row:
     row: Row = {}
     for name, of in LATENCIES.items():
         values = of(requests)[came]
-        p50, p99 = quantile(values, 0.5), quantile(values, 0.99)
+        p50, p99 = quantiles(values, (0.5, 0.99))
         row |= {f"{name}_p50_s": p50.value, f"{name}_p99_s": p99.value, f"{name}_beyond_p99": p99.beyond}
     return row
 

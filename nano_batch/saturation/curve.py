@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +23,6 @@ from nano_batch.workloads import Workload
 if TYPE_CHECKING:
     import pandas as pd
 
-T = TypeVar("T")
 Over = Literal["users", "rate"]
 Floats = NDArray[np.float64]
 SEEDS = (0, 1, 2, 3, 4)
@@ -179,28 +176,18 @@ def load_curve(
         for load, count in zip(at.tolist(), counts, strict=True)
         for seed in seeds
     ]
-    done = serve_all(configuration, jobs)
+    # One after the other: a point takes about a millisecond, for which threads wait longer on each other.
+    done = [serve(configuration, workload) for workload in jobs]
     starts = range(0, len(done), len(seeds))
     rows = tuple(tuple(row for row, _ in done[start : start + len(seeds)]) for start in starts)
     served = tuple(tuple(requests for _, requests in done[start : start + len(seeds)]) for start in starts)
     return LoadCurve(configuration, over, at, tuple(seeds), rows, served, like, counts)
 
 
-def serve_all(configuration: Configuration, workloads: Sequence[Workload]) -> list[tuple[Row, Requests]]:
-    """Summary and requests of each workload's simulation, in order."""
-    arguments = configuration.arguments()
-
-    def one(workload: Workload) -> tuple[Row, Requests]:
-        run = simulate(workload, **arguments)
-        return summary(run), run.requests
-
-    return in_threads(one, workloads)
-
-
-def in_threads(one: Callable[[Workload], T], workloads: Sequence[Workload]) -> list[T]:
-    """`one` of each workload, in order: while it simulates, the GIL is free for others."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(one, workloads))
+def serve(configuration: Configuration, workload: Workload) -> tuple[Row, Requests]:
+    """Summary and requests of a workload's simulation."""
+    run = simulate(workload, **configuration.arguments())
+    return summary(run), run.requests
 
 
 @lru_cache(maxsize=128)

@@ -14,7 +14,7 @@ import numpy as np
 from nano_batch.display import Shown
 from nano_batch.metrics import steady_window, throughput
 from nano_batch.saturation.configuration import Configuration
-from nano_batch.saturation.curve import LoadCurve, in_threads
+from nano_batch.saturation.curve import LoadCurve
 from nano_batch.simulator import simulate
 from nano_batch.workloads import Workload
 
@@ -61,20 +61,17 @@ def binding_limits(curve: LoadCurve, seeds: Sequence[int] | None = None) -> list
     for name, relaxed in curve.configuration.relaxed().items():
         points = [point for point in range(len(own)) if _may_bind(name, curve, point)]
         workloads = [curve.workload(point, curve.seeds[column]) for point in points for column in columns]
-        better = np.array(_throughputs(relaxed, workloads)).reshape(len(points), len(columns))
+        better = np.array([_throughput(relaxed, workload) for workload in workloads]).reshape(
+            len(points), len(columns)
+        )
         gains[name][points] = np.median(better / own[points] - 1, axis=1)
     return [_binding({name: float(gain[point]) for name, gain in gains.items()}) for point in range(len(own))]
 
 
-def _throughputs(configuration: Configuration, workloads: Sequence[Workload]) -> list[float]:
-    """The throughput of each workload's simulation, as `summary` has it."""
-    arguments = configuration.arguments()
-
-    def one(workload: Workload) -> float:
-        requests = simulate(workload, keep_steps=2, **arguments).requests
-        return throughput(requests, steady_window(requests)).output_tokens_per_s
-
-    return in_threads(one, workloads)
+def _throughput(configuration: Configuration, workload: Workload) -> float:
+    """The throughput of a workload's simulation, as `summary` has it."""
+    requests = simulate(workload, keep_steps=2, **configuration.arguments()).requests
+    return throughput(requests, steady_window(requests)).output_tokens_per_s
 
 
 def _may_bind(limit: str, curve: LoadCurve, point: int) -> bool:
