@@ -48,11 +48,12 @@ export function drawAxes(panel, frame, x, y, ink) {
   }
   let end = -Infinity;
   for (const [value, text] of panel.x.ticks) {
-    const at = x.at(value), half = (LETTER * text.length) / 2;
-    if (at - half < end + 6 || at + half > frame.width) continue;
+    // The last number may lie at the edge of the picture: then it stands to the left of its tick.
+    const at = x.at(value), half = (LETTER * text.length) / 2, middle = Math.min(at, frame.width - half);
+    if (middle - half < end + 6) continue;
     parts.push(shape("line", { x1: at, x2: at, y1: bottom, y2: bottom + 4, stroke: ink.line }));
-    parts.push(written(at, bottom + 16, text, { ...quiet, "text-anchor": "middle" }));
-    end = at + half;
+    parts.push(written(middle, bottom + 16, text, { ...quiet, "text-anchor": "middle" }));
+    end = middle + half;
   }
   parts.push(shape("line", { x1: left, x2: right, y1: bottom, y2: bottom, stroke: ink.line }));
   parts.push(written((left + right) / 2, frame.height - 6, titled(panel.x), { ...quiet, "text-anchor": "middle" }));
