@@ -106,17 +106,6 @@ class ChartPicture extends Steered {
     this.controls.reset();
   }
 
-  redraw() {
-    this.pending ??= requestAnimationFrame(() => this.frame());
-  }
-
-  frame() {
-    cancelAnimationFrame(this.pending);
-    this.pending = null;
-    if (this.root.isConnected && this.root.clientWidth) this.outer = this.root.clientWidth;
-    if (this.outer) this.draw();
-  }
-
   draw() {
     const { root, model, panels } = this, theme = isDark(root) ? "dark" : "light";
     if (root.dataset.theme !== theme) root.dataset.theme = theme;

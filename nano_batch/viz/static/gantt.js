@@ -11,9 +11,11 @@ import { button, element } from "./dom.js";
 import { isDark, prepare, watchTheme } from "./theme.js";
 import { Player } from "./player.js";
 import { Selection } from "./selection.js";
+import { Steered } from "./steered.js";
 
-class Gantt {
+class Gantt extends Steered {
   constructor(model, root) {
+    super();
     this.model = model;
     this.root = root;
     this.player = new Player(() => this.redraw());
@@ -171,24 +173,6 @@ class Gantt {
     this.show(0, this.data.end);
   }
 
-  busy() {
-    this.root.dataset.asking = "";
-    clearTimeout(this.dimming);
-    this.dimming = setTimeout(() => this.stage.classList.add("nb-busy"), 150);
-  }
-
-  ready() {
-    delete this.root.dataset.asking;
-    clearTimeout(this.dimming);
-    this.stage.classList.remove("nb-busy");
-    this.failed(this.model.get("error"));
-  }
-
-  failed(message) {
-    this.error.textContent = message;
-    this.error.hidden = !message;
-  }
-
   reset() {
     const { model } = this, { rows, lead, step, shown_s = [], requests = [] } = model.get("_home");
     this.failed("");
@@ -196,17 +180,6 @@ class Gantt {
     this.selection.set(requests);
     this.opening = this.controls.reset();
     if (!this.opening) this.player.seek(step ?? this.data.opening);
-  }
-
-  redraw() {
-    this.pending ??= requestAnimationFrame(() => this.frame());
-  }
-
-  frame() {
-    cancelAnimationFrame(this.pending);
-    this.pending = null;
-    if (this.root.isConnected && this.root.clientWidth) this.outer = this.root.clientWidth;
-    if (this.outer) this.draw();
   }
 
   draw() {

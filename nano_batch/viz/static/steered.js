@@ -1,5 +1,17 @@
-// What a view with controls shows while the kernel is asked, and when it refuses. It has a root, a stage, an error line.
+// What a view with controls shows while the kernel is asked, and when it refuses; and when it draws. It has a root, a
+// stage, an error line, and a way to draw.
 export class Steered {
+  redraw() {
+    this.pending ??= requestAnimationFrame(() => this.frame());
+  }
+
+  frame() {
+    cancelAnimationFrame(this.pending);
+    this.pending = null;
+    if (this.root.isConnected && this.root.clientWidth) this.outer = this.root.clientWidth;
+    if (this.outer) this.draw();
+  }
+
   // A rerun is asked of the kernel; the last picture stays, dimmed when it takes longer than 150 ms.
   busy() {
     this.root.dataset.asking = "";
