@@ -73,6 +73,7 @@ def simulate(
     max_tokens: int | None,
     reservation: str | None,
     quantiles: bool,
+    keep_requests: bool,
     progress: Any,
     score: Any,
 ) -> dict[str, Any]: ...
