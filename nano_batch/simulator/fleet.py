@@ -83,9 +83,7 @@ def simulate_fleet(
     own |= {"replicas": replicas, "routing": routing}
     settings = run_settings(workload, cost, engine, own)
     requests = requests_of(result, workload, max_tokens)
-    replica = (
-        result["requests"]["replica"] if len(requests) and replicas > 1 else np.zeros(len(requests), np.int64)
-    )
+    replica = result["requests"]["replica"] if replicas > 1 else np.zeros(len(requests), np.int64)
     runs = tuple(
         run_of(result, number, _only(requests, replica == number), engine, {**settings, "replica": number})
         for number in range(replicas)
