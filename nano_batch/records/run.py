@@ -16,6 +16,8 @@ from nano_batch.records.events import EventLog
 from nano_batch.records.tables import Requests, Steps
 from nano_batch.workloads import Workload
 
+_PLAIN = {str, int, float, bool, type(None)}
+
 
 @dataclass(frozen=True, repr=False)
 class Run:
@@ -37,8 +39,7 @@ class Run:
 
     def __post_init__(self) -> None:
         try:
-            # A copy through JSON, so that a saved run equals the one it was saved from.
-            object.__setattr__(self, "settings", json.loads(json.dumps(dict(self.settings))))
+            object.__setattr__(self, "settings", _as_json(dict(self.settings)))
         except (TypeError, ValueError) as error:
             raise RecordsError(f"the settings are not JSON values: {error}") from error
 
@@ -111,12 +112,10 @@ class Run:
 
     def _facts(self) -> list[tuple[str, str]]:
         requests, finished, outputs, preemptions = self._counts()
+        kept = "" if self.keeps_requests else ", not kept"
         events = "off" if self.events is None else number(float(len(self.events)))
         return [
-            (
-                "requests",
-                f"{requests:,} ({finished:,} finished{'' if self.keeps_requests else ', not kept'})",
-            ),
+            ("requests", f"{requests:,} ({finished:,} finished{kept})"),
             ("steps", f"{len(self.steps):,} over {number(self.span_s)} s"),
             ("output tokens", number(float(outputs))),
             ("preemptions", number(float(preemptions))),
@@ -138,3 +137,15 @@ class Run:
 
     def _repr_html_(self) -> str:
         return html_table(f"Run of {self.name}", ["", ""], self._facts())
+
+
+def _as_json(value: Any) -> Any:
+    """What comes back from JSON, so that a saved run equals the one it was saved from."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is dict and all(type(key) is str for key in value):
+        return {key: _as_json(each) for key, each in value.items()}
+    if kind is list or kind is tuple:
+        return [_as_json(each) for each in value]
+    return json.loads(json.dumps(value))

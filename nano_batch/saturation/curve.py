@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -66,9 +66,20 @@ class LoadCurve:
 
     def values(self, name: str) -> Floats:
         """A number of `summary`, float64 [loads, seeds]."""
-        return np.array([[float(row[name]) for row in point] for point in self.rows])
+        return self._values[name]
 
-    @property
+    @cached_property
+    def _values(self) -> dict[str, Floats]:
+        # Looked at many times for one picture, as are the spreads.
+        shape = (len(self.loads), len(self.seeds))
+        rows = [row for point in self.rows for row in point]
+        return {name: np.array([float(row[name]) for row in rows]).reshape(shape) for name in rows[0]}
+
+    @cached_property
+    def _spreads(self) -> dict[str, tuple[Floats, Floats, Floats]]:
+        return {}
+
+    @cached_property
     def unstable(self) -> NDArray[np.bool_]:
         """Loads at which the backlog grows for most seeds: they have no steady values."""
         growing: NDArray[np.bool_] = self.values("unstable").mean(axis=1) > 0.5
@@ -76,7 +87,9 @@ class LoadCurve:
 
     def spread(self, name: str) -> tuple[Floats, Floats, Floats]:
         """Median, least and most of the seeds, float64 [loads] each; NaN where unstable."""
-        return self._spread(self.values(name))
+        if name not in self._spreads:
+            self._spreads[name] = self._spread(self.values(name))
+        return self._spreads[name]
 
     def goodput(self, slo: SLO) -> tuple[Floats, Floats, Floats]:
         """Requests per second that meet the objectives: median, least and most, as `spread` gives them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ from nano_batch.workloads import Workload
 
 Reservation = Literal["max", "pow2", "oracle"]
 
+#: Names of rows of so many digits are made once and looked up.
+FEW_DIGITS = 4
 _REASONS = np.array(["", "stop", "length"])
 
 
@@ -170,6 +173,16 @@ def requests_of(result: Mapping[str, Any], workload: Workload, max_tokens: int |
 def _names(rows: NDArray[np.int64]) -> NDArray[np.str_]:
     """`r<row>` of each row."""
     digits = len(str(int(rows.max()))) if len(rows) else 1
+    return _few_names(digits)[rows] if digits <= FEW_DIGITS else _write_names(rows, digits)
+
+
+@lru_cache(maxsize=FEW_DIGITS)
+def _few_names(digits: int) -> NDArray[np.str_]:
+    """The names of all rows of so many digits."""
+    return _write_names(np.arange(10**digits), digits)
+
+
+def _write_names(rows: NDArray[np.int64], digits: int) -> NDArray[np.str_]:
     # Digits as code points: a million names in milliseconds, where formatting them takes half a second.
     letters = np.zeros((len(rows), digits + 1), np.uint32)
     letters[:, 0] = ord("r")
