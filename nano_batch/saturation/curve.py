@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from nano_batch.metrics.steady import MIN_BEYOND
 from nano_batch.metrics.summary import Row
 from nano_batch.records import Requests, Run
 from nano_batch.saturation.configuration import Configuration
+from nano_batch.saturation.threads import each
 from nano_batch.simulator import simulate
 from nano_batch.workloads import Workload
 
@@ -189,8 +190,7 @@ def load_curve(
         for load, count in zip(at.tolist(), counts, strict=True)
         for seed in seeds
     ]
-    # One after the other: a point takes about a millisecond, for which threads wait longer on each other.
-    done = [serve(configuration, workload) for workload in jobs]
+    done = each(partial(serve, configuration), jobs, configuration)
     starts = range(0, len(done), len(seeds))
     rows = tuple(tuple(row for row, _ in done[start : start + len(seeds)]) for start in starts)
     served = tuple(tuple(requests for _, requests in done[start : start + len(seeds)]) for start in starts)
