@@ -16,8 +16,7 @@ from nano_batch.metrics import SLO, goodput_per_s, saturation_knee, summary
 from nano_batch.metrics.steady import MIN_BEYOND
 from nano_batch.metrics.summary import Row
 from nano_batch.records import Requests, Run
-from nano_batch.saturation.configuration import Configuration
-from nano_batch.saturation.threads import each
+from nano_batch.saturation.configuration import Configuration, each_of
 from nano_batch.simulator import simulate
 from nano_batch.workloads import Workload
 
@@ -190,7 +189,7 @@ def load_curve(
         for load, count in zip(at.tolist(), counts, strict=True)
         for seed in seeds
     ]
-    done = each(partial(serve, configuration), jobs, configuration)
+    done = each_of(configuration, partial(serve, configuration), jobs)
     starts = range(0, len(done), len(seeds))
     rows = tuple(tuple(row for row, _ in done[start : start + len(seeds)]) for start in starts)
     served = tuple(tuple(requests for _, requests in done[start : start + len(seeds)]) for start in starts)

@@ -14,9 +14,8 @@ import numpy as np
 from nano_batch.core import check_options
 from nano_batch.display import Shown
 from nano_batch.metrics import steady_window, throughput
-from nano_batch.saturation.configuration import Configuration
+from nano_batch.saturation.configuration import Configuration, each_of
 from nano_batch.saturation.curve import LoadCurve
-from nano_batch.saturation.threads import each
 from nano_batch.simulator import simulate
 from nano_batch.workloads import Workload
 
@@ -74,7 +73,7 @@ def binding_limits(curve: LoadCurve, seeds: Sequence[int] | None = None) -> list
         return _throughput(relaxed[name], workload) / float(own[point, place]) - 1
 
     gains = {name: np.zeros(own.shape) for name in relaxed}
-    for (name, *at), found in zip(jobs, each(gain, jobs, curve.configuration), strict=True):
+    for (name, *at), found in zip(jobs, each_of(curve.configuration, gain, jobs), strict=True):
         gains[name][tuple(at)] = found
     medians = {name: np.median(values, axis=1).tolist() for name, values in gains.items()}
     return [_binding({name: values[point] for name, values in medians.items()}) for point in range(len(own))]
