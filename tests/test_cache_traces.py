@@ -214,3 +214,18 @@ def test_a_size_that_is_none() -> None:
     for size in (0, -1, 2**40):
         with pytest.raises(InvalidArgumentError, match=f"num_blocks is {size}"):
             BlockCache(size)
+
+
+@pytest.mark.parametrize("eviction", ["lru", "lfu", "fifo"])
+def test_many_requests_at_once_are_those_one_by_one(eviction):
+    rng = np.random.default_rng(5)
+    chains = [rng.integers(0, 6, size).astype(np.int32) for size in rng.integers(0, 9, 200)]
+    offsets = np.cumsum([0, *map(len, chains)])
+    one, many = BlockCache(12, eviction), BlockCache(12, eviction)
+    hits = many.access_all(offsets, np.concatenate(chains))
+    assert hits.dtype == np.uint32
+    assert hits.tolist() == [one.access(chain) for chain in chains]
+    assert hits.any()
+    assert many.num_cached == one.num_cached
+    with pytest.raises(InvalidArgumentError, match="offsets is 2 entries; it must be ascending from 0"):
+        many.access_all(np.array([0, 4]), np.arange(5, dtype=np.int32))

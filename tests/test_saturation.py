@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -121,18 +123,45 @@ def test_under_a_light_load_no_limit_binds():
     assert "no limit" in binding.words
 
 
-def test_what_is_not_run_again_would_have_gained_nothing(curve):
+@pytest.mark.parametrize(
+    ("memory_tokens", "skipped_kv"), [(4_000_000, LOADS), (32_768, LOADS[:4]), (8_192, ())]
+)
+def test_what_is_not_run_again_would_have_gained_nothing(memory_tokens, skipped_kv):
     """Doubling a limit that was never reached gives the same schedule."""
+    made = replace(AMPLE, memory_tokens=memory_tokens)
+    curve = load_curve(made, LOADS)
     skipped = [
         (name, point)
-        for name in AMPLE.relaxed()
+        for name in made.relaxed()
         for point in range(len(LOADS))
         if not limits._may_bind(name, curve, point)
     ]
-    assert {name for name, _ in skipped} == {"max_num_seqs", "token budget"}
+    assert {name for name, _ in skipped} == {"max_num_seqs", "token budget"} | (
+        {"KV blocks"} if skipped_kv else set()
+    )
+    assert tuple(LOADS[point] for name, point in skipped if name == "KV blocks") == skipped_kv
     for name, point in skipped:
-        wider = replace(curve, configuration=AMPLE.relaxed()[name])
-        assert wider.run(point, 2).requests == curve.served[point][2]
+        wider = replace(curve, configuration=made.relaxed()[name])
+        for seed in curve.seeds:
+            assert wider.run(point, seed).requests == curve.served[point][seed]
+
+
+def test_a_readers_own_policy_is_asked_in_one_thread_and_a_region_may_find_no_gap():
+
+    class First:
+        threads: ClassVar[set[int]] = set()
+
+        def score(self, requests):
+            self.threads.add(threading.get_ident())
+            return requests.sequence.astype(float)
+
+    own = replace(AMPLE, options=(("policy", First()),))
+    plain = load_curve(AMPLE, (1, 2), seeds=(0,))
+    scored = load_curve(own, (1, 2), seeds=(0,))
+    assert First.threads == {threading.get_ident()}
+    assert scored.served == plain.served
+    region = replace(AMPLE, options=(("reservation", "oracle"),))
+    assert limits._may_bind("KV blocks", load_curve(region, (1,), seeds=(0,)), 0)
 
 
 def test_bad_loads_are_named():

@@ -2,7 +2,9 @@
 
 `key_to_redraw`: a key on the block-size slider until the picture is drawn anew, the schedule rerun in the
 kernel in between (24 requests, 512 blocks at the start). `chart_key_to_redraw`: the same on the chart of four
-allocators over time, each of which serves 200 requests anew. `play`: pictures a second in play.
+allocators over time, each of which serves 200 requests anew. `load_key_to_redraw`: a key on the sequences or
+the memory of one of two configurations over concurrency, never at a setting met before, so that each point is
+simulated. `play`: pictures a second in play.
 `first_picture`: from the start of opening (a saved notebook in JupyterLab, its load included; an exported
 page) until a view's picture stands; for a live view from the key that runs its cell. What JupyterLab alone
 takes is measured by turns with it, on a notebook with one pixel for a picture. `nano-batch bench views` also
@@ -44,7 +46,10 @@ CHART = (
     'workload = lab.Workload.synthetic(200, like="azure_conv", seed=1, arrivals="at_once")\n'
     "lab.allocators(workload, memory_tokens=32_768)"
 )
-CELLS = len(SIZES) + 2
+LOAD = "lab.saturation()"
+# 32 sequences is the fifth of eight places, 32,768 tokens the third of eight.
+UNSEEN = measure.row_by_row("max_num_seqs", before=4, places=8, up="memory_tokens", rows=5)
+CELLS = len(SIZES) + 3
 
 
 def run() -> dict[str, Any]:
@@ -60,7 +65,7 @@ def run() -> dict[str, Any]:
 
 
 def write_notebook(path: Path) -> None:
-    """A notebook with a block table a size, and a chart."""
+    """A notebook with a block table a size, and two charts."""
     import nbformat
 
     cells = ["from nano_batch import lab"]
@@ -71,7 +76,7 @@ def write_notebook(path: Path) -> None:
             f"run = lab.serve(workload, memory_tokens={16 * blocks}, {options})\n"
             f"lab.block_table(run, workload, {options})"
         )
-    cells.append(CHART)
+    cells += [CHART, LOAD]
     _write(path, [nbformat.v4.new_code_cell(cell) for cell in cells])  # type: ignore[no-untyped-call]
 
 
@@ -106,24 +111,20 @@ def opened() -> Iterator[NotebookPage]:
 
 def measured(tab: NotebookPage, presses: int, seconds: float, openings: int) -> list[Row]:
     """All rows (see the module): `value` in `unit`, and the `goal` with whether it is met."""
-    *tables, chart = tab.views()
+    *tables, chart, load = tab.views()
     views = dict(zip(SIZES, tables, strict=True))
-    times = measure.key_to_redraw(tab.page, views[512], presses)
-    rows = [
-        _row("key_to_redraw", 512, measure.percentile(times, 50), "ms, median"),
-        _row("key_to_redraw", 512, measure.percentile(times, 95), "ms, 95th percentile", most=REDRAW_MS),
-    ]
-    drawn = measure.key_to_redraw(tab.page, chart, presses)
-    rows += [
-        _row("chart_key_to_redraw", 2048, measure.percentile(drawn, 50), "ms, median"),
-        _row(
-            "chart_key_to_redraw",
-            2048,
-            measure.percentile(drawn, 95),
-            "ms, 95th percentile",
-            most=REDRAW_MS,
-        ),
-    ]
+    there_and_back = measure.there_and_back("block_size", presses)
+    rows = []
+    for figure, blocks, view, keys in (
+        ("key_to_redraw", 512, views[512], there_and_back),
+        ("chart_key_to_redraw", 2048, chart, there_and_back),
+        ("load_key_to_redraw", 2048, load, UNSEEN[:presses]),
+    ):
+        times = measure.key_to_redraw(tab.page, view, keys)
+        rows += [
+            _row(figure, blocks, measure.percentile(times, 50), "ms, median"),
+            _row(figure, blocks, measure.percentile(times, 95), "ms, 95th percentile", most=REDRAW_MS),
+        ]
     for blocks, view in views.items():
         frames, gap = measure.frames_per_second(tab.page, view, seconds)
         rows.append(_row("play", blocks, frames, "frames/s", least=FRAMES))

@@ -7,6 +7,7 @@ message posted in the frame is delivered after it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,20 +69,34 @@ LIVE = """() => {
 }"""
 
 
-def key_to_redraw(page: Page, view: Locator, presses: int) -> list[float]:
-    """Milliseconds from each key on the block-size slider to the redrawn picture, rerun included.
+def key_to_redraw(page: Page, view: Locator, keys: Iterable[tuple[str, str]]) -> list[float]:
+    """Milliseconds from each key on a control's slider to the redrawn picture, rerun included.
 
-    The view is a block table or a chart whose line of settings names the block size.
+    The view is a block table, or a chart whose line of settings names what the controls stand at.
     """
-    slider = view.locator("[data-control=block_size] input[type=range]")
     times = []
-    for i in range(presses):
-        slider.focus()
+    for control, key in keys:
+        view.locator(f"[data-control={control}] input[type=range]").focus()
         view.evaluate(REDRAW)
-        page.keyboard.press("ArrowRight" if i % 4 < 2 else "ArrowLeft")
+        page.keyboard.press(key)
         times.append(float(page.evaluate("window.nbRedraw")))
         page.wait_for_timeout(60)  # as far apart as a reader's presses; the step's own message is out
     return times
+
+
+def there_and_back(control: str, presses: int) -> list[tuple[str, str]]:
+    """Keys that move a slider two up and two down, again and again."""
+    return [(control, "ArrowRight" if i % 4 < 2 else "ArrowLeft") for i in range(presses)]
+
+
+def row_by_row(along: str, before: int, places: int, up: str, rows: int) -> list[tuple[str, str]]:
+    """Keys that meet no setting twice: down one slider from `before` places above its least, then another
+    one up, along all `places` of the first, up again, and back.
+    """
+    keys = [(along, "ArrowLeft")] * before
+    for row in range(rows):
+        keys += [(up, "ArrowRight"), *[(along, "ArrowLeft" if row % 2 else "ArrowRight")] * (places - 1)]
+    return keys
 
 
 def frames_per_second(page: Page, view: Locator, seconds: float) -> tuple[float, float]:

@@ -28,7 +28,8 @@ class Throughput(Shown):
 
 def completed(requests: Requests) -> NDArray[np.bool_]:
     """Requests that ran to their end: reason `stop` or `length`."""
-    return np.isin(requests.finish_reason, ["stop", "length"])
+    done: NDArray[np.bool_] = (requests.finish_reason == "stop") | (requests.finish_reason == "length")
+    return done
 
 
 def throughput(requests: Requests, window: tuple[float, float] | None = None) -> Throughput:

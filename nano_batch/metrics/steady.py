@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,9 +39,16 @@ def steady_window(requests: Requests, warmup: float = WARMUP) -> Window:
 
 def in_system(requests: Requests, start_s: float, end_s: float) -> float:
     """Mean number of requests that had arrived and not ended, over the time from `start_s` to `end_s`."""
-    ends = np.where(np.isnan(requests.finish_s), np.inf, requests.finish_s)
-    stays = np.minimum(ends, end_s) - np.maximum(requests.arrival_s, start_s)
-    return float(np.maximum(stays, 0.0).sum()) / (end_s - start_s)
+    return float(_in_system(requests, np.array([start_s, end_s]))[0])
+
+
+def _in_system(requests: Requests, edges: Floats) -> Floats:
+    """The same between every two neighbouring edges."""
+    starts, ends = edges[:-1, None], edges[1:, None]
+    # fmin: who has not ended stays.
+    stays = np.fmin(requests.finish_s, ends) - np.maximum(requests.arrival_s, starts)
+    means: Floats = np.maximum(stays, 0.0).sum(axis=1) / np.diff(edges)
+    return means
 
 
 def backlog_grows(requests: Requests, window: Window) -> bool:
@@ -51,8 +57,7 @@ def backlog_grows(requests: Requests, window: Window) -> bool:
     The mean number in the system rises over each quarter of the window, in all by at least 1 % of the
     window's arrivals and three times the square root of what it was.
     """
-    edges = np.linspace(*window, 5)
-    means = np.array([in_system(requests, a, b) for a, b in pairwise(edges)])
+    means = _in_system(requests, np.linspace(*window, 5))
     arrivals = int(((requests.arrival_s > window[0]) & (requests.arrival_s <= window[1])).sum())
     least = max(GROWTH_OF_ARRIVALS * arrivals, GROWTH_DEVIATIONS * float(np.sqrt(means[0])))
     return bool((np.diff(means) > 0).all() and means[-1] - means[0] >= least)
@@ -91,9 +96,21 @@ def quantiles(values: ArrayLike, qs: Sequence[float]) -> list[Quantile]:
             raise MetricsError(f"q is {q}; it must be from 0 to 1")
     known = np.asarray(values, np.float64)
     known = known[~np.isnan(known)]
-    found = np.quantile(known, qs).tolist() if len(known) else [float("nan")] * len(qs)
+    known.sort()
+    found = [_linear(known, q) for q in qs]
     # Rounded, since 1 − 0.99 is not a hundredth in binary.
     return [Quantile(value, round((1 - q) * len(known), 6)) for value, q in zip(found, qs, strict=True)]
+
+
+def _linear(ordered: Floats, q: float) -> float:
+    """As `np.quantile` has it, to the bit; that takes six times as long for a few hundred values."""
+    if not len(ordered):
+        return float("nan")
+    at = q * (len(ordered) - 1)
+    below = int(at)
+    low, high = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+    share = at - below
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
 
 
 def step_means(steps: Steps, columns: Mapping[str, ArrayLike], window: Window) -> dict[str, float]:

@@ -23,8 +23,9 @@ def summary(run: Run, slo: SLO | None = None, window: Window | None = None) -> R
 
     Raises:
         MetricsError: no request has ended, or the window is empty.
+        RecordsError: the run kept no requests.
     """
-    requests, totals = run.requests, run.settings.get("totals", {})
+    requests, totals = run.served(), run.settings.get("totals", {})
     span = steady_window(requests) if window is None else window
     rates = throughput(requests, span)
     return {

@@ -40,10 +40,9 @@ class Columns:
     def adopt(cls, **values: Any) -> Self:
         """A table of new arrays of the schema's types that nobody else holds: taken as they are."""
         table = object.__new__(cls)
-        for name, value in values.items():
-            if name in cls.DTYPES:
-                value.flags.writeable = False
-            object.__setattr__(table, name, value)
+        for name in cls.DTYPES:
+            values[name].flags.writeable = False
+        table.__dict__.update(values)
         return table
 
     def _as_column(self, name: str, dtype: Any) -> NDArray[Any]:

@@ -16,13 +16,15 @@ from nano_batch.records.events import EventLog
 from nano_batch.records.tables import Requests, Steps
 from nano_batch.workloads import Workload
 
+_PLAIN = {str, int, float, bool, type(None)}
+
 
 @dataclass(frozen=True, repr=False)
 class Run:
     """Records of one run; see docs/records.md.
 
     Attributes:
-        requests: one row a sequence.
+        requests: one row a sequence; none where they were not kept (`simulate(keep_requests=False)`).
         steps: one row a step.
         events: the event log, or None where it was off.
         settings: JSON values: what ran (engine, workload, step time …).
@@ -37,8 +39,7 @@ class Run:
 
     def __post_init__(self) -> None:
         try:
-            # A copy through JSON, so that a saved run equals the one it was saved from.
-            object.__setattr__(self, "settings", json.loads(json.dumps(dict(self.settings))))
+            object.__setattr__(self, "settings", _as_json(dict(self.settings)))
         except (TypeError, ValueError) as error:
             raise RecordsError(f"the settings are not JSON values: {error}") from error
 
@@ -46,6 +47,21 @@ class Run:
     def span_s(self) -> float:
         """From the run's start to the end of its last step, in seconds."""
         return float(self.steps.start_s[-1] + self.steps.duration_s[-1]) if len(self.steps) else 0.0
+
+    @property
+    def keeps_requests(self) -> bool:
+        """Whether `requests` has them; else only totals are left, and `served` refuses."""
+        return bool(self.settings.get("simulator", {}).get("keep_requests", True))
+
+    def served(self) -> Requests:
+        """`requests`, for what cannot do without.
+
+        Raises:
+            RecordsError: they were not kept.
+        """
+        if not self.keeps_requests:
+            raise RecordsError("the run kept totals and no requests; simulate it without keep_requests=False")
+        return self.requests
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one `.npz` file, or, for any other name, a folder of parquet files (requests, steps, events
@@ -74,13 +90,17 @@ class Run:
     def to_workload(self) -> Workload:
         """The requests that gave at least one token, as a workload: lengths as they came, prompts as
         lengths.
+
+        Raises:
+            RecordsError: the run kept no requests.
         """
-        rows = np.flatnonzero(self.requests.output_tokens > 0)
-        rows = rows[np.argsort(self.requests.arrival_s[rows], kind="stable")]
+        requests = self.served()
+        rows = np.flatnonzero(requests.output_tokens > 0)
+        rows = rows[np.argsort(requests.arrival_s[rows], kind="stable")]
         return Workload(
-            self.requests.arrival_s[rows],
-            self.requests.prompt_tokens[rows],
-            self.requests.output_tokens[rows],
+            requests.arrival_s[rows],
+            requests.prompt_tokens[rows],
+            requests.output_tokens[rows],
             name=self.name,
             spec={"source": "run", "name": self.name},
         )
@@ -91,15 +111,25 @@ class Run:
         return str(self.settings.get("workload", {}).get("name", "run"))
 
     def _facts(self) -> list[tuple[str, str]]:
-        finished = int(np.isfinite(self.requests.finish_s).sum())
+        requests, finished, outputs, preemptions = self._counts()
+        kept = "" if self.keeps_requests else ", not kept"
         events = "off" if self.events is None else number(float(len(self.events)))
         return [
-            ("requests", f"{len(self.requests):,} ({finished:,} finished)"),
+            ("requests", f"{requests:,} ({finished:,} finished{kept})"),
             ("steps", f"{len(self.steps):,} over {number(self.span_s)} s"),
-            ("output tokens", number(float(self.requests.output_tokens.sum()))),
-            ("preemptions", number(float(self.requests.preemptions.sum()))),
+            ("output tokens", number(float(outputs))),
+            ("preemptions", number(float(preemptions))),
             ("events", events),
         ]
+
+    def _counts(self) -> tuple[int, int, int, int]:
+        """Requests, how many finished, their output tokens and preemptions."""
+        if not self.keeps_requests:
+            totals = self.settings["totals"]
+            return totals["requests"], totals["finished"], totals["output_tokens"], totals["preemptions"]
+        columns = self.requests
+        finished = int(np.isfinite(columns.finish_s).sum())
+        return len(columns), finished, int(columns.output_tokens.sum()), int(columns.preemptions.sum())
 
     def __repr__(self) -> str:
         facts = [f"{name} {value}" for name, value in self._facts()]
@@ -107,3 +137,15 @@ class Run:
 
     def _repr_html_(self) -> str:
         return html_table(f"Run of {self.name}", ["", ""], self._facts())
+
+
+def _as_json(value: Any) -> Any:
+    """What comes back from JSON, so that a saved run equals the one it was saved from."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is dict and all(type(key) is str for key in value):
+        return {key: _as_json(each) for key, each in value.items()}
+    if kind is list or kind is tuple:
+        return [_as_json(each) for each in value]
+    return json.loads(json.dumps(value))

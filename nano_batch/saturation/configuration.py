@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from nano_batch.display import Shown
 from nano_batch.simulator import Constant, Roofline
 from nano_batch.sweeps.grid import with_blocks
+from nano_batch.threads import in_threads
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,9 @@ def _faster(cost: Roofline | Constant) -> dict[str, Roofline | Constant]:
         "compute": replace(cost, flops_per_s=2 * cost.flops_per_s),
         "bandwidth": replace(cost, bytes_per_s=2 * cost.bytes_per_s),
     }
+
+
+def each_of(configuration: Configuration, work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+    """`work` of each job in threads; in turn where a policy of the reader's own decides: it may remember."""
+    own = not isinstance(dict(configuration.options).get("policy", ""), str)
+    return [work(job) for job in jobs] if own else in_threads(work, jobs)

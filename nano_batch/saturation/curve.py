@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from nano_batch.metrics import SLO, goodput_per_s, saturation_knee, summary
 from nano_batch.metrics.steady import MIN_BEYOND
 from nano_batch.metrics.summary import Row
 from nano_batch.records import Requests, Run
-from nano_batch.saturation.configuration import Configuration
+from nano_batch.saturation.configuration import Configuration, each_of
 from nano_batch.simulator import simulate
 from nano_batch.workloads import Workload
 
@@ -66,9 +66,20 @@ class LoadCurve:
 
     def values(self, name: str) -> Floats:
         """A number of `summary`, float64 [loads, seeds]."""
-        return np.array([[float(row[name]) for row in point] for point in self.rows])
+        return self._values[name]
 
-    @property
+    @cached_property
+    def _values(self) -> dict[str, Floats]:
+        # Looked at many times for one picture, as are the spreads.
+        shape = (len(self.loads), len(self.seeds))
+        rows = [row for point in self.rows for row in point]
+        return {name: np.array([float(row[name]) for row in rows]).reshape(shape) for name in rows[0]}
+
+    @cached_property
+    def _spreads(self) -> dict[str, tuple[Floats, Floats, Floats]]:
+        return {}
+
+    @cached_property
     def unstable(self) -> NDArray[np.bool_]:
         """Loads at which the backlog grows for most seeds: they have no steady values."""
         growing: NDArray[np.bool_] = self.values("unstable").mean(axis=1) > 0.5
@@ -76,7 +87,9 @@ class LoadCurve:
 
     def spread(self, name: str) -> tuple[Floats, Floats, Floats]:
         """Median, least and most of the seeds, float64 [loads] each; NaN where unstable."""
-        return self._spread(self.values(name))
+        if name not in self._spreads:
+            self._spreads[name] = self._spread(self.values(name))
+        return self._spreads[name]
 
     def goodput(self, slo: SLO) -> tuple[Floats, Floats, Floats]:
         """Requests per second that meet the objectives: median, least and most, as `spread` gives them."""
@@ -176,8 +189,7 @@ def load_curve(
         for load, count in zip(at.tolist(), counts, strict=True)
         for seed in seeds
     ]
-    # One after the other: a point takes about a millisecond, for which threads wait longer on each other.
-    done = [serve(configuration, workload) for workload in jobs]
+    done = each_of(configuration, partial(serve, configuration), jobs)
     starts = range(0, len(done), len(seeds))
     rows = tuple(tuple(row for row, _ in done[start : start + len(seeds)]) for start in starts)
     served = tuple(tuple(requests for _, requests in done[start : start + len(seeds)]) for start in starts)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nano_batch.core import check_options
 from nano_batch.display import Shown
 from nano_batch.metrics import steady_window, throughput
-from nano_batch.saturation.configuration import Configuration
+from nano_batch.saturation.configuration import Configuration, each_of
 from nano_batch.saturation.curve import LoadCurve
 from nano_batch.simulator import simulate
 from nano_batch.workloads import Workload
@@ -57,15 +58,25 @@ def binding_limits(curve: LoadCurve, seeds: Sequence[int] | None = None) -> list
     """
     columns = [curve.seeds.index(seed) for seed in (curve.seeds if seeds is None else seeds)]
     own = curve.values(THROUGHPUT)[:, columns]
-    gains = {name: np.zeros(len(own)) for name in curve.configuration.relaxed()}
-    for name, relaxed in curve.configuration.relaxed().items():
-        points = [point for point in range(len(own)) if _may_bind(name, curve, point)]
-        workloads = [curve.workload(point, curve.seeds[column]) for point in points for column in columns]
-        better = np.array([_throughput(relaxed, workload) for workload in workloads]).reshape(
-            len(points), len(columns)
-        )
-        gains[name][points] = np.median(better / own[points] - 1, axis=1)
-    return [_binding({name: float(gain[point]) for name, gain in gains.items()}) for point in range(len(own))]
+    relaxed = curve.configuration.relaxed()
+    jobs = [
+        (name, point, place)
+        for name in relaxed
+        for point in range(len(own))
+        if _may_bind(name, curve, point)
+        for place in range(len(columns))
+    ]
+
+    def gain(job: tuple[str, int, int]) -> float:
+        name, point, place = job
+        workload = curve.workload(point, curve.seeds[columns[place]])
+        return _throughput(relaxed[name], workload) / float(own[point, place]) - 1
+
+    gains = {name: np.zeros(own.shape) for name in relaxed}
+    for (name, *at), found in zip(jobs, each_of(curve.configuration, gain, jobs), strict=True):
+        gains[name][tuple(at)] = found
+    medians = {name: np.median(values, axis=1).tolist() for name, values in gains.items()}
+    return [_binding({name: values[point] for name, values in medians.items()}) for point in range(len(own))]
 
 
 def _throughput(configuration: Configuration, workload: Workload) -> float:
@@ -84,7 +95,25 @@ def _may_bind(limit: str, curve: LoadCurve, point: int) -> bool:
         longest = int(max(curve.workload(point, seed).prompt_tokens.max() for seed in curve.seeds))
         most = longest * curve.loads[point]
         return curve.over == "rate" or bool(most > configuration.max_num_batched_tokens)
+    if limit == "KV blocks":
+        return _may_lack_blocks(curve, point)
     return True
+
+
+def _may_lack_blocks(curve: LoadCurve, point: int) -> bool:
+    """Whether a request may have waited for blocks: in some seed the longest prompt does not fit beside the
+    most blocks ever held, or a sequence was preempted.
+    """
+    arguments = curve.configuration.arguments()
+    total, size = int(arguments["num_blocks"]), int(arguments["block_size"])
+    workloads = [curve.workload(point, seed) for seed in curve.seeds]
+    longest = max(int(workload.prompt_tokens.max()) for workload in workloads)
+    most = float(curve.values("kv_block_utilisation_max")[point].max()) * total
+    kept_free = float(arguments.get("watermark", check_options()["watermark"])) * total
+    ample = most + kept_free + longest // size + 2 <= total
+    # Cached blocks may go before memory lacks, and a region may find no gap.
+    others = "reservation" in arguments or any(asked.block_size is not None for asked in workloads)
+    return others or not ample or bool(curve.values("preemptions")[point].any())
 
 
 def _binding(gains: dict[str, float]) -> Binding:

@@ -47,12 +47,13 @@ class Side:
 
     @classmethod
     def of(cls, letter: str, curve: LoadCurve) -> Side:
-        """The side of a curve; limits and bound are those of its first seed's requests."""
-        points = range(len(curve.loads))
+        """The side of a curve; the bound is the median of the seeds', limits are those of the first seed."""
         bound = [
-            output_bound_per_s(curve.configuration, curve.workload(point, curve.seeds[0])) for point in points
+            [output_bound_per_s(curve.configuration, curve.workload(point, seed)) for seed in curve.seeds]
+            for point in range(len(curve.loads))
         ]
-        return cls(letter, curve, binding_limits(curve, curve.seeds[:1]), bound)
+        medians = np.median(np.array(bound), axis=1).tolist()
+        return cls(letter, curve, binding_limits(curve, curve.seeds[:1]), medians)
 
     @property
     def colour(self) -> str:
@@ -121,7 +122,7 @@ def _throughput(sides: Sequence[Side], slo: SLO, x: Axis) -> Panel:
         series.append(Line("A's first point, in proportion", loads, one * loads, "muted", "5 4", 1.2))
     marks = [*_shade(sides[-1], slo), ribbon(sides[-1])]
     y = _log_axis("Output", "tokens/s", series, ())
-    return Panel("Output throughput", x, y, series, marks, note=f"below it: what limits {sides[-1].letter}")
+    return Panel("Output throughput", x, y, series, marks, note=_limited(sides[-1]))
 
 
 def _latency(sides: Sequence[Side], name: str, title: str, slo: SLO, x: Axis) -> Panel:
@@ -141,7 +142,7 @@ def _latency(sides: Sequence[Side], name: str, title: str, slo: SLO, x: Axis) ->
     marks: list[Mark] = [*rules, *([ribbon(sides[0])] if name == "tpot" else [])]
     note = "; ".join(filter(None, (side.unstable for side in sides)))
     if name == "tpot" and len(sides) > 1:
-        note = f"below it: what limits {sides[0].letter}"
+        note = _limited(sides[0])
     y = _log_axis(name.upper(), "ms", series, [rule.at for rule in rules])
     return Panel(title, x, y, series, marks, note=note)
 
@@ -195,6 +196,10 @@ def _shade(side: Side, slo: SLO) -> list[Mark]:
     return list(shades)
 
 
+def _limited(side: Side) -> str:
+    return f"below it: what limits {side.letter}, for seed {side.curve.seeds[0]}"
+
+
 def ribbon(side: Side) -> Ribbon:
     """What limits a side, neighbouring loads with one limit together."""
     edges = _edges(side.curve.loads)
@@ -238,7 +243,8 @@ def _sentence(side: Side, slo: SLO) -> str:
     met = "" if best is None else f", at best at {number(float(side.curve.loads[best]))}"
     parts.append(f"meets the objectives{met}" if met else "never meets the objectives")
     parts += filter(None, [side.unstable])
-    return f"{side.letter}: {'; '.join(parts)}; the last point is limited by {side.limits[-1].words}."
+    limit = f"the last point is limited, for seed {side.curve.seeds[0]}, by {side.limits[-1].words}"
+    return f"{side.letter}: {'; '.join(parts)}; {limit}."
 
 
 def _table(sides: Sequence[Side]) -> Table:

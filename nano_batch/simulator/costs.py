@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from nano_batch import _core
@@ -39,7 +39,7 @@ class Constant(Shown):
 
     def describe(self) -> dict[str, Any]:
         """Its name and numbers."""
-        return {"model": "constant", **asdict(self)}
+        return {"model": "constant", **vars(self)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,13 +95,13 @@ class Roofline(Shown):
 
     def core(self) -> _core.CostModel:
         """The compiled model. Raises `InvalidArgumentError` for a number out of its range."""
-        numbers = {name: float(value) for name, value in asdict(self).items() if value is not None}
+        numbers = {name: float(value) for name, value in vars(self).items() if value is not None}
         numbers.setdefault("flops_per_token", numbers["weight_bytes"])
         return _core.CostModel.roofline(**numbers)
 
     def describe(self) -> dict[str, Any]:
         """Its name and numbers."""
-        return {"model": "roofline", **asdict(self)}
+        return {"model": "roofline", **vars(self)}
 
     def __repr__(self) -> str:
         return (
@@ -132,7 +132,8 @@ def as_cost(cost: CostLike) -> Cost:
     Raises:
         InvalidArgumentError: it is none of these.
     """
-    if isinstance(cost, Cost):
+    # The protocol last: asking it takes a look at every method.
+    if isinstance(cost, (Roofline, Constant, _Function, Cost)):
         return cost
     if isinstance(cost, (int, float)) and not isinstance(cost, bool):
         return Constant(float(cost))

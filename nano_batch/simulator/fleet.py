@@ -12,7 +12,7 @@ from nano_batch.display import html_table
 from nano_batch.records import Run
 from nano_batch.records.tables import Requests
 from nano_batch.simulator.costs import CostLike
-from nano_batch.simulator.single import call_core, requests_of, run_of, run_settings
+from nano_batch.simulator.single import call_core, own_options, requests_of, run_of, run_settings
 from nano_batch.workloads import Workload
 
 Routing = Literal["round_robin", "least_tokens", "prefix_affinity"]
@@ -24,6 +24,7 @@ class Fleet:
 
     Attributes:
         requests: all requests, in order of arrival; `sequence` is the number in the own replica's events.
+            Empty under `keep_requests=False`.
         replica: int64, which replica served each of them.
         runs: one a replica, with its own requests.
     """
@@ -33,13 +34,17 @@ class Fleet:
     runs: tuple[Run, ...]
 
     def _rows(self) -> list[tuple[int, int, int, float]]:
-        runs = enumerate(self.runs)
-        return [(number, len(run.requests), len(run.steps), run.span_s) for number, run in runs]
+        runs = zip(self._shares(), self.runs, strict=True)
+        return [(number, requests, len(run.steps), run.span_s) for number, (requests, run) in enumerate(runs)]
+
+    def _shares(self) -> list[int]:
+        """How many requests each replica was given, kept or not."""
+        return [run.settings["totals"]["requests"] for run in self.runs]
 
     def __repr__(self) -> str:
-        shares = [len(run.requests) for run in self.runs]
+        shares = self._shares()
         return (
-            f"Fleet of {len(self.runs)} replicas: {len(self.requests):,} requests, "
+            f"Fleet of {len(self.runs)} replicas: {sum(shares):,} requests, "
             f"{min(shares):,} to {max(shares):,} a replica"
         )
 
@@ -61,6 +66,7 @@ def simulate_fleet(
     keep_steps: int | None = None,
     max_tokens: int | None = None,
     quantiles: bool = False,
+    keep_requests: bool = True,
     progress: bool = False,
     **engine: Any,
 ) -> Fleet:
@@ -72,17 +78,10 @@ def simulate_fleet(
     ("prefix_affinity"; the idea is SGLang's cache-aware router). The other arguments and errors are those of
     `simulate`; `max_steps` counts the steps of all replicas together.
     """
-    own: dict[str, Any] = {
-        "steps_in_flight": steps_in_flight,
-        "max_steps": max_steps,
-        "keep_steps": keep_steps,
-        "max_tokens": max_tokens,
-        "reservation": None,
-        "quantiles": quantiles,
-    }
+    own = own_options(steps_in_flight, max_steps, keep_steps, max_tokens, None, quantiles, keep_requests)
     result = call_core(workload, cost, engine, progress, replicas=replicas, routing=routing, **own)
     own |= {"replicas": replicas, "routing": routing}
-    settings = run_settings(workload, cost, engine, own, result)
+    settings = run_settings(workload, cost, engine, own)
     requests = requests_of(result, workload, max_tokens)
     replica = result["requests"]["replica"] if replicas > 1 else np.zeros(len(requests), np.int64)
     runs = tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ from nano_batch.workloads import Workload
 
 Reservation = Literal["max", "pow2", "oracle"]
 
+#: Names of rows of so many digits are made once and looked up.
+FEW_DIGITS = 4
 _REASONS = np.array(["", "stop", "length"])
 
 
@@ -32,6 +35,7 @@ def simulate(
     max_tokens: int | None = None,
     reservation: Reservation | None = None,
     quantiles: bool = False,
+    keep_requests: bool = True,
     progress: bool = False,
     settings: Mapping[str, Any] | None = None,
     **engine: Any,
@@ -61,8 +65,12 @@ def simulate(
             "pow2" (its prompt and the next power of two above its output) or "oracle" (exactly what it will
             store), as in the vLLM paper (SOSP 2023, §6.1). The scheduler batches as ever, without a prefix
             cache; `Run.steps` is told in blocks of one slot and has `slots_external`.
-        quantiles: count inter-token latencies and step durations as they occur into quantiles with a
-            relative error of 0.5 %: `Run.settings["totals"]`.
+        quantiles: count inter-token latencies, step durations, times to first token, times per output token
+            and end-to-end latencies as they occur into quantiles with a relative error of 0.5 %:
+            `Run.settings["totals"]`.
+        keep_requests: False keeps totals and quantiles only, so that with `keep_steps` memory does not grow
+            with the requests beyond the workload's own columns: `Run.requests` is empty, and what needs
+            requests raises `RecordsError`.
         progress: show a progress bar (tqdm).
         settings: JSON values that are kept in the run beside the simulator's own.
         engine: the options of `Engine` (`num_blocks`, `block_size`, …; `event_log=True` keeps the events, for
@@ -70,8 +78,8 @@ def simulate(
             gets `PolicyColumns` and returns one number a request, the smallest served first.
 
     Returns:
-        The run; `Run.settings` has `engine`, `workload`, `cost`, `simulator` and `totals` (`iterations`,
-        `scheduled_sequences`, `step_stride`, with `quantiles` also `inter_token_s` and `duration_s`).
+        The run; `Run.settings` has `engine`, `workload`, `cost`, `simulator` and `totals` (docs/records.md,
+        "Totals").
 
     Raises:
         InvalidArgumentError, UnknownOptionError, RequestTooLargeError: what could never be served, before
@@ -81,17 +89,33 @@ def simulate(
         StalledError: unfinished requests, and no step schedules any of them.
         KeyboardInterrupt: Ctrl-C, within 0.1 s.
     """
-    own: dict[str, Any] = {
+    own = own_options(
+        steps_in_flight, max_steps, keep_steps, max_tokens, reservation, quantiles, keep_requests
+    )
+    result = call_core(workload, cost, engine, progress, **own)
+    kept = {**run_settings(workload, cost, engine, own), **(settings or {})}
+    return run_of(result, 0, requests_of(result, workload, max_tokens), engine, kept)
+
+
+def own_options(
+    steps_in_flight: int,
+    max_steps: int | None,
+    keep_steps: int | None,
+    max_tokens: int | None,
+    reservation: Reservation | None,
+    quantiles: bool,
+    keep_requests: bool,
+) -> dict[str, Any]:
+    """The simulator's own options by name, as the core takes them and the run's settings keep them."""
+    return {
         "steps_in_flight": steps_in_flight,
         "max_steps": max_steps,
         "keep_steps": keep_steps,
         "max_tokens": max_tokens,
         "reservation": reservation,
         "quantiles": quantiles,
+        "keep_requests": keep_requests,
     }
-    result = call_core(workload, cost, engine, progress, **own)
-    kept = {**run_settings(workload, cost, engine, own, result), **(settings or {})}
-    return run_of(result, 0, requests_of(result, workload, max_tokens), engine, kept)
 
 
 def call_core(
@@ -149,6 +173,16 @@ def requests_of(result: Mapping[str, Any], workload: Workload, max_tokens: int |
 def _names(rows: NDArray[np.int64]) -> NDArray[np.str_]:
     """`r<row>` of each row."""
     digits = len(str(int(rows.max()))) if len(rows) else 1
+    return _few_names(digits)[rows] if digits <= FEW_DIGITS else _write_names(rows, digits)
+
+
+@lru_cache(maxsize=FEW_DIGITS)
+def _few_names(digits: int) -> NDArray[np.str_]:
+    """The names of all rows of so many digits."""
+    return _write_names(np.arange(10**digits), digits)
+
+
+def _write_names(rows: NDArray[np.int64], digits: int) -> NDArray[np.str_]:
     # Digits as code points: a million names in milliseconds, where formatting them takes half a second.
     letters = np.zeros((len(rows), digits + 1), np.uint32)
     letters[:, 0] = ord("r")
@@ -172,7 +206,12 @@ def run_of(
     if result["events"]:
         options = check_options(**engine)
         log = EventLog.of_core(result["events"][replica], options["num_blocks"], options["block_size"])
-    return Run(requests, Steps.adopt(**steps), log, settings)
+    totals = {
+        **result["totals"][replica],
+        "step_stride": result["steps"][replica]["stride"],
+        **result["quantiles"],
+    }
+    return Run(requests, Steps.adopt(**steps), log, {"totals": totals, **settings})
 
 
 def run_settings(
@@ -180,13 +219,8 @@ def run_settings(
     cost: CostLike,
     engine: Mapping[str, Any],
     own: Mapping[str, Any],
-    result: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What ran, as JSON values."""
-    totals: dict[str, Any] = {name: result[name] for name in ("iterations", "scheduled_sequences")}
-    totals["step_stride"] = [table["stride"] for table in result["steps"]]
-    if own["quantiles"]:
-        totals |= {name: result[name] for name in ("inter_token_s", "duration_s")}
+    """What ran, as JSON values; `run_of` adds what came of it."""
     options = {name: value for name, value in check_options(**engine).items() if name != "event_log"}
     options["policy"] = policy_name(options["policy"])
     if own["reservation"] is not None:
@@ -196,5 +230,4 @@ def run_settings(
         "workload": dict(workload.spec),
         "cost": as_cost(cost).describe(),
         "simulator": dict(own),
-        "totals": totals,
     }

@@ -48,6 +48,13 @@ impl BlockCache {
         hits
     }
 
+    /// `access` of each chain `ids[offsets[i]..offsets[i + 1]]`, in order.
+    pub fn access_all(&mut self, offsets: &[i64], ids: &[i32]) -> Result<Vec<u32>> {
+        check_offsets(offsets, ids)?;
+        let chain = |pair: &[i64]| &ids[pair[0] as usize..pair[1] as usize];
+        Ok(offsets.windows(2).map(|pair| self.access(chain(pair)) as u32).collect())
+    }
+
     /// Makes and holds the entries of a whole chain, so that none is forgotten on the way.
     fn intern_chain(&mut self, ids: &[i32]) {
         let (mut parent, mut hash) = (ROOT, self.root_hash);
@@ -63,4 +70,14 @@ impl BlockCache {
     pub fn num_cached(&self) -> u32 {
         self.blocks.num_cached()
     }
+}
+
+/// That the offsets cut all of `ids` into chains.
+pub fn check_offsets(offsets: &[i64], ids: &[i32]) -> Result<()> {
+    let whole = offsets.first() == Some(&0) && offsets.last() == Some(&(ids.len() as i64));
+    if !whole || !offsets.is_sorted() {
+        let limit = format!("ascending from 0 to the number of ids, {}", ids.len());
+        return Err(Error::invalid("offsets", format!("{} entries", offsets.len()), limit));
+    }
+    Ok(())
 }

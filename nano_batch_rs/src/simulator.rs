@@ -9,7 +9,9 @@ pub mod cost;
 mod quantiles;
 mod records;
 mod replica;
+mod requests;
 mod router;
+mod rows;
 mod workload;
 
 use std::cmp::Reverse;
@@ -17,8 +19,9 @@ use std::collections::BinaryHeap;
 
 pub use contiguous::{AddressSpace, Reservation};
 pub use cost::{CostModel, Features, StepTime};
-pub use quantiles::Quantiles;
-pub use records::{RequestColumns, StepColumns};
+pub use quantiles::{Quantiles, Streamed};
+pub use records::{StepColumns, Totals};
+pub use requests::RequestColumns;
 pub use router::Routing;
 pub use workload::{Content, Workload};
 
@@ -51,8 +54,10 @@ pub struct Options {
     pub max_tokens: Option<u32>,
     /// Requests get contiguous regions of this size instead of blocks.
     pub reservation: Option<Reservation>,
-    /// Whether inter-token latencies and step durations are counted into quantiles as they occur.
+    /// Whether latencies and step durations are counted into quantiles as they occur.
     pub quantiles: bool,
+    /// Whether every request has its entry in the records, or only counts in totals and quantiles.
+    pub keep_requests: bool,
 }
 
 impl Default for Options {
@@ -66,12 +71,17 @@ impl Default for Options {
             max_tokens: None,
             reservation: None,
             quantiles: false,
+            keep_requests: true,
         }
     }
 }
 
 impl Options {
     fn check(&self, config: &Config) -> Result<()> {
+        if !self.keep_requests && config.event_log.is_some() {
+            let limit = "off with keep_requests=False: it names every request";
+            return Err(Error::invalid("event_log", "on", limit));
+        }
         if self.reservation.is_some() && config.event_log.is_some() {
             let limit = "off with a reservation: regions are not blocks";
             return Err(Error::invalid("event_log", "on", limit));
@@ -98,11 +108,10 @@ pub struct Outcome {
     /// One table a replica.
     pub steps: Vec<StepColumns>,
     pub schedulers: Vec<Scheduler>,
-    pub iterations: u64,
-    pub scheduled_sequences: u64,
-    /// Gaps between a request's tokens, and durations of steps, in seconds.
-    pub inter_token: Quantiles,
-    pub durations: Quantiles,
+    /// One a replica.
+    pub totals: Vec<Totals>,
+    /// Where they were asked for.
+    pub streamed: Option<Streamed>,
 }
 
 /// Where a run stands: what a watcher sees.
@@ -208,15 +217,14 @@ impl Simulation<'_> {
                     self.happen(now, kind, replica, cost)?;
                 }
             }
-            self.recorder.iterations += 1;
-            if self.recorder.iterations % WATCH_EVERY == 0 && !watch(self.progress(now)) {
+            self.recorder.happened += 1;
+            if self.recorder.happened % WATCH_EVERY == 0 && !watch(self.progress(now)) {
                 return Err(Error::Stopped { now_s: now });
             }
         }
         watch(self.progress(now));
-        let Simulation { replicas, recorder, planned, .. } = self;
+        let Simulation { replicas, recorder, .. } = self;
         let mut outcome = recorder.finish(&replicas);
-        outcome.iterations = planned;
         outcome.schedulers = replicas.into_iter().map(Replica::into_scheduler).collect();
         Ok(outcome)
     }

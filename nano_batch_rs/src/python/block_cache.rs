@@ -33,6 +33,19 @@ impl BlockCache {
         self.cache.access(&ids.as_array().to_vec())
     }
 
+    /// Many requests in their order: request i asks for the chain `ids[offsets[i]:offsets[i + 1]]`. What
+    /// `access` returns for each, uint32 [requests].
+    fn access_all<'py>(
+        &mut self,
+        py: Python<'py>,
+        offsets: PyReadonlyArray1<'py, i64>,
+        ids: PyReadonlyArray1<'py, i32>,
+    ) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let (offsets, ids) = (offsets.as_array().to_vec(), ids.as_array().to_vec());
+        let hits = py.detach(|| self.cache.access_all(&offsets, &ids)).map_err(Raised)?;
+        Ok(hits.into_pyarray(py))
+    }
+
     /// Blocks that hold content now.
     #[getter]
     fn num_cached(&self) -> u32 {

@@ -16,7 +16,9 @@ use super::values::count;
 use crate::config::{Choice, Config};
 use crate::error::Error;
 use crate::policy::Policy;
-use crate::simulator::{Content, Options, Outcome, Progress, Reservation, Routing, StepColumns, Workload};
+use crate::simulator::{
+    Content, Options, Outcome, Progress, Reservation, Routing, StepColumns, Totals, Workload,
+};
 
 /// Between two looks at Python: signals are checked, progress is told.
 const WATCH_INTERVAL: Duration = Duration::from_millis(40);
@@ -24,7 +26,8 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(40);
 /// Simulates a workload; what comes back is the records' columns in a dict.
 #[pyfunction]
 #[pyo3(signature = (arrival_s, prompt_tokens, output_tokens, content, engine, cost, *, steps_in_flight, replicas,
-    routing, max_steps, keep_steps, max_tokens, reservation, quantiles, progress, score))]
+    routing, max_steps, keep_steps, max_tokens, reservation, quantiles, keep_requests,
+    progress, score))]
 #[allow(clippy::too_many_arguments)]
 pub fn simulate<'py>(
     py: Python<'py>,
@@ -42,6 +45,7 @@ pub fn simulate<'py>(
     max_tokens: Option<u32>,
     reservation: Option<&str>,
     quantiles: bool,
+    keep_requests: bool,
     progress: Option<Py<PyAny>>,
     score: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
@@ -55,6 +59,7 @@ pub fn simulate<'py>(
         max_tokens,
         reservation: reservation.map(Reservation::parse).transpose().map_err(Raised)?,
         quantiles,
+        keep_requests,
     };
     let workload = Workload {
         arrival_s: arrival_s.as_array().to_vec(),
@@ -142,10 +147,30 @@ fn outcome_dict(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyDict>>
     dict.set_item("requests", requests)?;
     let steps: PyResult<Vec<_>> = outcome.steps.into_iter().map(|table| steps_dict(py, table)).collect();
     dict.set_item("steps", steps?)?;
-    dict.set_item("iterations", outcome.iterations)?;
-    dict.set_item("scheduled_sequences", outcome.scheduled_sequences)?;
-    dict.set_item("inter_token_s", quantiles_dict(py, &outcome.inter_token)?)?;
-    dict.set_item("duration_s", quantiles_dict(py, &outcome.durations)?)?;
+    let totals: PyResult<Vec<_>> = outcome.totals.iter().map(|totals| totals_dict(py, totals)).collect();
+    dict.set_item("totals", totals?)?;
+    let quantiles = PyDict::new(py);
+    if let Some(streamed) = &outcome.streamed {
+        quantiles.set_item("inter_token_s", quantiles_dict(py, &streamed.inter_token)?)?;
+        quantiles.set_item("duration_s", quantiles_dict(py, &streamed.durations)?)?;
+        quantiles.set_item("ttft_s", quantiles_dict(py, &streamed.ttft)?)?;
+        quantiles.set_item("tpot_s", quantiles_dict(py, &streamed.tpot)?)?;
+        quantiles.set_item("end_to_end_s", quantiles_dict(py, &streamed.end_to_end)?)?;
+    }
+    dict.set_item("quantiles", quantiles)?;
+    Ok(dict)
+}
+
+fn totals_dict<'py>(py: Python<'py>, totals: &Totals) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("iterations", totals.iterations)?;
+    dict.set_item("scheduled_sequences", totals.scheduled_sequences)?;
+    dict.set_item("requests", totals.requests)?;
+    dict.set_item("finished", totals.finished)?;
+    dict.set_item("output_tokens", totals.output_tokens)?;
+    dict.set_item("cached_tokens", totals.cached_tokens)?;
+    dict.set_item("preemptions", totals.preemptions)?;
+    dict.set_item("end_s", totals.end_s)?;
     Ok(dict)
 }
 

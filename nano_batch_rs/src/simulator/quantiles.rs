@@ -83,3 +83,25 @@ impl Quantiles {
         f64::NAN
     }
 }
+
+/// What is counted as it occurs, in seconds.
+#[derive(Debug, Default, Clone)]
+pub struct Streamed {
+    /// Gaps between a request's tokens.
+    pub inter_token: Quantiles,
+    /// Of steps.
+    pub durations: Quantiles,
+    pub ttft: Quantiles,
+    pub tpot: Quantiles,
+    pub end_to_end: Quantiles,
+}
+
+impl Streamed {
+    /// A request ended at `at` with `outputs` tokens.
+    pub fn ended(&mut self, arrival: f64, first_token: f64, at: f64, outputs: u32) {
+        self.end_to_end.add(at - arrival);
+        if outputs > 1 {
+            self.tpot.add((at - first_token) / f64::from(outputs - 1));
+        }
+    }
+}

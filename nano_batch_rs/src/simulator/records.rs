@@ -1,31 +1,14 @@
 //! What a simulated run leaves behind, as columns (docs/records.md).
 
 use super::contiguous::Regions;
-use super::quantiles::Quantiles;
+use super::quantiles::Streamed;
 use super::replica::Replica;
+use super::requests::Noted;
+use super::rows::Rows;
 use super::{Options, Outcome, Workload};
 use crate::request::FinishReason;
 use crate::scheduler::{DecodeStep, Scheduler};
 use crate::step::Step;
-
-/// One entry a request that arrived, in the order of arrival.
-#[derive(Debug, Default, Clone)]
-pub struct RequestColumns {
-    /// The workload's row.
-    pub row: Vec<u32>,
-    pub replica: Vec<u32>,
-    /// The number of its sequence in its replica's events.
-    pub sequence: Vec<u32>,
-    pub arrival_s: Vec<f64>,
-    pub first_scheduled_s: Vec<f64>,
-    pub first_token_s: Vec<f64>,
-    pub finish_s: Vec<f64>,
-    pub cached_tokens: Vec<u32>,
-    pub output_tokens: Vec<u32>,
-    pub preemptions: Vec<u32>,
-    /// 0 unfinished, 1 stop, 2 length
-    pub reason: Vec<u8>,
-}
 
 /// One entry a step kept.
 #[derive(Debug, Default, Clone)]
@@ -160,84 +143,84 @@ struct Planned {
     preemptions: u32,
 }
 
-/// Collects a run's records while it runs; requests by their row.
+/// What a replica's run comes to, whatever else of it is kept.
+#[derive(Debug, Default, Clone)]
+pub struct Totals {
+    /// Planned steps.
+    pub iterations: u64,
+    pub scheduled_sequences: u64,
+    /// Given to the replica.
+    pub requests: u64,
+    pub finished: u64,
+    pub output_tokens: u64,
+    pub cached_tokens: u64,
+    pub preemptions: u64,
+    /// When the last step ends.
+    pub end_s: f64,
+}
+
+/// Collects a run's records while it runs.
 pub(super) struct Recorder {
-    requests: RequestColumns,
-    /// Rows in the order of arrival.
-    order: Vec<u32>,
+    requests: Noted,
     steps: Vec<StepColumns>,
     most_steps: u64,
-    inter_token: Option<Quantiles>,
-    durations: Quantiles,
+    streamed: Option<Streamed>,
+    totals: Vec<Totals>,
     pub finished: usize,
-    pub iterations: u64,
-    scheduled_sequences: u64,
+    /// Events that happened: arrivals, plans and ends of steps.
+    pub happened: u64,
 }
 
 impl Recorder {
     pub fn new(workload: &Workload, options: &Options) -> Self {
-        let rows = workload.len();
         let table = StepColumns { stride: 1, ..StepColumns::default() };
         Recorder {
-            requests: RequestColumns {
-                row: Vec::new(),
-                replica: if options.replicas > 1 { vec![0; rows] } else { Vec::new() },
-                sequence: Vec::new(),
-                arrival_s: vec![f64::NAN; rows],
-                first_scheduled_s: vec![f64::NAN; rows],
-                first_token_s: vec![f64::NAN; rows],
-                finish_s: vec![f64::NAN; rows],
-                cached_tokens: vec![0; rows],
-                output_tokens: vec![0; rows],
-                preemptions: vec![0; rows],
-                reason: vec![0; rows],
-            },
-            order: Vec::new(),
+            requests: Noted::new(workload.len(), options),
             steps: vec![table; options.replicas as usize],
             most_steps: options.keep_steps.unwrap_or(u64::MAX),
-            inter_token: options.quantiles.then(Quantiles::default),
-            durations: Quantiles::default(),
+            streamed: options.quantiles.then(Streamed::default),
+            totals: vec![Totals::default(); options.replicas as usize],
             finished: 0,
-            iterations: 0,
-            scheduled_sequences: 0,
+            happened: 0,
         }
     }
 
-    pub fn counts_gaps(&self) -> bool {
-        self.inter_token.is_some()
+    pub fn streams(&self) -> bool {
+        self.streamed.is_some()
     }
 
     pub fn gap(&mut self, seconds: f64) {
-        if let Some(quantiles) = &mut self.inter_token {
-            quantiles.add(seconds);
+        if let Some(streamed) = &mut self.streamed {
+            streamed.inter_token.add(seconds);
         }
     }
 
     pub fn arrived(&mut self, row: u32, replica: u32, at: f64) {
-        self.requests.arrival_s[row as usize] = at;
-        if let Some(entry) = self.requests.replica.get_mut(row as usize) {
-            *entry = replica;
-        }
-        self.order.push(row);
+        self.requests.arrived(row, replica, at);
     }
 
     pub fn arrival_s(&self, row: u32) -> f64 {
-        self.requests.arrival_s[row as usize]
+        self.requests.columns.arrival_s[self.requests.place(row)]
     }
 
     /// A step was planned, with `rows` the workload's rows by sequence number.
-    pub fn planned(&mut self, scheduler: &Scheduler, timed: &Timed, step: &Step, rows: &[u32]) {
+    pub fn planned(&mut self, scheduler: &Scheduler, timed: &Timed, step: &Step, rows: &Rows) {
+        let totals = &mut self.totals[timed.replica as usize];
         for row in &step.rows[step.num_decodes..] {
-            let request = rows[row.uid as usize] as usize;
-            if self.requests.first_scheduled_s[request].is_nan() {
-                self.requests.first_scheduled_s[request] = timed.start_s;
+            let at = self.requests.place(rows.of(row.uid));
+            let columns = &mut self.requests.columns;
+            if columns.first_scheduled_s[at].is_nan() {
+                columns.first_scheduled_s[at] = timed.start_s;
                 // What it starts behind was cached; a static batch admits it steps before it runs.
-                self.requests.cached_tokens[request] = row.start;
+                columns.cached_tokens[at] = row.start;
+                totals.cached_tokens += u64::from(row.start);
             }
         }
         for preempted in &step.preempted {
-            self.requests.preemptions[rows[preempted.uid as usize] as usize] += 1;
+            let at = self.requests.place(rows.of(preempted.uid));
+            self.requests.columns.preemptions[at] += 1;
         }
+        totals.preemptions += step.preempted.len() as u64;
         let decodes = step.num_decodes as u32;
         let planned = Planned {
             number: step.number,
@@ -260,9 +243,12 @@ impl Recorder {
     }
 
     fn note(&mut self, scheduler: &Scheduler, timed: &Timed, step: &Planned, sequences: u64) {
-        self.scheduled_sequences += sequences;
-        if self.inter_token.is_some() {
-            self.durations.add(timed.duration_s);
+        let totals = &mut self.totals[timed.replica as usize];
+        totals.iterations += 1;
+        totals.scheduled_sequences += sequences;
+        totals.end_s = totals.end_s.max(timed.start_s + timed.duration_s);
+        if let Some(streamed) = &mut self.streamed {
+            streamed.durations.add(timed.duration_s);
         }
         let table = &mut self.steps[timed.replica as usize];
         if table.wants(self.most_steps) {
@@ -272,70 +258,52 @@ impl Recorder {
 
     /// A request got a token; whether it was its first.
     pub fn first_token(&mut self, row: u32, at: f64) -> bool {
-        let entry = &mut self.requests.first_token_s[row as usize];
-        let first = entry.is_nan();
+        let place = self.requests.place(row);
+        let columns = &mut self.requests.columns;
+        let first = columns.first_token_s[place].is_nan();
         if first {
-            *entry = at;
+            columns.first_token_s[place] = at;
+            if let Some(streamed) = &mut self.streamed {
+                streamed.ttft.add(at - columns.arrival_s[place]);
+            }
         }
         first
     }
 
-    pub fn ended(&mut self, row: u32, outputs: u32, reason: FinishReason, at: f64) {
-        let row = row as usize;
+    pub fn ended(&mut self, row: u32, replica: u32, outputs: u32, reason: FinishReason, at: f64) {
+        let place = self.requests.place(row);
+        let columns = &mut self.requests.columns;
+        columns.finish_s[place] = at;
+        columns.output_tokens[place] = outputs;
+        columns.reason[place] = if reason == FinishReason::Stop { 1 } else { 2 };
+        if let Some(streamed) = &mut self.streamed {
+            streamed.ended(columns.arrival_s[place], columns.first_token_s[place], at, outputs);
+        }
         self.finished += 1;
-        self.requests.finish_s[row] = at;
-        self.requests.output_tokens[row] = outputs;
-        self.requests.reason[row] = if reason == FinishReason::Stop { 1 } else { 2 };
+        let totals = &mut self.totals[replica as usize];
+        totals.finished += 1;
+        totals.output_tokens += u64::from(outputs);
+        self.requests.ended(row);
     }
 
     /// The records, requests in the order in which they arrived.
     pub fn finish(mut self, replicas: &[Replica]) -> Outcome {
-        let mut numbers = vec![u32::MAX; self.requests.arrival_s.len()];
-        for replica in replicas {
-            for (number, &row) in replica.rows().iter().enumerate() {
-                numbers[row as usize] = number as u32;
-            }
+        for (replica, totals) in replicas.iter().zip(&mut self.totals) {
+            totals.requests = replica.rows().count();
             let scheduler = replica.scheduler();
             for slot in scheduler.running().iter().copied().chain(scheduler.waiting()) {
                 let sequence = scheduler.sequence(slot);
-                let row = replica.rows()[sequence.uid as usize];
-                self.requests.output_tokens[row as usize] = sequence.outputs;
+                let place = self.requests.place(replica.rows().of(sequence.uid));
+                self.requests.columns.output_tokens[place] = sequence.outputs;
+                totals.output_tokens += u64::from(sequence.outputs);
             }
         }
-        // What came after the last step was planned was never given to an engine.
-        self.order.retain(|&row| numbers[row as usize] != u32::MAX);
-        let in_order = self.order.iter().enumerate().all(|(at, &row)| at == row as usize);
-        let mut requests = self.requests;
-        requests.sequence = self.order.iter().map(|&row| numbers[row as usize]).collect();
-        if !in_order || self.order.len() != requests.arrival_s.len() {
-            requests.arrange(&self.order);
-        }
-        requests.row = self.order;
         Outcome {
-            requests,
+            requests: self.requests.finish(replicas.iter().map(Replica::rows)),
             steps: self.steps,
             schedulers: Vec::new(),
-            iterations: 0,
-            scheduled_sequences: self.scheduled_sequences,
-            inter_token: self.inter_token.unwrap_or_default(),
-            durations: self.durations,
+            totals: self.totals,
+            streamed: self.streamed,
         }
-    }
-}
-
-impl RequestColumns {
-    fn arrange(&mut self, order: &[u32]) {
-        fn take<T: Copy>(column: &mut Vec<T>, order: &[u32]) {
-            if !column.is_empty() {
-                *column = order.iter().map(|&row| column[row as usize]).collect();
-            }
-        }
-        let times =
-            [&mut self.arrival_s, &mut self.first_scheduled_s, &mut self.first_token_s, &mut self.finish_s];
-        times.into_iter().for_each(|column| take(column, order));
-        let counts =
-            [&mut self.replica, &mut self.cached_tokens, &mut self.output_tokens, &mut self.preemptions];
-        counts.into_iter().for_each(|column| take(column, order));
-        take(&mut self.reason, order);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::contiguous::Gate;
 use super::cost::{CostModel, Features, StepTime};
 use super::records::{Recorder, Timed};
+use super::rows::Rows;
 use super::workload::{OTHER_TOKEN, STOP_TOKEN, Workload};
 use super::{MakePolicy, Options};
 use crate::config::Config;
@@ -44,8 +45,7 @@ pub(super) struct Replica {
     options: Options,
     /// Routed here since the last plan.
     pub inbox: Vec<u32>,
-    /// Rows of the workload by sequence number.
-    rows: Vec<u32>,
+    rows: Rows,
     /// By slot: when the sequence there got its newest token.
     token_s: Vec<f64>,
     in_flight: VecDeque<InFlight>,
@@ -72,7 +72,7 @@ impl Replica {
             config: config.clone(),
             options: options.clone(),
             inbox: Vec::new(),
-            rows: Vec::new(),
+            rows: Rows::new(!options.keep_requests),
             token_s: Vec::new(),
             in_flight: VecDeque::new(),
             plans_ahead: options.steps_in_flight > 0,
@@ -92,7 +92,7 @@ impl Replica {
     }
 
     /// The workload's rows by sequence number.
-    pub fn rows(&self) -> &[u32] {
+    pub fn rows(&self) -> &Rows {
         &self.rows
     }
 
@@ -234,7 +234,7 @@ impl Replica {
             self.note_gaps(now, recorder);
             let (rows, stops) = (&self.rows, self.options.max_tokens.is_some());
             self.scheduler.retire_decodes(|sequence| match stops {
-                true => token_of(sequence, workload.output_tokens[rows[sequence.uid as usize] as usize]),
+                true => token_of(sequence, workload.output_tokens[rows.of(sequence.uid) as usize]),
                 false => OTHER_TOKEN,
             });
         } else {
@@ -245,8 +245,9 @@ impl Replica {
         }
         if self.scheduler.any_ended() {
             for ended in self.scheduler.take_ended() {
-                let row = self.rows[ended.uid as usize];
-                recorder.ended(row, ended.outputs, ended.reason, now);
+                let row = self.rows.of(ended.uid);
+                recorder.ended(row, self.number, ended.outputs, ended.reason, now);
+                self.rows.ended(ended.uid);
                 self.ended.push(row);
                 if let Some(gate) = &mut self.gate {
                     gate.leave(row);
@@ -267,17 +268,17 @@ impl Replica {
             return;
         }
         for (token, sample) in self.tokens.iter_mut().zip(&step.samples) {
-            let sequence = self.scheduler.sequence(sample.slot);
-            let output = workload.output_tokens[self.rows[sample.uid as usize] as usize];
-            if sequence.uid == sample.uid {
-                *token = token_of(sequence, output);
+            // An ended one keeps its slot until the last step under way with it.
+            if self.scheduler.awaits(sample) {
+                let sequence = self.scheduler.sequence(sample.slot);
+                *token = token_of(sequence, workload.output_tokens[self.rows.of(sample.uid) as usize]);
             }
         }
     }
 
     /// Every running sequence gets a token at `now`.
     fn note_gaps(&mut self, now: f64, recorder: &mut Recorder) {
-        if recorder.counts_gaps() {
+        if recorder.streams() {
             for &slot in self.scheduler.running() {
                 recorder.gap(now - self.token_s[slot as usize]);
                 self.token_s[slot as usize] = now;
@@ -289,13 +290,13 @@ impl Replica {
     fn note_tokens(&mut self, now: f64, recorder: &mut Recorder) {
         let Some(step) = self.scheduler.outstanding().front() else { return };
         let awaited = step.samples.iter().filter(|sample| self.scheduler.awaits(sample));
-        if recorder.counts_gaps() {
+        if recorder.streams() {
             for sample in awaited {
                 let slot = sample.slot as usize;
                 if self.token_s.len() <= slot {
                     self.token_s.resize(slot + 1, 0.0);
                 }
-                let row = self.rows[sample.uid as usize];
+                let row = self.rows.of(sample.uid);
                 if !recorder.first_token(row, now) {
                     recorder.gap(now - self.token_s[slot]);
                 }
@@ -305,7 +306,7 @@ impl Replica {
         }
         // Decodes come first and have had their first token.
         for sample in awaited.rev().take_while(|sample| sample.row as usize >= step.num_decodes) {
-            recorder.first_token(self.rows[sample.uid as usize], now);
+            recorder.first_token(self.rows.of(sample.uid), now);
         }
     }
 }
