@@ -374,3 +374,11 @@ def test_requests_in_the_system_and_a_backlog_by_hand():
     assert backlog_grows(closed(arrivals, 1.2 * arrivals + 3), (20.0, 99.9))
     # Slower than requests come, but by so little that a window of this length cannot tell.
     assert not backlog_grows(closed(arrivals, 1.001 * arrivals + 3), (20.0, 99.9))
+
+
+def test_quantiles_are_numpys():
+    rng = np.random.default_rng(0)
+    for count in [*range(1, 40), 99, 100, 101, 180, 1000]:
+        values = rng.exponential(size=count)
+        for q in (0.0, 0.01, 0.123, 0.3, 0.5, 0.9, 0.99, 1.0):
+            assert quantiles(values, (q,))[0].value == pytest.approx(np.quantile(values, q), rel=1e-14)

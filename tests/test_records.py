@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from nano_batch import Workload, simulate
 from nano_batch.errors import MissingExtraError, RecordsError, ReplayError, SchemaVersionError
 from nano_batch.records import (
     SCHEMA_VERSION,
@@ -296,3 +297,15 @@ def test_a_run_shows_itself_and_becomes_a_workload():
     assert workload.output_tokens.tolist() == [2, 3]
     with pytest.raises(RecordsError, match="JSON"):
         Run(requests(), steps(), None, {"engine": object()})
+
+
+def test_settings_are_what_comes_back_from_json():
+    empty = simulate(Workload([0.0], [1], [1]), cost=0.01)
+    given = {"tuple": (1, (2.5, None)), "keys": {1: True}, "nested": {"list": [{"a": "b"}]}}
+    run = Run(empty.requests, empty.steps, None, given)
+    assert run.settings == json.loads(json.dumps(given))
+    given["nested"]["list"].append(1)
+    assert run.settings["nested"] == {"list": [{"a": "b"}]}
+    for wrong in (np.int64(3), {"deep": [object()]}, {(1, 2): 3}):
+        with pytest.raises(RecordsError, match="not JSON values"):
+            Run(empty.requests, empty.steps, None, {"wrong": wrong})

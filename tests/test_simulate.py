@@ -87,3 +87,10 @@ def test_slots_of_each_step_are_those_of_a_replayed_state(options, seed):
         split = waste(engine.snapshot(), options["block_size"], final)
         assert engine.slot_counts == (split.used, split.reserved, split.internal)
         engine.update(dict.fromkeys(output.sampled_requests, 7))
+
+
+def test_requests_are_named_by_their_row():
+    for count in (1, 10, 9_999, 10_001):
+        workload = Workload(np.zeros(count), np.ones(count, np.int64), np.ones(count, np.int64))
+        names = simulate(workload, cost=0.01, num_blocks=512, keep_steps=2).requests.request_id
+        assert names.tolist() == [f"r{row}" for row in range(count)]

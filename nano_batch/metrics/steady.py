@@ -103,7 +103,7 @@ def quantiles(values: ArrayLike, qs: Sequence[float]) -> list[Quantile]:
 
 
 def _linear(ordered: Floats, q: float) -> float:
-    """As `np.quantile` has it, to the bit; that takes six times as long for a few hundred values."""
+    """As `np.quantile` has it, which takes six times as long for a few hundred values."""
     if not len(ordered):
         return float("nan")
     at = q * (len(ordered) - 1)
