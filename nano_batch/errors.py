@@ -119,6 +119,14 @@ class MissingExtraError(NanoBatchError, ImportError):
     """An optional library is needed; the message tells which extra installs it."""
 
 
+class KernelCompileError(NanoBatchError, RuntimeError):
+    """A CUDA source does not compile; the message holds the compiler's log."""
+
+
+class KernelLaunchError(NanoBatchError, RuntimeError):
+    """The CUDA driver refused to load or start a kernel; the message has its reason."""
+
+
 class WorkloadError(InvalidArgumentError):
     """A workload cannot be made, or a value in it is out of range."""
 

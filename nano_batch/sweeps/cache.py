@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nano_batch.cache_folder import cache_folder
 from nano_batch.metrics.summary import Row
 
 
 def default_folder() -> Path:
     """The user's folder for what can be computed again, or the one that NANO_BATCH_CACHE names."""
-    if named := os.environ.get("NANO_BATCH_CACHE"):
-        return Path(named) / "sweeps"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "nano-batch" / "sweeps"
+    return cache_folder("sweeps")
 
 
 @dataclass(frozen=True)

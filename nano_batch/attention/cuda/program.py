@@ -1,0 +1,159 @@
+"""From a CUDA source of this folder to a binary that is kept on disk. Needs no GPU.
+
+A source is compiled by NVRTC, NVIDIA's compiler as a library, with its configuration as macros: one small
+binary for each combination that is really used, and no compiler on the user's machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nano_batch.attention.cuda.entries import read_entry, write_entry
+from nano_batch.cache_folder import cache_folder
+from nano_batch.errors import InvalidArgumentError, KernelCompileError, MissingExtraError
+
+FOLDER = Path(__file__).parent
+"""Where the sources are."""
+FORMAT = 1
+"""Counts the forms of an entry on disk."""
+INSTALL = "install the extra 'cuda' (pip install 'nano-batch[cuda]')"
+
+Macro = int | str
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel takes of a multiprocessor."""
+
+    registers: int  # 32-bit registers of a thread
+    spill_bytes: int  # bytes of a thread's registers that were stored to memory and loaded again
+    stack_bytes: int  # bytes of local memory of a thread
+    shared_bytes: int  # bytes of shared memory of a block that are known at compile time
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The binary of one source, configuration and architecture."""
+
+    cubin: bytes
+    resources: Mapping[str, Resources]  # by the kernel's name
+
+    def registers(self, kernel: str) -> int:
+        """32-bit registers that a thread of the kernel takes."""
+        return self.resources[kernel].registers
+
+    @property
+    def spills(self) -> int:
+        """Bytes spilled by all kernels together."""
+        return sum(one.spill_bytes for one in self.resources.values())
+
+
+def compiled(source: str, defines: Mapping[str, Macro], arch: str) -> Compiled:
+    """Compile a source of this folder, or take what an earlier process kept.
+
+    Args:
+        source: the file's name, as `cache.cu`.
+        defines: the macros of the configuration.
+        arch: the architecture, as `sm_80` or `sm_90a`.
+
+    Raises:
+        MissingExtraError: the extra `cuda` is not installed.
+        KernelCompileError: the source does not compile; with the compiler's log.
+        InvalidArgumentError: there is no such source.
+    """
+    text = _text(source)
+    options: dict[str, Any] = {
+        "std": "c++17",
+        "arch": arch,
+        "define_macro": [(name, str(value)) for name, value in sorted(defines.items())],
+        "ptxas_options": ["-v"],
+    }
+    path = cache_folder("kernels") / f"{Path(source).stem}-{_key(source, options)}.bin"
+    if (kept := read_entry(path)) is not None:
+        described, _, cubin = kept.partition(b"\n")
+        kernels = {name: Resources(**values) for name, values in json.loads(described).items()}
+        return Compiled(cubin, kernels)
+    made = _compile(source, text, options)
+    described = json.dumps({name: vars(one) for name, one in made.resources.items()}).encode()
+    write_entry(path, described + b"\n" + made.cubin)
+    return made
+
+
+def _text(source: str) -> str:
+    path = FOLDER / source
+    if path.suffix != ".cu" or not path.is_file():
+        known = ", ".join(sorted(file.name for file in FOLDER.glob("*.cu")))
+        raise InvalidArgumentError(f"there is no CUDA source {source!r}; there are {known}")
+    return path.read_text(encoding="utf-8")
+
+
+def _key(source: str, options: Mapping[str, Any]) -> str:
+    """A name for all that the binary depends on: sources, options, compiler."""
+    files = [FOLDER / source, *sorted(FOLDER.glob("*.cuh"))]
+    texts = {file.name: file.read_text(encoding="utf-8") for file in files}
+    depends = [FORMAT, texts, options, _toolchain()[0]]
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _toolchain() -> tuple[str, list[str]]:
+    """The compiler's version and the folders of NVIDIA's headers."""
+    try:
+        from cuda.bindings import nvrtc
+        from cuda.pathfinder import find_nvidia_header_directory
+    except ImportError as error:
+        raise MissingExtraError(f"CUDA kernels need NVIDIA's cuda-core: {INSTALL}") from error
+    try:
+        _, major, minor = nvrtc.nvrtcVersion()
+    except Exception as error:  # the loader's own error, whose class differs between versions
+        raise MissingExtraError(f"NVRTC, NVIDIA's compiler, does not load ({error}): {INSTALL}") from error
+    headers = find_nvidia_header_directory("cudart")
+    if headers is None:
+        raise MissingExtraError(f"NVIDIA's CUDA headers are not found: {INSTALL}")
+    return f"{major}.{minor}", [headers]
+
+
+def _compile(source: str, text: str, options: Mapping[str, Any]) -> Compiled:
+    try:
+        from cuda.core import Program, ProgramOptions
+    except ImportError as error:
+        raise MissingExtraError(f"CUDA kernels need NVIDIA's cuda-core: {INSTALL}") from error
+    log = io.StringIO()
+    folders = [str(FOLDER), *_toolchain()[1]]
+    try:
+        program = Program(text, "c++", ProgramOptions(name=source, include_path=folders, **options))
+        cubin = bytes(program.compile("cubin", logs=log).code)
+    except Exception as error:  # cuda.core's classes of errors are not public
+        macros = " ".join(f"-D{name}={value}" for name, value in options["define_macro"])
+        raise KernelCompileError(f"{source} for {options['arch']} with {macros}: {error}") from error
+    return Compiled(cubin, _resources(log.getvalue()))
+
+
+_ENTRY = re.compile(
+    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
+    r"(?P<stored>\d+) bytes spill stores, (?P<loaded>\d+) bytes spill loads.*?"
+    r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+    re.DOTALL,
+)
+
+
+def _resources(log: str) -> dict[str, Resources]:
+    """Read what the assembler says of each kernel."""
+    kernels = {}
+    for found in _ENTRY.finditer(log):
+        shared = re.search(r"(\d+) bytes smem", found["rest"])
+        kernels[found["name"]] = Resources(
+            registers=int(found["registers"]),
+            spill_bytes=int(found["stored"]) + int(found["loaded"]),
+            stack_bytes=int(found["stack"]),
+            shared_bytes=int(shared[1]) if shared else 0,
+        )
+    return kernels
