@@ -15,6 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from nano_batch._choices import check_choice
+from nano_batch.attention import cache_ops
+from nano_batch.attention.cache_ops import as_bits
+from nano_batch.attention.checks import QUANTISED, checked_kv_scale
+from nano_batch.attention.rope import Rope
 from nano_batch.block_pairs import BlockPairs, checked_pairs, checked_slots, runs
 from nano_batch.display import html_table, readable_bytes
 from nano_batch.errors import (
@@ -26,7 +30,8 @@ from nano_batch.errors import (
 )
 
 Layout = Literal["NHD", "HND"]
-CACHE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+CACHE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn)
+
 INT32_MAX = 2**31 - 1
 STAGING_BYTES = 64 * 2**20
 """Most device bytes that one swap stages at a time."""
@@ -58,12 +63,14 @@ class KVCache:
         block_size: token slots in a block, at least 1.
         num_kv_heads: key/value heads of a layer.
         head_dim: elements of one head.
-        dtype: `torch.float16`, `bfloat16`, `float32` or `float64`.
+        dtype: `torch.float16`, `bfloat16`, `float32`, `float64`, or `float8_e4m3fn`, which holds x / scale.
         device: where the blocks live.
         num_layers: layers that share the allocation and the block ids.
         layout: `"NHD"` stores a block as [block_size, num_kv_heads, head_dim], `"HND"` as [num_kv_heads,
             block_size, head_dim]. The views have the same logical shape; only their strides differ.
         num_swap_blocks: blocks of the host pool that `swap_out` fills (pinned when the device is CUDA).
+        key_scale, value_scale: for `float8_e4m3fn` only: what stored keys and values are multiplied by; a
+            number, or float32 [num_kv_heads] or [num_layers, num_kv_heads]. None means 1.
 
     Raises:
         InvalidArgumentError, DtypeError, DeviceError, UnknownOptionError: an argument is out of range.
@@ -82,6 +89,8 @@ class KVCache:
         num_layers: int = 1,
         layout: Layout = "NHD",
         num_swap_blocks: int = 0,
+        key_scale: float | torch.Tensor | None = None,
+        value_scale: float | torch.Tensor | None = None,
     ) -> None:
         """Allocate all blocks, zeroed."""
         self.num_blocks = _size("num_blocks", num_blocks)
@@ -94,10 +103,27 @@ class KVCache:
         self.layout = layout
         self.dtype = dtype
         self.device = _usable_device(dtype, device)
+        self._key_scale = self._spread("key_scale", key_scale)
+        self._value_scale = self._spread("value_scale", value_scale)
         # Host blocks stand first in their pool, so that one block is one contiguous transfer.
         head, block = (self.num_layers, 2), self._block_shape()
         self._blocks = self._allocate((*head, self.num_blocks, *block), self.device)
         self._host_blocks = self._allocate((self.num_swap_blocks, *head, *block), torch.device("cpu"))
+
+    def _spread(self, name: str, scale: float | torch.Tensor | None) -> torch.Tensor | None:
+        """A scale for every layer and head, [num_layers, num_kv_heads]; None for a cache that has none."""
+        if self.dtype != QUANTISED:
+            checked_kv_scale(name, scale, self.dtype, self.num_kv_heads)
+            return None
+        rows = scale if isinstance(scale, torch.Tensor) and scale.dim() == 2 else None
+        if rows is not None and len(rows) != self.num_layers:
+            raise ShapeError(f"{name} has {len(rows)} rows; there are {self.num_layers} layers")
+        of_layers = [scale] * self.num_layers if rows is None else list(rows)
+        checked = [checked_kv_scale(name, one, self.dtype, self.num_kv_heads) for one in of_layers]
+        spread = torch.ones(self.num_layers, self.num_kv_heads)
+        for layer, one in enumerate(checked):
+            spread[layer] = torch.as_tensor(one).cpu()
+        return spread.to(self.device)
 
     def _block_shape(self) -> tuple[int, int, int]:
         if self.layout == "NHD":
@@ -128,6 +154,16 @@ class KVCache:
             return keys.transpose(1, 2), values.transpose(1, 2)
         return keys, values
 
+    def scales(self, layer: int = 0) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return (key_scale, value_scale) of a layer, each [num_kv_heads] float32; None unless quantised.
+
+        Raises `InvalidArgumentError` for a layer it lacks.
+        """
+        layer = _size("layer", layer, least=0, most=self.num_layers - 1)
+        if self._key_scale is None or self._value_scale is None:
+            return None, None
+        return self._key_scale[layer], self._value_scale[layer]
+
     def get_kv_cache(self, layer: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the views (keys, values) of a layer, as `layer` does."""
         return self.layer(layer)
@@ -138,39 +174,72 @@ class KVCache:
         values: torch.Tensor,
         slot_mappings: torch.Tensor | NDArray[np.int64] | Sequence[int],
         layer: int = 0,
+        *,
+        rope: Rope | None = None,
+        query: torch.Tensor | None = None,
+        validate: bool = True,
     ) -> None:
         """Store the keys and values of new tokens in their slots.
 
         Args:
-            keys, values: [tokens, num_kv_heads, head_dim], any strides, in the cache's dtype and device.
+            keys, values: [tokens, num_kv_heads, head_dim], any strides, on the cache's device, in its dtype;
+                for a `float8_e4m3fn` cache in any dtype that the others have.
             slot_mappings: [tokens] int64, slot = block * block_size + offset; -1 writes nothing. Slots are
                 checked on the host: given as a list, array or CPU tensor, no device has to be waited for.
             layer: the layer written.
+            rope: rotate the keys first, in float32.
+            query: [tokens, num_heads, head_dim] like keys, rotated in place by `rope`.
+            validate: False leaves slots on a device unread, so that nothing waits; -1 and whatever lies
+                outside the cache then write nothing.
 
         Raises:
             ShapeError, DtypeError, DeviceError, SlotRangeError, InvalidArgumentError: nothing is written.
         """
         cached_keys, cached_values = self.layer(layer)
-        slots = checked_slots(slot_mappings, self.num_blocks * self.block_size)
+        slots = self._slots(slot_mappings, validate)
         self._check_new("keys", keys, len(slots))
         self._check_new("values", values, len(slots))
-        if len(slots) and int(slots.min()) < 0:
-            kept = torch.nonzero(slots >= 0).flatten()
-            slots, kept = slots[kept], kept.to(self.device)
-            keys, values = keys[kept], values[kept]
-        index = slots.to(self.device)
-        where = (index // self.block_size, index % self.block_size)
-        cached_keys.index_put_(where, keys)
-        cached_values.index_put_(where, values)
+        if values.dtype != keys.dtype:
+            raise DtypeError(f"values is {values.dtype}; keys is {keys.dtype}")
+        self._check_rope(rope, query, keys)
+        cache_ops.write_kv(
+            keys, values, cached_keys, cached_values, slots.to(self.device), *self.scales(layer),
+            *((rope.positions, rope.cosines, rope.sines, query) if rope is not None else ()),
+        )  # fmt: skip
+
+    def _slots(self, slots: torch.Tensor | NDArray[np.int64] | Sequence[int], validate: bool) -> torch.Tensor:
+        if isinstance(slots, torch.Tensor) and slots.device == self.device and not validate:
+            if slots.dtype != torch.int64:
+                raise DtypeError(f"slot_mappings is {slots.dtype}; slots are int64")
+            if slots.dim() != 1:
+                raise ShapeError(f"slot_mappings has shape {list(slots.shape)}; it needs [tokens]")
+            return slots
+        return checked_slots(slots, self.num_blocks * self.block_size)
 
     def _check_new(self, name: str, tensor: torch.Tensor, tokens: int) -> None:
         needed = (tokens, self.num_kv_heads, self.head_dim)
         if tuple(tensor.shape) != needed:
             raise ShapeError(f"{name} has shape {list(tensor.shape)}; {tokens} slots need {list(needed)}")
-        if tensor.dtype != self.dtype:
+        fits = tensor.dtype in CACHE_DTYPES if self.dtype == QUANTISED else tensor.dtype == self.dtype
+        if not fits or tensor.dtype == QUANTISED:
             raise DtypeError(f"{name} is {tensor.dtype}; the cache holds {self.dtype}")
         if tensor.device != self.device:
             raise DeviceError(f"{name} is on {tensor.device}; the cache is on {self.device}")
+
+    def _check_rope(self, rope: Rope | None, query: torch.Tensor | None, keys: torch.Tensor) -> None:
+        if rope is not None:
+            rope.check(len(keys), self.head_dim, self.device)
+        if query is None:
+            return
+        if rope is None:
+            raise InvalidArgumentError("query is given, which only rope would change")
+        if query.dim() != 3 or len(query) != len(keys) or query.shape[2] != self.head_dim:
+            needed = f"[{len(keys)}, num_heads, {self.head_dim}]"
+            raise ShapeError(f"query has shape {list(query.shape)}; it needs {needed}")
+        if query.dtype != keys.dtype:
+            raise DtypeError(f"query is {query.dtype}; keys is {keys.dtype}")
+        if query.device != self.device:
+            raise DeviceError(f"query is on {query.device}; the cache is on {self.device}")
 
     def copy_blocks(self, pairs: BlockPairs) -> None:
         """Copy device blocks (source, destination) in all layers, as if every source were read first.
@@ -180,8 +249,7 @@ class KVCache:
         """
         sources, targets = checked_pairs(pairs, ("block", self.num_blocks), ("block", self.num_blocks))
         if len(sources):
-            read = self._blocks.index_select(2, sources.to(self.device))
-            self._blocks.index_copy_(2, targets.to(self.device), read)
+            cache_ops.copy_blocks(self._blocks, torch.stack([sources, targets], 1).to(self.device))
 
     def swap_out(self, pairs: BlockPairs) -> None:
         """Copy (device block, host block) pairs to the host pool, all layers. Errors as in `copy_blocks`."""
@@ -190,9 +258,9 @@ class KVCache:
         )
         for part in self._staged(len(device_blocks)):
             index = device_blocks[part].to(self.device)
-            staging = self._blocks.index_select(2, index).movedim(2, 0).contiguous()
+            staging = as_bits(self._blocks).index_select(2, index).movedim(2, 0).contiguous()
             for host, staged, length in runs(host_blocks[part]):
-                self._host_blocks[host : host + length].copy_(
+                as_bits(self._host_blocks)[host : host + length].copy_(
                     staging[staged : staged + length], non_blocking=True
                 )
 
@@ -203,14 +271,11 @@ class KVCache:
         )
         for part in self._staged(len(device_blocks)):
             chosen = host_blocks[part]
-            staging = torch.empty(
-                (len(chosen), *self._host_blocks.shape[1:]), dtype=self.dtype, device=self.device
-            )
+            bits = as_bits(self._host_blocks)
+            staging = torch.empty((len(chosen), *bits.shape[1:]), dtype=bits.dtype, device=self.device)
             for host, staged, length in runs(chosen):
-                staging[staged : staged + length].copy_(
-                    self._host_blocks[host : host + length], non_blocking=True
-                )
-            self._blocks.index_copy_(2, device_blocks[part].to(self.device), staging.movedim(0, 2))
+                staging[staged : staged + length].copy_(bits[host : host + length], non_blocking=True)
+            as_bits(self._blocks).index_copy_(2, device_blocks[part].to(self.device), staging.movedim(0, 2))
 
     def _staged(self, count: int) -> list[slice]:
         size = max(1, STAGING_BYTES // self.get_memory_usage().per_block_bytes)

@@ -17,6 +17,8 @@ from nano_batch.errors import (
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)
+QUANTISED = torch.float8_e4m3fn
+"""The dtype of a cache that holds keys and values divided by a scale."""
 
 
 def check_cache(
@@ -33,8 +35,10 @@ def check_cache(
         if cache.shape[3] != head_dim:
             raise ShapeError(f"{name} has head_dim {cache.shape[3]}; the query has {head_dim}")
         _check_device(name, cache, query.device)
-        if cache.dtype != query.dtype:
+        if cache.dtype not in (query.dtype, QUANTISED):
             raise DtypeError(f"{name} is {cache.dtype}; the query is {query.dtype}")
+    if key_cache.dtype != value_cache.dtype:
+        raise DtypeError(f"key_cache is {key_cache.dtype} and value_cache {value_cache.dtype}")
     if key_cache.shape != value_cache.shape:
         raise ShapeError(
             f"key_cache {list(key_cache.shape)} and value_cache {list(value_cache.shape)} differ"
@@ -132,6 +136,37 @@ def checked_window(window: int | None) -> int | None:
             f"sliding_window={window!r} is neither None nor a whole number of at least 1"
         )
     return window
+
+
+def checked_soft_cap(soft_cap: float | None) -> float | None:
+    """Return the cap, None or a finite number above 0."""
+    if soft_cap is None:
+        return None
+    if not (math.isfinite(soft_cap) and soft_cap > 0):
+        raise InvalidArgumentError(f"soft_cap={soft_cap!r} is neither None nor a finite number above 0")
+    return float(soft_cap)
+
+
+def checked_kv_scale(
+    name: str, scale: float | torch.Tensor | None, dtype: torch.dtype, kv_heads: int
+) -> float | torch.Tensor:
+    """Return what stored keys or values of a cache of `dtype` are multiplied by, 1.0 for None.
+
+    It is a number above 0, or a float32 tensor [num_kv_heads], whose values are not read.
+    """
+    if scale is None:
+        return 1.0
+    if dtype != QUANTISED:
+        raise InvalidArgumentError(f"{name} is given, and the cache is {dtype}; only {QUANTISED} has scales")
+    if not isinstance(scale, torch.Tensor):
+        if not (math.isfinite(scale) and scale > 0):
+            raise InvalidArgumentError(f"{name}={scale!r} is not a finite number above 0")
+        return float(scale)
+    if scale.dtype != torch.float32:
+        raise DtypeError(f"{name} is {scale.dtype}; it needs float32")
+    if tuple(scale.shape) != (kv_heads,):
+        raise ShapeError(f"{name} has shape {list(scale.shape)}; it needs [{kv_heads}], one a key/value head")
+    return scale
 
 
 def _refuse(bad: torch.Tensor, values: torch.Tensor, message: str) -> None:

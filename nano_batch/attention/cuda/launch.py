@@ -12,8 +12,8 @@ import torch
 from nano_batch.attention.cuda.program import INSTALL, Macro, compiled
 from nano_batch.errors import DeviceError, KernelLaunchError, MissingExtraError
 
-Argument = torch.Tensor | ctypes._SimpleCData | None  # type: ignore[type-arg]
-"""A tensor is passed as its address, None as a null pointer, a number as the C type that it is given as."""
+Argument = torch.Tensor | ctypes._SimpleCData | ctypes.Structure | None  # type: ignore[type-arg]
+"""A tensor is passed as its address, None as a null pointer, all else as the C type that it is given as."""
 DEFAULT_SHARED_BYTES = 48 * 1024
 """Dynamic shared memory of a block that a kernel gets without asking."""
 _KEPT_CONFIGURATIONS = 256
@@ -51,7 +51,8 @@ class Kernel:
             grid: blocks in x, y and z.
             block: threads of a block.
             smem: bytes of dynamic shared memory of a block.
-            args: the parameters in order; a number is a ctypes scalar of the parameter's own type.
+            args: the parameters in order; a number is a ctypes scalar of the parameter's own type, and a
+                struct a ctypes structure.
             pdl: let the kernel begin while the one before it in the stream ends (programmatic dependent
                 launch, sm_90 and later); the kernel itself waits where it needs the other's results.
 
@@ -60,7 +61,7 @@ class Kernel:
         """
         if smem > self._shared_allowed:
             self._allow_shared(smem)
-        # One parameter has at most 8 bytes; the driver copies them before the call returns.
+        # The driver copies what the addresses point to before the call returns.
         values = (ctypes.c_uint64 * len(args))()
         addresses = (ctypes.c_void_p * len(args))()
         place = ctypes.addressof(values)

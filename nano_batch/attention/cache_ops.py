@@ -1,0 +1,135 @@
+"""Moves within the KV cache as operators of PyTorch: the plain form on any device, kernels on CUDA.
+
+As operators they say what they change, so that `torch.compile` traces them; a CUDA graph can hold them, too,
+for on CUDA the kernels wait for no host.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from nano_batch.attention.cuda import cache as on_cuda
+from nano_batch.attention.cuda.available import why_not
+from nano_batch.attention.loud import say_once
+from nano_batch.attention.rope import Rope, rotated
+
+E4M3_LARGEST = 448.0
+
+
+@torch.library.custom_op("nano_batch::write_kv", mutates_args=("key_cache", "value_cache", "query"))
+def write_kv(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slots: torch.Tensor,
+    key_scale: torch.Tensor | None = None,
+    value_scale: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
+    cosines: torch.Tensor | None = None,
+    sines: torch.Tensor | None = None,
+    query: torch.Tensor | None = None,
+) -> None:
+    """Store the keys and values of tokens in their slots. `KVCache.write_kv` checks what this does not.
+
+    Args:
+        keys, values: [tokens, num_kv_heads, head_dim], floating point.
+        key_cache, value_cache: [num_blocks, block_size, num_kv_heads, head_dim] of the same dtype, or
+            float8_e4m3fn, which holds x / scale rounded to nearest, saturating at 448. Any strides with a
+            contiguous last dimension.
+        slots: [tokens] int64, block * block_size + offset; one outside the cache, such as -1, writes nothing.
+        key_scale, value_scale: [num_kv_heads] float32, for float8_e4m3fn.
+        positions, cosines, sines: as in `Rope`, all or none: keys are rotated first, in float32.
+        query: [tokens, num_heads, head_dim], rotated in place; only with positions.
+    """
+    rope = None
+    if positions is not None and cosines is not None and sines is not None:
+        rope = Rope(positions, cosines, sines)
+    write = _write_plainly
+    if keys.is_cuda:
+        reason = why_not(keys.device) or _not_by_kernel(keys, key_cache, rope, query)
+        if reason is None:
+            write = on_cuda.write_kv
+        else:
+            say_once(f"keys and values are written by PyTorch: {reason}", warn=True)
+    write(keys, values, key_cache, value_cache, slots, key_scale, value_scale, rope, query)
+
+
+@write_kv.register_fake
+def _fake_write_kv(*args: object, **kwargs: object) -> None:
+    return None
+
+
+def _not_by_kernel(
+    keys: torch.Tensor, cache: torch.Tensor, rope: Rope | None, query: torch.Tensor | None
+) -> str | None:
+    if keys.dtype == torch.float64 and (rope is not None or cache.dtype != keys.dtype):
+        return "the kernel neither rotates nor quantises float64"
+    if query is not None and query.stride(-1) != 1:
+        return f"the query has strides {query.stride()}; the kernel needs the last to be 1"
+    return None
+
+
+def _write_plainly(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slots: torch.Tensor,
+    key_scale: torch.Tensor | None,
+    value_scale: torch.Tensor | None,
+    rope: Rope | None,
+    query: torch.Tensor | None,
+) -> None:
+    if rope is not None and query is not None:
+        query.copy_(rotated(query, rope.positions, rope.cosines, rope.sines))
+    num_blocks, block_size = key_cache.shape[:2]
+    kept = torch.nonzero((slots >= 0) & (slots < num_blocks * block_size)).flatten()
+    if len(kept) < len(slots):
+        keys, values, slots = keys[kept], values[kept], slots[kept]
+    if rope is not None:
+        keys = rotated(keys, rope.positions[kept], rope.cosines, rope.sines)
+    where = (slots // block_size, slots % block_size)
+    for new, cache, scale in ((keys, key_cache, key_scale), (values, value_cache, value_scale)):
+        as_bits(cache).index_put_(where, as_bits(quantised(new, scale, cache.dtype)))
+
+
+def as_bits(cache: torch.Tensor) -> torch.Tensor:
+    """Return a float8_e4m3fn tensor seen as uint8, for which PyTorch has every move; others as they are."""
+    return cache.view(torch.uint8) if cache.dtype == torch.float8_e4m3fn else cache
+
+
+def quantised(new: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """Return [..., heads, head_dim] as a cache of `dtype` stores it: for fp8 divided by scale [heads]."""
+    if dtype != torch.float8_e4m3fn or scale is None:
+        return new.to(dtype)
+    # PyTorch's own rounding makes NaN of what is too large.
+    return (new.float() / scale[:, None]).clamp(-E4M3_LARGEST, E4M3_LARGEST).to(dtype)
+
+
+@torch.library.custom_op("nano_batch::copy_blocks", mutates_args=("cache",))
+def copy_blocks(cache: torch.Tensor, pairs: torch.Tensor) -> None:
+    """Copy blocks to others in all layers, as if every source were read first.
+
+    Args:
+        cache: [num_layers, 2, num_blocks, ...], any dtype, each block contiguous.
+        pairs: [count, 2] int64 (source, destination), no destination twice; a pair with a block outside the
+            cache, such as (-1, -1), copies nothing.
+    """
+    if cache.is_cuda:
+        reason = why_not(cache.device)
+        if reason is None and len(pairs) > on_cuda.MOST_PAIRS:
+            reason = f"{len(pairs)} pairs are more than the {on_cuda.MOST_PAIRS} of one launch"
+        if reason is None:
+            on_cuda.copy_blocks(cache, pairs.contiguous())
+            return
+        say_once(f"blocks are copied by PyTorch: {reason}", warn=True)
+    inside = ((pairs >= 0) & (pairs < cache.shape[2])).all(1)
+    sources, targets = pairs[inside].unbind(1)
+    bits = as_bits(cache)
+    bits.index_copy_(2, targets, bits.index_select(2, sources))
+
+
+@copy_blocks.register_fake
+def _fake_copy_blocks(cache: torch.Tensor, pairs: torch.Tensor) -> None:
+    return None

@@ -1,0 +1,193 @@
+// Keys and values between the tokens of a step and their slots in the paged cache, both ways.
+//
+// A slot is block * block_size + offset. A thread moves one vector (with ROPE: two, which rotate together) of
+// the key and of the value of TOKENS neighbouring tokens; all its loads are independent, so that many bytes
+// are under way. Neighbouring threads take neighbouring vectors of a token.
+//
+// Macros: NEW, the type of a token's elements; STORED, of the cache's, NEW or fp8; VEC, elements of a vector;
+// ROPE, whether keys (and queries) are rotated; TOKENS; THREADS of a block.
+#include "elements.cuh"
+
+constexpr int PARTS = ROPE ? 2 : 1;  // vectors that rotate together: element d with d + head_dim / 2
+constexpr bool SCALES = !Same<NEW, STORED>::value;
+using New = Vector<NEW, VEC>;
+using Stored = Vector<STORED, VEC>;
+
+struct TokenStrides { long long token, head; };         // in elements, as all strides here
+struct SlotStrides { long long block, offset, head; };
+struct Sizes { int tokens, kv_heads, query_heads, lanes, block_size; long long num_slots; };
+// lanes = head_dim / (VEC * PARTS), the threads of a head
+
+// The place of a thread: its head and vector, and the first of its tokens.
+struct Place {
+    int head, element, token;
+
+    __device__ Place(int heads, int lanes) {
+        const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
+        const unsigned columns = heads * lanes;
+        const unsigned column = thread % columns;
+        token = thread / columns * TOKENS;
+        head = column / lanes;
+        element = column % lanes * VEC;
+    }
+};
+
+__device__ inline long long slot_start(long long slot, int block_size, SlotStrides strides) {
+    // Division of 64 bits takes many times the instructions of one of 32.
+    const long long block = slot >> 32 ? slot / block_size : unsigned(slot) / unsigned(block_size);
+    return block * strides.block + (slot - block * block_size) * strides.offset;
+}
+
+// The cosines and sines of the angles of one token's vector.
+struct Angles {
+    Vector<float, VEC> cosine, sine;
+
+    __device__ Angles(const float* cosines, const float* sines, long long at) {
+        cosine.load(cosines + at);
+        sine.load(sines + at);
+    }
+    __device__ void rotate(float& first, float& second, int i) const {
+        const float turned = first * cosine.at[i] - second * sine.at[i];
+        second = second * cosine.at[i] + first * sine.at[i];
+        first = turned;
+    }
+};
+
+__device__ inline void store(STORED* to, const New& from, float scale) {
+    Stored stored;
+#pragma unroll
+    for (int i = 0; i < VEC; i++) stored.at[i] = stored_as<STORED>(from.at[i], scale);
+    stored.store(to);
+}
+
+#if ROPE
+__device__ inline void store_rotated(STORED* to, int half_dim, const New (&from)[PARTS], const Angles& angles, float scale) {
+    Stored stored[PARTS];
+#pragma unroll
+    for (int i = 0; i < VEC; i++) {
+        float first = to_float(from[0].at[i]), second = to_float(from[1].at[i]);
+        angles.rotate(first, second, i);
+        stored[0].at[i] = from_float<STORED>(SCALES ? first / scale : first);
+        stored[1].at[i] = from_float<STORED>(SCALES ? second / scale : second);
+    }
+    stored[0].store(to);
+    stored[1].store(to + half_dim);
+}
+
+__device__ inline void rotate_query(NEW* query, int half_dim, const Angles& angles) {
+    New from[PARTS];
+    from[0].load(query);
+    from[1].load(query + half_dim);
+#pragma unroll
+    for (int i = 0; i < VEC; i++) {
+        float first = to_float(from[0].at[i]), second = to_float(from[1].at[i]);
+        angles.rotate(first, second, i);
+        from[0].at[i] = from_float<NEW>(first);
+        from[1].at[i] = from_float<NEW>(second);
+    }
+    from[0].store(query);
+    from[1].store(query + half_dim);
+}
+#endif
+
+// keys, values [tokens, kv_heads, head_dim] -> their slots in the caches; a slot outside the cache, such as -1,
+// writes nothing. With ROPE, keys are rotated on the way and query [tokens, query_heads, head_dim] in place.
+extern "C" __global__ void __launch_bounds__(THREADS) write_kv(
+    const NEW* keys, TokenStrides key_strides, const NEW* values, TokenStrides value_strides,
+    STORED* key_cache, SlotStrides key_slot, STORED* value_cache, SlotStrides value_slot,
+    const long long* slots,      // [tokens]
+    const float* key_scales,     // [kv_heads], read only when STORED is fp8
+    const float* value_scales,   // [kv_heads]
+    const long long* positions,  // [tokens], read only with ROPE, as are all below
+    const float* cosines, const float* sines,  // [positions, head_dim / 2]
+    NEW* query, TokenStrides query_strides, Sizes sizes) {
+    const Place place(sizes.kv_heads + sizes.query_heads, sizes.lanes);
+    const int half_dim = sizes.lanes * VEC;
+#if ROPE
+    if (place.head >= sizes.kv_heads) {
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) {
+            const int token = place.token + t;
+            if (token >= sizes.tokens) return;
+            const Angles angles(cosines, sines, positions[token] * half_dim + place.element);
+            const int head = place.head - sizes.kv_heads;
+            rotate_query(query + token * query_strides.token + head * query_strides.head + place.element,
+                         half_dim, angles);
+        }
+        return;
+    }
+#endif
+    New key[TOKENS][PARTS], value[TOKENS][PARTS];
+    long long slot[TOKENS];
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) {
+        const int token = place.token + t;
+        slot[t] = -1;
+        if (token >= sizes.tokens) continue;
+        slot[t] = slots[token];
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) {
+            const int element = place.element + part * half_dim;
+            key[t][part].load(keys + token * key_strides.token + place.head * key_strides.head + element);
+            value[t][part].load(values + token * value_strides.token + place.head * value_strides.head + element);
+        }
+    }
+    const float key_scale = SCALES ? key_scales[place.head] : 1;
+    const float value_scale = SCALES ? value_scales[place.head] : 1;
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) {
+        if (slot[t] < 0 || slot[t] >= sizes.num_slots) continue;
+        STORED* key_to = key_cache + slot_start(slot[t], sizes.block_size, key_slot) + place.head * key_slot.head + place.element;
+        STORED* value_to = value_cache + slot_start(slot[t], sizes.block_size, value_slot) + place.head * value_slot.head + place.element;
+#if ROPE
+        const Angles angles(cosines, sines, positions[place.token + t] * half_dim + place.element);
+        store_rotated(key_to, half_dim, key[t], angles, key_scale);
+#else
+        store(key_to, key[t][0], key_scale);
+#endif
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) store(value_to + part * half_dim, value[t][part], value_scale);
+    }
+}
+
+#if !ROPE
+__device__ inline void load(New& to, const STORED* from, float scale) {
+    Stored stored;
+    stored.load(from);
+#pragma unroll
+    for (int i = 0; i < VEC; i++) to.at[i] = read_as<NEW>(stored.at[i], scale);
+}
+
+// The slots of the caches -> keys, values [tokens, kv_heads, head_dim]; zeros for a slot outside the cache.
+extern "C" __global__ void __launch_bounds__(THREADS) gather_kv(
+    NEW* keys, TokenStrides key_strides, NEW* values, TokenStrides value_strides,
+    const STORED* key_cache, SlotStrides key_slot, const STORED* value_cache, SlotStrides value_slot,
+    const long long* slots,     // [tokens]
+    const float* key_scales,    // [kv_heads], read only when STORED is fp8
+    const float* value_scales,  // [kv_heads]
+    Sizes sizes) {
+    const Place place(sizes.kv_heads, sizes.lanes);
+    const float key_scale = SCALES ? key_scales[place.head] : 1;
+    const float value_scale = SCALES ? value_scales[place.head] : 1;
+    New key[TOKENS], value[TOKENS];
+    long long slot[TOKENS];
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) slot[t] = place.token + t < sizes.tokens ? slots[place.token + t] : -1;
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) {
+#pragma unroll
+        for (int i = 0; i < New::ACCESSES; i++) key[t].words[i] = value[t].words[i] = {};
+        if (slot[t] < 0 || slot[t] >= sizes.num_slots) continue;
+        const int element = place.element;
+        load(key[t], key_cache + slot_start(slot[t], sizes.block_size, key_slot) + place.head * key_slot.head + element, key_scale);
+        load(value[t], value_cache + slot_start(slot[t], sizes.block_size, value_slot) + place.head * value_slot.head + element, value_scale);
+    }
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) {
+        const int token = place.token + t;
+        if (token >= sizes.tokens) return;
+        key[t].store(keys + token * key_strides.token + place.head * key_strides.head + place.element);
+        value[t].store(values + token * value_strides.token + place.head * value_strides.head + place.element);
+    }
+}
+#endif
