@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from nano_batch._choices import check_choice
 from nano_batch.attention import cache_ops
-from nano_batch.attention.cache_ops import as_bits
-from nano_batch.attention.checks import QUANTISED, checked_kv_scale
+from nano_batch.attention.checks import checked_kv_scale
+from nano_batch.attention.fp8 import QUANTISED, as_bits
 from nano_batch.attention.rope import Rope
 from nano_batch.block_pairs import BlockPairs, checked_pairs, checked_slots, runs
 from nano_batch.display import html_table, readable_bytes

@@ -15,13 +15,19 @@ class PagedContext:
     `longest` is the largest context length, where the host knows it; None spares the device a wait.
     """
 
-    key_cache: torch.Tensor  # [num_blocks, block_size, num_kv_heads, head_dim], any strides
+    key_cache: (
+        torch.Tensor
+    )  # [num_blocks, block_size, num_kv_heads, head_dim], any strides; the query's dtype
+    # or float8_e4m3fn
     value_cache: torch.Tensor  # the same
     block_table: torch.Tensor  # [rows, max_blocks] int32 or int64; -1 where a row has no block
     context_lens: torch.Tensor  # [rows] int32 or int64, keys up to and including the row's last query
     scale: float
     sliding_window: int | None  # the query at i sees the keys at j with i - window < j <= i
     longest: int | None = None
+    soft_cap: float | None = None  # c makes c * tanh(score / c) of every scaled score
+    key_scale: float | torch.Tensor = 1.0  # of a float8_e4m3fn cache: keys are stored * scale;
+    value_scale: float | torch.Tensor = 1.0  # a tensor is [num_kv_heads] float32
 
     @property
     def block_size(self) -> int:

@@ -10,10 +10,10 @@ import torch
 
 from nano_batch.attention.cuda import cache as on_cuda
 from nano_batch.attention.cuda.available import why_not
+from nano_batch.attention.fp8 import as_bits, dequantised, quantised
 from nano_batch.attention.loud import say_once
 from nano_batch.attention.rope import Rope, rotated
-
-E4M3_LARGEST = 448.0
+from nano_batch.errors import DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
 
 
 @torch.library.custom_op("nano_batch::write_kv", mutates_args=("key_cache", "value_cache", "query"))
@@ -47,11 +47,11 @@ def write_kv(
         rope = Rope(positions, cosines, sines)
     write = _write_plainly
     if keys.is_cuda:
-        reason = why_not(keys.device) or _not_by_kernel(keys, key_cache, rope, query)
+        reason = why_not(keys.device) or _write_refusal(keys, key_cache, rope, query)
         if reason is None:
             write = on_cuda.write_kv
         else:
-            say_once(f"keys and values are written by PyTorch: {reason}", warn=True)
+            say_once(f"keys and values are written by plain PyTorch: {reason}", warn=True)
     write(keys, values, key_cache, value_cache, slots, key_scale, value_scale, rope, query)
 
 
@@ -60,13 +60,13 @@ def _fake_write_kv(*args: object, **kwargs: object) -> None:
     return None
 
 
-def _not_by_kernel(
+def _write_refusal(
     keys: torch.Tensor, cache: torch.Tensor, rope: Rope | None, query: torch.Tensor | None
-) -> str | None:
+) -> NanoBatchError | None:
     if keys.dtype == torch.float64 and (rope is not None or cache.dtype != keys.dtype):
-        return "the kernel neither rotates nor quantises float64"
+        return DtypeError("the kernel neither rotates nor quantises float64")
     if query is not None and query.stride(-1) != 1:
-        return f"the query has strides {query.stride()}; the kernel needs the last to be 1"
+        return ShapeError(f"the query has strides {query.stride()}; the kernel needs the last to be 1")
     return None
 
 
@@ -91,20 +91,44 @@ def _write_plainly(
         keys = rotated(keys, rope.positions[kept], rope.cosines, rope.sines)
     where = (slots // block_size, slots % block_size)
     for new, cache, scale in ((keys, key_cache, key_scale), (values, value_cache, value_scale)):
-        as_bits(cache).index_put_(where, as_bits(quantised(new, scale, cache.dtype)))
+        as_bits(cache).index_put_(
+            where, as_bits(new.to(cache.dtype) if scale is None else quantised(new, scale))
+        )
 
 
-def as_bits(cache: torch.Tensor) -> torch.Tensor:
-    """Return a float8_e4m3fn tensor seen as uint8, for which PyTorch has every move; others as they are."""
-    return cache.view(torch.uint8) if cache.dtype == torch.float8_e4m3fn else cache
+@torch.library.custom_op("nano_batch::gather_kv", mutates_args=("keys", "values"))
+def gather_kv(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slots: torch.Tensor,
+    key_scale: torch.Tensor | None = None,
+    value_scale: torch.Tensor | None = None,
+) -> None:
+    """Fill keys and values of tokens from their slots: the way back of `write_kv`, with the same arguments.
+
+    A slot outside the cache gives zeros; a float8_e4m3fn cache is multiplied by its scales.
+    """
+    reason = why_not(keys.device)
+    if keys.is_cuda and reason is None:
+        on_cuda.gather_kv(keys, values, key_cache, value_cache, slots.contiguous(), key_scale, value_scale)
+        return
+    if keys.is_cuda:
+        say_once(f"keys and values are gathered by plain PyTorch: {reason}", warn=True)
+    num_blocks, block_size = key_cache.shape[:2]
+    inside = (slots >= 0) & (slots < num_blocks * block_size)
+    chosen = torch.where(inside, slots, 0)
+    where = (chosen // block_size, chosen % block_size)
+    for tokens, cache, scale in ((keys, key_cache, key_scale), (values, value_cache, value_scale)):
+        stored = as_bits(cache)[where].view(cache.dtype)
+        read = stored if scale is None else dequantised(stored, scale, tokens.dtype)
+        tokens.copy_(torch.where(inside[:, None, None], read, 0))
 
 
-def quantised(new: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-    """Return [..., heads, head_dim] as a cache of `dtype` stores it: for fp8 divided by scale [heads]."""
-    if dtype != torch.float8_e4m3fn or scale is None:
-        return new.to(dtype)
-    # PyTorch's own rounding makes NaN of what is too large.
-    return (new.float() / scale[:, None]).clamp(-E4M3_LARGEST, E4M3_LARGEST).to(dtype)
+@gather_kv.register_fake
+def _fake_gather_kv(*args: object, **kwargs: object) -> None:
+    return None
 
 
 @torch.library.custom_op("nano_batch::copy_blocks", mutates_args=("cache",))
@@ -117,13 +141,13 @@ def copy_blocks(cache: torch.Tensor, pairs: torch.Tensor) -> None:
             cache, such as (-1, -1), copies nothing.
     """
     if cache.is_cuda:
-        reason = why_not(cache.device)
+        reason: NanoBatchError | None = why_not(cache.device)
         if reason is None and len(pairs) > on_cuda.MOST_PAIRS:
-            reason = f"{len(pairs)} pairs are more than the {on_cuda.MOST_PAIRS} of one launch"
+            reason = InvalidArgumentError(f"{len(pairs)} pairs; one launch takes {on_cuda.MOST_PAIRS}")
         if reason is None:
             on_cuda.copy_blocks(cache, pairs.contiguous())
             return
-        say_once(f"blocks are copied by PyTorch: {reason}", warn=True)
+        say_once(f"blocks are copied by plain PyTorch: {reason}", warn=True)
     inside = ((pairs >= 0) & (pairs < cache.shape[2])).all(1)
     sources, targets = pairs[inside].unbind(1)
     bits = as_bits(cache)

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from nano_batch.attention.fp8 import QUANTISED
 from nano_batch.errors import (
     BlockRangeError,
     ContextLengthError,
@@ -17,8 +18,6 @@ from nano_batch.errors import (
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)
-QUANTISED = torch.float8_e4m3fn
-"""The dtype of a cache that holds keys and values divided by a scale."""
 
 
 def check_cache(
@@ -148,11 +147,16 @@ def checked_soft_cap(soft_cap: float | None) -> float | None:
 
 
 def checked_kv_scale(
-    name: str, scale: float | torch.Tensor | None, dtype: torch.dtype, kv_heads: int
+    name: str,
+    scale: float | torch.Tensor | None,
+    dtype: torch.dtype,
+    kv_heads: int,
+    device: torch.device | None = None,
 ) -> float | torch.Tensor:
     """Return what stored keys or values of a cache of `dtype` are multiplied by, 1.0 for None.
 
-    It is a number above 0, or a float32 tensor [num_kv_heads], whose values are not read.
+    It is a number above 0, or a float32 tensor [num_kv_heads] on `device` (None: any), whose values are not
+    read.
     """
     if scale is None:
         return 1.0
@@ -166,6 +170,8 @@ def checked_kv_scale(
         raise DtypeError(f"{name} is {scale.dtype}; it needs float32")
     if tuple(scale.shape) != (kv_heads,):
         raise ShapeError(f"{name} has shape {list(scale.shape)}; it needs [{kv_heads}], one a key/value head")
+    if device is not None:
+        _check_device(name, scale, device)
     return scale
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
 
+from nano_batch._choices import check_choice
 from nano_batch.attention import checks
 from nano_batch.attention.base import AttentionBackend, PagedContext
+from nano_batch.attention.cuda.available import why_not
+from nano_batch.attention.cuda.backend import CudaAttention, decode_refusal
+from nano_batch.attention.loud import say_once
 from nano_batch.attention.torch_backend import TorchAttention
-from nano_batch.errors import ShapeError
+from nano_batch.errors import NanoBatchError, ShapeError
 
+Backend = Literal["auto", "cuda", "torch"]
 _TORCH: AttentionBackend = TorchAttention()
+_CUDA: AttentionBackend = CudaAttention()
 
 
 def paged_attention_fwd(
@@ -22,6 +31,10 @@ def paged_attention_fwd(
     *,
     scale: float | None = None,
     sliding_window: int | None = None,
+    soft_cap: float | None = None,
+    key_scale: float | torch.Tensor | None = None,
+    value_scale: float | torch.Tensor | None = None,
+    backend: Backend = "auto",
     validate: bool = True,
 ) -> torch.Tensor:
     """Attend from one new query a sequence to its keys in the paged cache.
@@ -29,25 +42,31 @@ def paged_attention_fwd(
     Args:
         query: [batch, num_heads, 1, head_dim] float16, bfloat16, float32 or float64, at position
             context_lens - 1 of its sequence.
-        key_cache, value_cache: [num_blocks, block_size, num_kv_heads, head_dim] in the query's dtype, any
-            strides; num_kv_heads divides num_heads.
+        key_cache, value_cache: [num_blocks, block_size, num_kv_heads, head_dim] in the query's dtype, or both
+            float8_e4m3fn; any strides; num_kv_heads divides num_heads.
         block_table: [batch, max_blocks] int32 or int64; position j of a sequence lies in block
             block_table[row, j // block_size] at offset j % block_size. Entries outside the range that the
-            query
-            sees are never read: -1 will do.
+            query sees are never read: -1 will do.
         context_lens: [batch] int32 or int64, the keys attended to, the query's own included; 0 gives zeros.
         block_size: token slots in a block, at least 1.
         scale: the factor on q k; None means 1 / sqrt(head_dim).
         sliding_window: w lets the query at i see the keys at j with i - w < j <= i.
+        soft_cap: c makes c * tanh(score / c) of every scaled score.
+        key_scale, value_scale: for a float8_e4m3fn cache, what stored keys and values are multiplied by: a
+            number, or float32 [num_kv_heads]; None means 1.
+        backend: "cuda" runs the CUDA kernels or raises, "torch" plain PyTorch. "auto" takes CUDA where it can
+            and PyTorch otherwise, and tells the logger `nano_batch.attention` once which and why (as a
+            warning when PyTorch computes on a CUDA device).
         validate: check the values of `block_table` and `context_lens`, for which the host waits for the
-        device;
-            False leaves them unread, and an entry out of range is then undefined behaviour.
+            device; False leaves them unread, and an entry out of range is then undefined
+            behaviour.
 
     Returns:
         [batch, num_heads, 1, head_dim] in the query's dtype. Sums are in float32 (float64 for float64).
 
     Raises:
-        ShapeError, DtypeError, DeviceError, InvalidArgumentError, ContextLengthError, BlockRangeError.
+        ShapeError, DtypeError, DeviceError, InvalidArgumentError, ContextLengthError, BlockRangeError,
+        UnknownOptionError; with backend="cuda" MissingExtraError.
 
     Source: Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention"
     (2023).
@@ -57,12 +76,16 @@ def paged_attention_fwd(
     rows = query.squeeze(2)
     checks.check_cache(rows, key_cache, value_cache, block_size)
     checks.check_rows(len(rows), block_table, context_lens, query.device)
-    chosen = checks.checked_scale(scale, query.shape[-1]), checks.checked_window(sliding_window)
-    longest = None
+    check_choice("backend", backend, Backend)
+    context = _context(
+        query, key_cache, value_cache, block_table, context_lens, scale, sliding_window, soft_cap, key_scale,
+        value_scale,
+    )  # fmt: skip
     if validate:
-        longest = checks.check_values(key_cache, block_table, context_lens, None, chosen[1])
-    context = PagedContext(key_cache, value_cache, block_table, context_lens, *chosen, longest)
-    return _TORCH.decode(rows, context).unsqueeze(2)
+        longest = checks.check_values(key_cache, block_table, context_lens, None, context.sliding_window)
+        context = replace(context, longest=longest)
+    refusal = _refusal(backend, rows, context)
+    return _chosen("decode", backend, refusal, rows).decode(rows, context).unsqueeze(2)
 
 
 def paged_attention_prefill(
@@ -76,6 +99,10 @@ def paged_attention_prefill(
     *,
     scale: float | None = None,
     sliding_window: int | None = None,
+    soft_cap: float | None = None,
+    key_scale: float | torch.Tensor | None = None,
+    value_scale: float | torch.Tensor | None = None,
+    backend: Backend = "auto",
     validate: bool = True,
 ) -> torch.Tensor:
     """Attend from any number of new queries a sequence, causally, to cached and new keys in the paged cache.
@@ -87,23 +114,76 @@ def paged_attention_prefill(
         query: [tokens, num_heads, head_dim]; tokens past query_start_loc[-1] are padding and get zeros.
         context_lens: [rows], this step's tokens included; 0 gives zeros for all of the row's queries.
         query_start_loc: [rows + 1] int32 or int64, from 0, not decreasing.
-        key_cache, value_cache, block_table, block_size, scale, sliding_window, validate: as in
-            `paged_attention_fwd`. A row reads the table entries that any of its queries sees.
+        key_cache, value_cache, block_table, block_size, scale, sliding_window, soft_cap, key_scale,
+            value_scale, validate: as in `paged_attention_fwd`. A row reads the table entries that any of its
+            queries sees.
+        backend: as in `paged_attention_fwd`; "cuda" gathers the keys and has a library attend to them, and
+            what the library cannot do, plain PyTorch does, with a warning.
 
     Returns:
         [tokens, num_heads, head_dim] in the query's dtype.
 
     Raises:
-        ShapeError, DtypeError, DeviceError, InvalidArgumentError, ContextLengthError, BlockRangeError.
+        As `paged_attention_fwd`.
     """
     if query.dim() != 3:
         raise ShapeError(f"query has shape {list(query.shape)}; it needs [tokens, num_heads, head_dim]")
     checks.check_cache(query, key_cache, value_cache, block_size)
     checks.check_rows(len(context_lens), block_table, context_lens, query.device)
     checks.check_starts(len(context_lens), query_start_loc, query.device)
-    chosen = checks.checked_scale(scale, query.shape[-1]), checks.checked_window(sliding_window)
+    check_choice("backend", backend, Backend)
+    context = _context(
+        query, key_cache, value_cache, block_table, context_lens, scale, sliding_window, soft_cap, key_scale,
+        value_scale,
+    )  # fmt: skip
     if validate:
         checks.check_start_values(query_start_loc, len(query))
-        checks.check_values(key_cache, block_table, context_lens, query_start_loc.diff(), chosen[1])
-    context = PagedContext(key_cache, value_cache, block_table, context_lens, *chosen)
-    return _TORCH.prefill(query, query_start_loc, context)
+        lengths = query_start_loc.diff()
+        checks.check_values(key_cache, block_table, context_lens, lengths, context.sliding_window)
+    refusal = None if backend == "torch" else why_not(query.device)
+    return _chosen("prefill", backend, refusal, query).prefill(query, query_start_loc, context)
+
+
+def _context(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    context_lens: torch.Tensor,
+    scale: float | None,
+    sliding_window: int | None,
+    soft_cap: float | None,
+    key_scale: float | torch.Tensor | None,
+    value_scale: float | torch.Tensor | None,
+) -> PagedContext:
+    """What rows of queries attend to, its options checked and resolved."""
+    cache = key_cache.dtype, key_cache.shape[2], query.device
+    return PagedContext(
+        key_cache, value_cache, block_table, context_lens,
+        scale=checks.checked_scale(scale, query.shape[-1]),
+        sliding_window=checks.checked_window(sliding_window),
+        soft_cap=checks.checked_soft_cap(soft_cap),
+        key_scale=checks.checked_kv_scale("key_scale", key_scale, *cache),
+        value_scale=checks.checked_kv_scale("value_scale", value_scale, *cache),
+    )  # fmt: skip
+
+
+def _refusal(backend: Backend, query: torch.Tensor, context: PagedContext) -> NanoBatchError | None:
+    if backend == "torch":
+        return None
+    return why_not(query.device) or decode_refusal(query, context)
+
+
+def _chosen(
+    what: str, backend: Backend, refusal: NanoBatchError | None, query: torch.Tensor
+) -> AttentionBackend:
+    """The backend asked for, or for "auto" CUDA unless there is a refusal; says which."""
+    if backend == "torch":
+        return _TORCH
+    if backend == "cuda" and refusal is not None:
+        raise type(refusal)(f"backend='cuda': {refusal}")
+    if refusal is not None:
+        say_once(f"paged attention ({what}) runs in plain PyTorch: {refusal}", warn=query.is_cuda)
+        return _TORCH
+    say_once(f"paged attention ({what}) runs on CUDA: {torch.cuda.get_device_name(query.device)}", warn=False)
+    return _CUDA

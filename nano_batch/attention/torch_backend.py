@@ -9,9 +9,12 @@ queries.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from nano_batch.attention.base import PagedContext
+from nano_batch.attention.fp8 import QUANTISED, as_bits, dequantised
 
 TILE_ELEMENTS = 2**24
 """Most elements of the gathered keys, and of the scores, of one tile."""
@@ -58,10 +61,9 @@ class TorchAttention:
 
 
 def _rows(context: PagedContext, rows: torch.Tensor) -> PagedContext:
-    return PagedContext(
-        context.key_cache, context.value_cache, context.block_table[rows], context.context_lens[rows],
-        context.scale, context.sliding_window,
-    )  # fmt: skip
+    return replace(
+        context, block_table=context.block_table[rows], context_lens=context.context_lens[rows], longest=None
+    )
 
 
 def _span(context: PagedContext, queries: int, reach: int | None) -> int:
@@ -109,12 +111,17 @@ def _attend(query: torch.Tensor, first: torch.Tensor, context: PagedContext, spa
             hidden |= key[:, None] <= position[:, :, None] - context.sliding_window
 
         blocks = _seen_blocks(context.block_table, column, newest // size)
-        keys = _gather(context.key_cache, blocks, exact).view(kv_heads * rows, -1, head_dim)
+        keys = _gather(context.key_cache, context.key_scale, blocks, exact).view(
+            kv_heads * rows, -1, head_dim
+        )
         scores = torch.bmm(grouped, keys.transpose(1, 2))
         del keys
+        if context.soft_cap is not None:
+            scores.div_(context.soft_cap).tanh_().mul_(context.soft_cap)
         by_query = scores.view(*split.shape[:-1], -1)  # [kv_heads, rows, queries, group, keys]
         by_query.masked_fill_(hidden[None, :, :, None], -torch.inf)
-        values = _gather(context.value_cache, blocks, exact).view(kv_heads, rows, -1, head_dim)
+        values = _gather(context.value_cache, context.value_scale, blocks, exact)
+        values = values.view(kv_heads, rows, -1, head_dim)
         # A weight of 0 times a NaN in a slot that nobody wrote would be NaN.
         values.masked_fill_(~in_row[None, :, :, None], 0)
         state.add(scores, values.flatten(0, 1))
@@ -155,12 +162,17 @@ def _seen_blocks(table: torch.Tensor, column: torch.Tensor, last_column: torch.T
     return torch.where(column <= last_column[:, None], entry, 0).flatten()
 
 
-def _gather(cache: torch.Tensor, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _gather(
+    cache: torch.Tensor, scale: float | torch.Tensor, blocks: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
     """Copy blocks [rows * n] of a cache to [num_kv_heads, rows * n * block_size, head_dim], heads first."""
     # `index_select` would first copy the whole cache, whose heads do not come first; indexing all three
     # does not.
     _, size, kv_heads, head_dim = cache.shape
     offset = torch.arange(size, device=cache.device)
     head = torch.arange(kv_heads, device=cache.device)
-    gathered = cache[blocks[None, :, None], offset[None, None], head[:, None, None]]
-    return gathered.view(kv_heads, -1, head_dim).to(dtype)
+    gathered = as_bits(cache)[blocks[None, :, None], offset[None, None], head[:, None, None]]
+    gathered = gathered.view(cache.dtype).view(kv_heads, -1, head_dim)
+    if cache.dtype != QUANTISED:
+        return gathered.to(dtype)
+    return dequantised(gathered.transpose(0, 1), scale, dtype).transpose(0, 1)
