@@ -4,111 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attention_cases import Case, cases
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nano_batch import errors
 from nano_batch.attention import dense_attention, paged_attention_fwd, paged_attention_prefill, torch_backend
-from nano_batch.kv_cache import KVCache
-
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-
-
-class Case:
-    """Random sequences in a paged cache in which everything that no query may see is NaN or out of range."""
-
-    def __init__(self, seed, contexts, queries, *, block_size=4, kv_heads=2, group=2, head_dim=8, window=None,
-                 dtype=torch.float32, layout="NHD", scale=None):  # fmt: skip
-        self.rng = torch.Generator().manual_seed(seed)
-        self.window, self.scale, self.block_size = window, scale, block_size
-        self.contexts, self.queries = contexts, queries
-        self.columns = max([-(-context // block_size) for context in contexts], default=0) + 1
-        needed = sum(-(-context // block_size) for context in contexts)
-        self.cache = KVCache(needed + 3, block_size, kv_heads, head_dim, dtype, "cpu", layout=layout)
-        for view in self.cache.layer(0):
-            view.fill_(float("nan"))
-        shape = (kv_heads, head_dim)
-        self.keys = [self.draw(context, *shape).to(dtype) for context in contexts]
-        self.values = [self.draw(context, *shape).to(dtype) for context in contexts]
-        self.query = self.draw(sum(queries), kv_heads * group, head_dim).to(dtype)
-        self.table = self.place(needed + 3)
-
-    def draw(self, *shape):
-        return torch.randn(shape, generator=self.rng, dtype=torch.float64)
-
-    def first_seen(self, row):
-        first_query = self.contexts[row] - self.queries[row]
-        return 0 if self.window is None else max(0, first_query - self.window + 1)
-
-    def place(self, num_blocks):
-        """Write what the queries see to random blocks; table entries that nobody sees hold nonsense."""
-        free = torch.randperm(num_blocks, generator=self.rng).tolist()
-        nonsense = torch.tensor([-1, num_blocks, 10**6, 0])
-        table = nonsense[torch.randint(4, (len(self.contexts), self.columns), generator=self.rng)]
-        for row, context in enumerate(self.contexts):
-            if context == 0 or self.queries[row] == 0:
-                continue
-            first = self.first_seen(row)
-            for column in range(first // self.block_size, (context - 1) // self.block_size + 1):
-                table[row, column] = free.pop()
-            seen = torch.arange(first, context)
-            slots = table[row, seen // self.block_size] * self.block_size + seen % self.block_size
-            self.cache.write_kv(self.keys[row][seen], self.values[row][seen], slots)
-        return table.to(torch.int32)
-
-    def dense(self):
-        rows = []
-        for row, query in enumerate(self.query.split(self.queries)):
-            if self.contexts[row] == 0:
-                rows.append(torch.zeros_like(query, dtype=torch.float64))
-                continue
-            rows.append(
-                dense_attention(query, self.keys[row], self.values[row], scale=self.scale,
-                                sliding_window=self.window)
-            )  # fmt: skip
-        return torch.cat(rows) if rows else self.query.double()
-
-    def lens(self):
-        return torch.tensor(self.contexts, dtype=torch.int32)
-
-    def decode(self, **options):
-        assert set(self.queries) <= {1}
-        output = paged_attention_fwd(
-            self.query.unsqueeze(2), *self.cache.layer(0), self.table, self.lens(), self.block_size,
-            scale=self.scale, sliding_window=self.window, **options,
-        )  # fmt: skip
-        assert output.shape == (len(self.contexts), *self.query.shape[1:2], 1, self.query.shape[2])
-        return output.squeeze(2)
-
-    def prefill(self, **options):
-        starts = torch.tensor([0, *self.queries], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return paged_attention_prefill(
-            self.query, *self.cache.layer(0), self.table, self.lens(), starts, self.block_size,
-            scale=self.scale, sliding_window=self.window, **options,
-        )  # fmt: skip
-
-    def check(self, output):
-        assert output.dtype == self.query.dtype
-        assert output.shape == self.query.shape
-        tolerance = TOLERANCE[self.query.dtype]
-        torch.testing.assert_close(output.double(), self.dense(), atol=tolerance, rtol=0)
-
-
-@st.composite
-def cases(draw, prefill):
-    rows = draw(st.integers(0, 5))
-    contexts = [draw(st.integers(0, 40)) for _ in range(rows)]
-    queries = [draw(st.integers(0, context)) if prefill and context else 1 for context in contexts]
-    return Case(
-        draw(st.integers(0, 2**32)), contexts, queries,
-        block_size=draw(st.one_of(st.integers(1, 9), st.just(64))),
-        kv_heads=draw(st.integers(1, 3)), group=draw(st.integers(1, 4)),
-        head_dim=draw(st.sampled_from([1, 8, 12])),
-        window=draw(st.one_of(st.none(), st.integers(1, 45))),
-        dtype=draw(st.sampled_from(list(TOLERANCE))), layout=draw(st.sampled_from(["NHD", "HND"])),
-        scale=draw(st.one_of(st.none(), st.floats(-1, 1))),
-    )  # fmt: skip
 
 
 @given(case=cases(prefill=False))
@@ -125,6 +26,16 @@ def test_prefill_equals_dense_attention(case):
     case.check(case.prefill(validate=False))
 
 
+@pytest.mark.parametrize("per_head", [False, True])
+def test_a_quantised_cache_costs_a_few_percent(per_head):
+    sizes = {"head_dim": 64, "kv_heads": 4, "block_size": 16, "dtype": torch.bfloat16, "fp8": True}
+    case = Case(12, [1, 40, 300], [1] * 3, per_head=per_head, **sizes)
+    case.check(case.decode())
+    case.check_against_unquantised(case.decode())
+    case = Case(13, [1, 40, 300], [1, 30, 70], per_head=per_head, **sizes)
+    case.check_against_unquantised(case.prefill())
+
+
 @pytest.mark.parametrize("window", [None, 1, 7, 100])
 @pytest.mark.parametrize(("tile_elements", "query_tile"), [(1, 1), (200, 3), (4000, 64)])
 def test_tiles_of_any_size_give_the_same(window, tile_elements, query_tile, monkeypatch):
@@ -139,6 +50,11 @@ def test_tiles_of_any_size_give_the_same(window, tile_elements, query_tile, monk
 def test_a_long_context_with_large_scores_is_exact():
     case = Case(3, [3000, 1], [1, 1], block_size=16, scale=6.0)
     case.check(case.decode())
+
+
+def test_heads_of_one_element():
+    case = Case(15, [9, 30], [2, 3], head_dim=1)
+    case.check(case.prefill())
 
 
 def test_one_query_a_row_is_the_same_either_way():
@@ -227,8 +143,8 @@ def test_work_does_not_grow_with_a_python_loop_over_the_batch():
     assert calls(2) == calls(60)
 
 
-def refuse(error, message, form="decode", **change):
-    case = Case(11, [9, 4], [1, 1])
+def refuse(error, message, form="decode", fp8=False, **change):
+    case = Case(11, [9, 4], [1, 1], fp8=fp8)
     keys, values = case.cache.layer(0)
     call = {"query": case.query.unsqueeze(2), "key_cache": keys, "value_cache": values,
             "block_table": case.table, "context_lens": case.lens(), "block_size": 4}  # fmt: skip
@@ -272,10 +188,53 @@ def refuse(error, message, form="decode", **change):
         ({"scale": float("nan")}, errors.InvalidArgumentError, "scale=nan"),
         ({"sliding_window": 0}, errors.InvalidArgumentError, "sliding_window=0"),
         ({"sliding_window": 1.5}, errors.InvalidArgumentError, "sliding_window=1.5"),
+        ({"soft_cap": 0.0}, errors.InvalidArgumentError, "soft_cap=0.0"),
+        ({"soft_cap": float("inf")}, errors.InvalidArgumentError, "soft_cap=inf"),
+        (
+            {"key_scale": 2.0},
+            errors.InvalidArgumentError,
+            "key_scale is given, and the cache is torch.float32",
+        ),
+        ({"backend": "cuda"}, errors.DeviceError, "backend='cuda': the tensors are on cpu"),
+        ({"backend": "tocrh"}, errors.UnknownOptionError, "did you mean 'torch'"),
     ],
 )
 def test_bad_input_is_refused_by_name(form, change, error, message):
     refuse(error, message, form, **change)
+
+
+@pytest.mark.parametrize("form", ["decode", "prefill"])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"key_scale": 0.0}, errors.InvalidArgumentError, "key_scale=0.0"),
+        ({"value_scale": float("inf")}, errors.InvalidArgumentError, "value_scale=inf"),
+        ({"key_scale": torch.ones(3)}, errors.ShapeError, r"key_scale has shape \[3\]; it needs \[2\]"),
+        ({"key_scale": torch.ones(2).half()}, errors.DtypeError, "key_scale is torch.float16"),
+        ({"value_scale": torch.ones(2, device="meta")}, errors.DeviceError, "value_scale is on meta"),
+        (
+            {"value_cache": lambda values: values.float()},
+            errors.DtypeError,
+            "key_cache is torch.float8_e4m3fn",
+        ),
+    ],
+)
+def test_bad_scales_are_refused_by_name(form, change, error, message):
+    refuse(error, message, form, fp8=True, **change)
+
+
+def test_the_choice_is_said_once(caplog, monkeypatch):
+    monkeypatch.setattr("nano_batch.attention.loud._said", set())
+    case = Case(14, [9, 4], [1, 1])
+    with caplog.at_level("INFO", logger="nano_batch.attention"):
+        for _ in range(3):
+            case.decode()
+            case.prefill()
+            case.decode(backend="torch")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"paged attention ({what}) runs in plain PyTorch: the tensors are on cpu, not on a CUDA device"
+        for what in ("decode", "prefill")
+    ]
 
 
 def test_bad_queries_are_refused_by_name():
