@@ -73,7 +73,7 @@ def compiled(source: str, defines: Mapping[str, Macro], arch: str) -> Compiled:
     options: dict[str, Any] = {
         "std": "c++17",
         "arch": arch,
-        "define_macro": [(name, str(value)) for name, value in sorted(defines.items())],
+        "define_macro": [(name, str(value)) for name, value in sorted(defines.items())] or None,
         "ptxas_options": ["-v"],
     }
     path = cache_folder("kernels") / f"{Path(source).stem}-{_key(source, options)}.bin"
@@ -132,8 +132,10 @@ def _compile(source: str, text: str, options: Mapping[str, Any]) -> Compiled:
         program = Program(text, "c++", ProgramOptions(name=source, include_path=folders, **options))
         cubin = bytes(program.compile("cubin", logs=log).code)
     except Exception as error:  # cuda.core's classes of errors are not public
-        macros = " ".join(f"-D{name}={value}" for name, value in options["define_macro"])
-        raise KernelCompileError(f"{source} for {options['arch']} with {macros}: {error}") from error
+        macros = " ".join(f"-D{name}={value}" for name, value in options["define_macro"] or ())
+        raise KernelCompileError(
+            f"{source} for {options['arch']} with {macros or 'no macros'}: {error}"
+        ) from error
     return Compiled(cubin, _resources(log.getvalue()))
 
 

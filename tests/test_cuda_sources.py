@@ -1,0 +1,174 @@
+"""Without a GPU: every kernel compiles, spills nothing and stays within its registers; the cache on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from nano_batch import errors
+from nano_batch.attention.cuda import program
+from nano_batch.attention.cuda.program import compiled
+
+pytest.importorskip("cuda.core", reason="needs the extra 'cuda'")
+ARCHITECTURES = ["sm_80", "sm_90a", "sm_120"]
+COPY = {"UNIT": 16}
+
+
+def cache_configurations():
+    types = [("bf16", "bf16", 8), ("half", "half", 8), ("float", "float", 4), ("bf16", "fp8", 8),
+             ("float", "fp8", 4), ("half", "fp8", 1), ("bf16", "bf16", 1)]  # fmt: skip
+    for new, stored, vector in types:
+        for rope in range(2):
+            defines = {"NEW": new, "STORED": stored, "VEC": vector, "ROPE": rope, "TOKENS": 4 >> rope}
+            yield "cache.cu", {**defines, "THREADS": 128}, 128
+    defines = {"NEW": "double", "STORED": "double", "VEC": 2, "ROPE": 0, "TOKENS": 4, "THREADS": 128}
+    yield "cache.cu", defines, 128
+    for unit in (1, 2, 4, 8, 16):
+        yield "copy_blocks.cu", {"UNIT": unit}, 40
+
+
+def configurations():
+    """(source, defines, most registers of a thread) of every kernel."""
+    return [*cache_configurations()]
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANO_BATCH_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(("source", "defines", "registers"), configurations(), ids=str)
+def test_a_kernel_compiles_without_spills(source, defines, registers, arch):
+    made = compiled(source, defines, arch)
+    assert made.cubin.startswith(b"\x7fELF")
+    assert made.resources
+    assert made.spills == 0
+    for name, one in made.resources.items():
+        assert name.encode() in made.cubin
+        assert 0 < one.registers <= registers, name
+        assert one.stack_bytes == 0, name
+
+
+def test_every_source_is_compiled():
+    assert {source for source, _, _ in configurations()} == {
+        file.name for file in program.FOLDER.glob("*.cu")
+    }
+
+
+def test_spills_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "FOLDER", tmp_path)
+    (tmp_path / "spill.cu").write_text("""
+        extern "C" __global__ void __launch_bounds__(1024, 2) spill(float* x) {
+            float y[64];
+            for (int i = 0; i < 64; i++) y[i] = x[i * threadIdx.x];
+            __syncthreads();
+            for (int i = 0; i < 64; i++) for (int j = 0; j < 64; j++) x[i * 64 + j] = y[i] * y[j];
+        }""")
+    made = compiled("spill.cu", {}, "sm_80")
+    assert made.registers("spill") <= 32
+    assert made.spills > 0
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Counts the runs of the compiler."""
+    runs = []
+    compile_now = program._compile
+    monkeypatch.setattr(program, "_compile", lambda *args: runs.append(args) or compile_now(*args))
+    return runs
+
+
+def test_a_binary_is_made_once(compilations, tmp_path):
+    first = compiled("copy_blocks.cu", COPY, "sm_80")
+    assert compiled("copy_blocks.cu", COPY, "sm_80") == first
+    assert len(compilations) == 1
+    (entry,) = (tmp_path / "kernels").iterdir()
+    assert entry.name.startswith("copy_blocks-")
+
+
+def test_defines_architecture_compiler_and_sources_each_make_another(compilations, tmp_path, monkeypatch):
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    for file in program.FOLDER.glob("*.cu*"):
+        (folder / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    compiled("copy_blocks.cu", COPY, "sm_80")
+    monkeypatch.setattr(program, "FOLDER", folder)
+    compiled("copy_blocks.cu", COPY, "sm_80")
+    assert len(compilations) == 1
+    compiled("copy_blocks.cu", {"UNIT": 8}, "sm_80")
+    compiled("copy_blocks.cu", COPY, "sm_90a")
+    assert len(compilations) == 3
+    for name in ("copy_blocks.cu", "elements.cuh"):
+        with (folder / name).open("a", encoding="utf-8") as file:
+            file.write("\n// changed\n")
+        compiled("copy_blocks.cu", COPY, "sm_80")
+    assert len(compilations) == 5
+    headers = program._toolchain()[1]
+    monkeypatch.setattr(program, "_toolchain", lambda: ("99.0", headers))
+    compiled("copy_blocks.cu", COPY, "sm_80")
+    assert len(compilations) == 6
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda kept: kept[:-1], lambda kept: b"", lambda kept: kept[:-9] + b"123456789"]
+)
+def test_a_damaged_entry_is_made_anew(damage, compilations, tmp_path):
+    first = compiled("copy_blocks.cu", COPY, "sm_80")
+    (entry,) = (tmp_path / "kernels").iterdir()
+    whole = entry.read_bytes()
+    entry.write_bytes(damage(whole))
+    assert compiled("copy_blocks.cu", COPY, "sm_80") == first
+    assert len(compilations) == 2
+    compiled("copy_blocks.cu", COPY, "sm_80")
+    assert len(compilations) == 2
+
+
+def test_a_folder_that_cannot_be_written_only_costs_time(compilations, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NANO_BATCH_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        compiled("copy_blocks.cu", COPY, "sm_80")
+    assert len(compilations) == 2
+    assert "compiles it anew" in caplog.text
+
+
+def test_two_processes_at_once(tmp_path):
+    command = (
+        "from nano_batch.attention.cuda.program import compiled; import hashlib;"
+        "print(hashlib.sha256(compiled('copy_blocks.cu', {'UNIT': 16}, 'sm_80').cubin).hexdigest())"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    printed = {process.communicate(timeout=120)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(printed) == 1
+    assert [entry.suffix for entry in (tmp_path / "kernels").iterdir()] == [".bin"]
+
+
+def test_an_error_names_the_source_and_brings_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "FOLDER", tmp_path)
+    (tmp_path / "wrong.cu").write_text('extern "C" __global__ void wrong() { nothing_known(SIZE); }')
+    with pytest.raises(
+        errors.KernelCompileError, match=r"wrong.cu for sm_80 with -DSIZE=3(.|\n)*nothing_known"
+    ):
+        compiled("wrong.cu", {"SIZE": 3}, "sm_80")
+    with pytest.raises(errors.KernelCompileError, match="sm_12345"):
+        compiled("wrong.cu", {"SIZE": 3}, "sm_12345")
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_an_unknown_source_is_refused():
+    with pytest.raises(errors.InvalidArgumentError, match=r"no CUDA source 'cash.cu'; there are .*cache.cu"):
+        compiled("cash.cu", {}, "sm_80")
+
+
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
+    program._toolchain.cache_clear()
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
+    with pytest.raises(errors.MissingExtraError, match=r"pip install 'nano-batch\[cuda\]'"):
+        compiled("copy_blocks.cu", COPY, "sm_80")
