@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from unittest import mock
+
 import pytest
 import torch
 from attention_cases import Case, cases
@@ -10,6 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nano_batch import errors
 from nano_batch.attention import dense_attention, paged_attention_fwd, paged_attention_prefill, torch_backend
+from nano_batch.attention.base import PagedContext
+from nano_batch.attention.cuda import prefill
+
+SCALES = ("key_scale", "value_scale")
 
 
 @given(case=cases(prefill=False))
@@ -24,6 +31,48 @@ def test_decode_equals_dense_attention(case):
 def test_prefill_equals_dense_attention(case):
     case.check(case.prefill())
     case.check(case.prefill(validate=False))
+
+
+def attend_to_rows(query, keys, values, query_starts, key_starts, most_queries, most_keys, *, scale,
+                   window_size, **options):  # fmt: skip
+    """What the library computes, from its description: causal, aligned to the last query and key of a row."""
+    assert window_size[1] == 0
+    queries, seen = (starts.diff().tolist() for starts in (query_starts, key_starts))
+    assert (most_queries, most_keys) == (max(queries), max(seen))
+    rows = zip(query.split(queries), keys.split(seen), values.split(seen), strict=True)
+    window = None if window_size[0] < 0 else window_size[0] + 1
+    return torch.cat([dense_attention(*row, scale=scale, sliding_window=window) for row in rows]).to(
+        query.dtype
+    )
+
+
+@given(case=cases(prefill=True, dtypes=(torch.float16, torch.bfloat16), soft_caps=False))
+@settings(max_examples=100, deadline=None)
+def test_prefill_over_gathered_keys_equals_dense_attention(case):
+    """The CUDA form with the library's part in plain PyTorch; it gathers on any device."""
+    context = PagedContext(
+        *case.views, case.table, case.lens(), case.scale or case.query.shape[2] ** -0.5, case.window,
+        **{name: 1.0 if scale is None else scale for name, scale in zip(SCALES, case.scales, strict=True)},
+    )  # fmt: skip
+    with mock.patch.object(prefill, "_varlen", attend_to_rows):
+        case.check(prefill.prefill_by_library(case.query, case.starts(), context))
+
+
+def test_the_library_is_told_only_what_it_takes():
+    def refusal(change=None, **sizes):
+        case = Case(1, [9], [3], **{"dtype": torch.bfloat16, "head_dim": 64, **sizes})
+        context = PagedContext(*case.views, case.table, case.lens(), 0.1, None)
+        return prefill.library_refusal(case.query, replace(context, **(change or {})))
+
+    assert refusal() is None
+    assert refusal(fp8=True) is None
+    assert "not torch.float32" in refusal(dtype=torch.float32)
+    assert "not 12" in refusal(head_dim=12)
+    assert "not 264" in refusal(head_dim=264)
+    assert "no soft cap; it is 2.0" in refusal({"soft_cap": 2.0})
+    assert "not -0.1" in refusal({"scale": -0.1})
+    apart = torch.zeros(4, 4, 2, 128, dtype=torch.bfloat16)[..., ::2]
+    assert "(1024, 256, 128, 2)" in refusal({"key_cache": apart})
 
 
 @pytest.mark.parametrize("per_head", [False, True])

@@ -3,6 +3,10 @@
 A gathered key is written and read once more for all the queries of its row, which cost far more to multiply
 than it does to move; the attention itself is PyTorch's FlashAttention over rows of different lengths.
 Source: Dao, "FlashAttention-2" (2023).
+
+A float8_e4m3fn cache is attended to in float16 whatever the query's dtype: rounding stored * scale to
+bfloat16 would cost more than all the rest. What float16 cannot hold, beyond 65504, becomes infinite in plain
+sight.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ LARGEST_HEAD_DIM = 256
 class Seen:
     """The keys and values that rows of queries see, row after row."""
 
-    keys: torch.Tensor  # [seen, num_kv_heads, head_dim] in the query's dtype
+    keys: torch.Tensor  # [seen, num_kv_heads, head_dim]
     values: torch.Tensor  # the same
     starts: torch.Tensor  # [rows + 1] int32
     most: int  # of one row
@@ -62,12 +66,13 @@ def prefill_by_library(
     tokens = int(host_starts[-1])
     padding = torch.nonzero((host_lens == 0) & (queries > 0)).flatten().tolist()
     output = torch.zeros_like(query, memory_format=torch.contiguous_format)
-    seen = gathered(starts, queries, host_lens, context, query.dtype)
+    dtype = torch.float16 if context.key_cache.dtype == QUANTISED else query.dtype
+    seen = gathered(starts, queries, host_lens, context, dtype)
     if tokens == 0 or seen.most == 0:
         return output
     window = -1 if context.sliding_window is None else context.sliding_window - 1
     output[:tokens] = _varlen(
-        query[:tokens].contiguous(), seen.keys, seen.values, starts.int(), seen.starts,
+        query[:tokens].to(dtype).contiguous(), seen.keys, seen.values, starts.int(), seen.starts,
         int(queries.max()), seen.most, scale=context.scale, window_size=(window, 0), **(_options() or {}),
     )  # fmt: skip
     for row in padding:

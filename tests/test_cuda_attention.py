@@ -1,0 +1,324 @@
+"""The CUDA kernels against float64 dense attention and the plain forms. Skipped where there is no device.
+
+NANO_BATCH_EXAMPLES sets how many shapes are drawn for each test.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import torch
+from attention_cases import Case, cases
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nano_batch.attention import cache_ops, paged_attention_fwd
+from nano_batch.attention.fp8 import QUANTISED, as_bits
+from nano_batch.attention.rope import Rope, rope_tables
+from nano_batch.kv_cache import KVCache
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+EXAMPLES = int(os.environ.get("NANO_BATCH_EXAMPLES", "200"))
+KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+drawn = {"device": "cuda", "dtypes": KERNEL_DTYPES, "head_dims": (64, 80, 96, 128, 256), "most_context": 5000}
+
+
+@given(case=cases(**drawn))
+@many
+def test_decode_equals_dense_attention(case):
+    case.check(case.decode(backend="cuda"))
+    case.check(case.decode(backend="cuda", validate=False))
+
+
+@given(case=cases(prefill=True, **drawn | {"most_context": 2000}))
+@many
+def test_prefill_equals_dense_attention(case):
+    case.check(case.prefill(backend="cuda"))
+
+
+@pytest.mark.parametrize("layout", ["NHD", "HND"])
+@pytest.mark.parametrize("per_head", [False, True])
+def test_a_quantised_cache_costs_a_few_percent(per_head, layout):
+    sizes = {"head_dim": 128, "kv_heads": 8, "group": 4, "block_size": 16, "dtype": torch.bfloat16, "fp8": True,
+             "per_head": per_head, "layout": layout, "device": "cuda"}  # fmt: skip
+    case = Case(1, [1, 40, 3000], [1] * 3, **sizes)
+    case.check(case.decode(backend="cuda"))
+    case.check_against_unquantised(case.decode(backend="cuda"))
+    case = Case(2, [1, 40, 3000], [1, 30, 700], **sizes)
+    case.check_against_unquantised(case.prefill(backend="cuda"))
+
+
+def test_the_longest_context():
+    sizes = {
+        "head_dim": 128,
+        "kv_heads": 2,
+        "group": 4,
+        "block_size": 16,
+        "dtype": torch.bfloat16,
+        "device": "cuda",
+    }
+    case = Case(3, [131_072, 0, 1, 513], [1] * 4, **sizes)
+    case.check(case.decode(backend="cuda"))
+
+
+def test_tokens_past_the_last_row_and_rows_without_context_get_zeros():
+    case = Case(4, [0, 90, 0, 17], [3, 40, 2, 17], head_dim=64, dtype=torch.bfloat16, device="cuda")
+    expected = case.prefill(backend="cuda")
+    case.check(expected)
+    case.query = torch.cat([case.query, torch.full_like(case.query[:5], float("nan"))])
+    output = case.prefill(backend="cuda")
+    assert torch.equal(output[:-5], expected)
+    assert output[-5:].eq(0).all()
+
+
+def test_what_no_kernel_does_is_done_plainly_and_said(caplog, monkeypatch):
+    monkeypatch.setattr("nano_batch.attention.loud._said", set())
+    capped = Case(5, [90], [40], head_dim=64, dtype=torch.bfloat16, soft_cap=5.0, device="cuda")
+    exact = Case(6, [90], [1], head_dim=64, dtype=torch.float64, device="cuda")
+    with caplog.at_level("INFO", logger="nano_batch.attention"):
+        for _ in range(2):
+            capped.check(capped.prefill())
+            exact.check(exact.decode())
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 2
+    assert "no soft cap" in warnings[0]
+    assert "float64" in warnings[1]
+
+
+# Writing and copying.
+
+
+def cache_pair(draw, dtype):
+    """The same content on the host and on the device."""
+    sizes = (draw(st.integers(1, 9)), draw(st.sampled_from([1, 3, 4, 16])), draw(st.integers(1, 3)))
+    head_dim, layout = draw(st.sampled_from([2, 8, 12, 64, 80, 128])), draw(st.sampled_from(["NHD", "HND"]))
+    layers = draw(st.integers(1, 3))
+    scales = {"key_scale": 0.02, "value_scale": torch.rand(sizes[2]) + 0.1} if dtype == QUANTISED else {}
+    pair = [KVCache(*sizes, head_dim, dtype, device, layout=layout, num_layers=layers, **scales)
+            for device in ("cpu", "cuda")]  # fmt: skip
+    for layer in range(layers):
+        for host, device in zip(pair[0].layer(layer), pair[1].layer(layer), strict=True):
+            host.copy_(torch.randn(host.shape))
+            as_bits(device).copy_(as_bits(host))
+    return pair
+
+
+def contents(cache):
+    return torch.stack(
+        [view.float().cpu() for layer in range(cache.num_layers) for view in cache.layer(layer)]
+    )
+
+
+def a_step(draw, cache, dtype):
+    """Keys, values, query and slots of a few tokens, on the host; keys at times with wide strides."""
+    total = cache.num_blocks * cache.block_size
+    chosen = draw(st.lists(st.integers(0, total - 1), unique=True, max_size=min(total, 9)))
+    slots = draw(st.permutations(chosen + [-1] * draw(st.integers(0, 3))))
+    shape = (len(slots), cache.num_kv_heads, cache.head_dim)
+    keys = (
+        torch.randn(*shape[:2], 2 * shape[2])[..., : shape[2]] if draw(st.booleans()) else torch.randn(shape)
+    )
+    query = torch.randn(shape[0], 4, shape[2])
+    return (
+        keys.to(dtype),
+        torch.randn(shape).to(dtype),
+        query.to(dtype),
+        torch.tensor(slots, dtype=torch.int64),
+    )
+
+
+@given(data=st.data())
+@many
+def test_writing_equals_the_plain_form(data):
+    dtype = data.draw(st.sampled_from([*KERNEL_DTYPES, torch.float64, QUANTISED]))
+    of_tokens = data.draw(st.sampled_from(KERNEL_DTYPES)) if dtype == QUANTISED else dtype
+    host, device = cache_pair(data.draw, dtype)
+    keys, values, query, slots = a_step(data.draw, host, of_tokens)
+    rope = None
+    if data.draw(st.booleans()):
+        rope = Rope(torch.randint(0, 99, slots.shape), *rope_tables(99, host.head_dim))
+    layer = host.num_layers - 1
+    on_device = [tensor.cuda() for tensor in (keys, values, query, slots)]
+    turn = {"rope": rope, "query": query} if rope else {}
+    host.write_kv(keys, values, slots, layer, **turn)
+    if rope:
+        there = Rope(*(getattr(rope, name).cuda() for name in ("positions", "cosines", "sines")))
+        turn = {"rope": there, "query": on_device[2]}
+    device.write_kv(*on_device[:2], on_device[3], layer, validate=data.draw(st.booleans()), **turn)
+    # A product summed in another order may round the other way: one unit in the last place.
+    unit = {torch.float64: 0, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3, QUANTISED: 0.13}
+    slack = {"rtol": unit[dtype], "atol": 1e-6} if rope else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(contents(device), contents(host), **slack)
+    torch.testing.assert_close(on_device[2].cpu(), query, rtol=unit[of_tokens], atol=1e-6)
+
+
+@given(data=st.data())
+@many
+def test_copies_read_every_source_before_any_destination_is_written(data):
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, QUANTISED]))
+    host, device = cache_pair(data.draw, dtype)
+    blocks = st.integers(0, host.num_blocks - 1)
+    targets = data.draw(st.lists(blocks, unique=True, max_size=9))
+    pairs = [(data.draw(blocks), target) for target in targets]
+    host.copy_blocks(pairs)
+    device.copy_blocks(pairs)
+    assert torch.equal(contents(device), contents(host))
+
+
+def test_many_copies_at_once():
+    caches = [KVCache(7001, 4, 2, 8, torch.bfloat16, device) for device in ("cpu", "cuda")]
+    for host, device in zip(caches[0].layer(0), caches[1].layer(0), strict=True):
+        device.copy_(host.copy_(torch.randn(host.shape)))
+    for count in (1, 100, 5999, 6500):
+        pairs = torch.stack([torch.randint(0, 7001, (count,)), torch.randperm(7001)[:count]], 1)
+        for cache in caches:
+            cache.copy_blocks(pairs)
+        assert torch.equal(contents(caches[0]), contents(caches[1]))
+
+
+def test_addresses_past_32_bits():
+    """The last blocks lie past 2^31 elements of their own tensor."""
+    cache = KVCache(2**17 + 64, 16, 8, 128, torch.bfloat16, "cuda")
+    assert cache.layer(0)[0].numel() > 2**31
+    keys, values = torch.randn(2, 900, 8, 128, device="cuda").bfloat16()
+    table = torch.arange(2**17, 2**17 + 57, dtype=torch.int32, device="cuda")[None]
+    slots = 2**17 * 16 + torch.arange(900, device="cuda")
+    cache.write_kv(keys, values, slots, validate=False)
+    assert torch.equal(cache.layer(0)[0][2**17 :].flatten(0, 1)[:900], keys)
+    cache.copy_blocks([(2**17 + 3, 2**17 + 60)])
+    assert torch.equal(cache.layer(0)[1][2**17 + 60], values[48:64])
+    query = torch.randn(1, 32, 1, 128, device="cuda").bfloat16()
+    lens = torch.tensor([900], device="cuda")
+    output = paged_attention_fwd(query, *cache.layer(0), table, lens, 16, backend="cuda")
+    small = KVCache(57, 16, 8, 128, torch.bfloat16, "cuda")
+    small.write_kv(keys, values, list(range(900)))
+    expected = paged_attention_fwd(query, *small.layer(0), table - 2**17, lens, 16, backend="cuda")
+    assert torch.equal(output, expected)
+
+
+# Streams, graphs and traces.
+
+
+class Step:
+    """A decode step over bound buffers: write the new token of each row, then attend."""
+
+    def __init__(self, rows=6, columns=40):
+        self.cache = KVCache(rows * columns, 16, 8, 128, torch.bfloat16, "cuda")
+        for view in self.cache.layer(0):
+            view.normal_()
+        self.table = torch.zeros(rows, columns, dtype=torch.int32, device="cuda")
+        self.lens = torch.zeros(rows, dtype=torch.int32, device="cuda")
+        self.slots = torch.full((rows,), -1, device="cuda")
+        self.keys, self.values = torch.empty(2, rows, 8, 128, device="cuda", dtype=torch.bfloat16)
+        self.query = torch.empty(rows, 32, 1, 128, device="cuda", dtype=torch.bfloat16)
+        self.change([0] * rows)
+
+    def change(self, lens):
+        rows, columns = self.table.shape
+        table = torch.randperm(rows * columns).view(rows, columns)
+        last = [length - 1 for length in lens]
+        slots = [int(table[row, at // 16]) * 16 + at % 16 if at >= 0 else -1 for row, at in enumerate(last)]
+        self.table.copy_(table)
+        self.lens.copy_(torch.tensor(lens))
+        self.slots.copy_(torch.tensor(slots))
+        for tensor in (self.keys, self.values, self.query):
+            tensor.normal_()
+
+    def run(self, backend="cuda"):
+        self.cache.write_kv(self.keys, self.values, self.slots, validate=False)
+        return paged_attention_fwd(
+            self.query, *self.cache.layer(0), self.table, self.lens, 16, backend=backend, validate=False
+        )
+
+    def check(self, output):
+        expected = self.run("torch").float()
+        assert (output.float() - expected).norm() <= 5e-3 * expected.norm()
+        assert output[self.lens == 0].eq(0).all()
+
+
+LENGTHS = [[1, 640, 17, 0, 300, 5], [0, 0, 0, 0, 0, 640], [33, 32, 31, 16, 15, 1], [0] * 6]
+
+
+def test_a_step_replays_in_a_graph_with_other_lengths_and_tables():
+    step = Step()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step.run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = step.run()
+    for lens in LENGTHS:
+        step.change(lens)
+        output.fill_(float("nan"))
+        graph.replay()
+        step.check(output)
+
+
+def test_a_step_waits_for_nothing():
+    step = Step()
+    step.change(LENGTHS[0])
+    step.run()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        output = step.run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    step.check(output)
+
+
+def test_another_stream_and_another_thread():
+    step = Step()
+    step.change(LENGTHS[0])
+    expected = step.run()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    results = []
+
+    def attend():
+        with torch.cuda.stream(stream):
+            results.append(step.run())
+        results.append(step.run())
+
+    thread = threading.Thread(target=attend)
+    thread.start()
+    thread.join()
+    torch.cuda.synchronize()
+    assert len(results) == 2
+    for result in results:
+        assert torch.equal(result, expected)
+
+
+def test_a_step_is_traced():
+    step = Step()
+    step.change(LENGTHS[0])
+    expected = step.run()
+
+    def run(query, keys, values, cached_keys, cached_values, table, lens, slots):
+        torch.ops.nano_batch.write_kv(keys, values, cached_keys, cached_values, slots)
+        return paged_attention_fwd(
+            query, cached_keys, cached_values, table, lens, 16, backend="cuda", validate=False
+        )
+
+    traced = torch.compile(run, fullgraph=True, backend="aot_eager")
+    args = (step.query, step.keys, step.values, *step.cache.layer(0), step.table, step.lens, step.slots)
+    assert torch.equal(traced(*args), expected)
+
+
+@pytest.mark.parametrize("kind", ["write", "gather", "copy"])
+def test_operators_keep_their_promises(kind):
+    keys, values = torch.randn(2, 5, 2, 16, device="cuda")
+    caches = [torch.randn(4, 4, 2, 16, device="cuda") for _ in range(2)]
+    slots = torch.tensor([3, -1, 0, 15, 99], device="cuda")
+    if kind == "copy":
+        pairs = torch.tensor([[0, 1], [1, 0], [-1, -1]], device="cuda")
+        torch.library.opcheck(cache_ops.copy_blocks, (torch.stack(caches)[None], pairs))
+    else:
+        operator = cache_ops.write_kv if kind == "write" else cache_ops.gather_kv
+        torch.library.opcheck(operator, (keys, values, *caches, slots))
