@@ -42,8 +42,8 @@ def test_prefill_equals_dense_attention(case):
 @pytest.mark.parametrize("layout", ["NHD", "HND"])
 @pytest.mark.parametrize("per_head", [False, True])
 def test_a_quantised_cache_costs_a_few_percent(per_head, layout):
-    sizes = {"head_dim": 128, "kv_heads": 8, "group": 4, "block_size": 16, "dtype": torch.bfloat16, "fp8": True,
-             "per_head": per_head, "layout": layout, "device": "cuda"}  # fmt: skip
+    sizes = {"head_dim": 128, "kv_heads": 8, "group": 4, "block_size": 16, "dtype": torch.bfloat16,
+             "fp8": True, "per_head": per_head, "layout": layout, "device": "cuda"}  # fmt: skip
     case = Case(1, [1, 40, 3000], [1] * 3, **sizes)
     case.check(case.decode(backend="cuda"))
     case.check_against_unquantised(case.decode(backend="cuda"))

@@ -185,5 +185,5 @@ def _chosen(
     if refusal is not None:
         say_once(f"paged attention ({what}) runs in plain PyTorch: {refusal}", warn=query.is_cuda)
         return _TORCH
-    say_once(f"paged attention ({what}) runs on CUDA: {torch.cuda.get_device_name(query.device)}", warn=False)
+    say_once(f"paged attention ({what}) runs in the CUDA backend on {query.device}", warn=False)
     return _CUDA
