@@ -150,7 +150,7 @@ def copy_blocks(cache: torch.Tensor, pairs: torch.Tensor) -> None:
     layers, kinds, num_blocks = cache.shape[:3]
     block_bytes = cache[0, 0, 0].numel() * cache.element_size()
     strides = [stride * cache.element_size() for stride in cache.stride()[:3]]
-    unit = _common(ACCESS_BYTES, [block_bytes, cache.data_ptr(), *strides])
+    unit = _width(ACCESS_BYTES, block_bytes | cache.data_ptr() | strides[0] | strides[1] | strides[2])
     units, count = block_bytes // unit, len(pairs)
     if count == 0 or layers * kinds == 0:
         return
@@ -163,14 +163,16 @@ def copy_blocks(cache: torch.Tensor, pairs: torch.Tensor) -> None:
 
 
 def _vector(elements: int, most: int, tensors: list[torch.Tensor]) -> int:
-    """Elements of the widest vector of which every head, stride and address is a whole multiple."""
+    """Elements of the widest vector, at most `most`, that fits all heads, strides and addresses."""
+    bits = elements
     for tensor in tensors:
-        most = _common(most, [elements, *tensor.stride()[:-1], tensor.data_ptr() // tensor.element_size()])
-    return most
+        bits |= tensor.data_ptr() // tensor.element_size()
+        for stride in tensor.stride()[:-1]:
+            bits |= stride
+    return _width(most, bits)
 
 
-def _common(width: int, multiples: list[int]) -> int:
-    """The largest of width, width / 2, width / 4, … that divides all numbers."""
-    while any(number % width for number in multiples):
-        width //= 2
-    return width
+def _width(most: int, bits: int) -> int:
+    """The largest power of two, at most `most`, that divides all numbers of which `bits` is the union."""
+    lowest = bits & -bits
+    return min(most, lowest) if lowest else most
