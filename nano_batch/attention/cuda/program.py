@@ -25,6 +25,7 @@ FOLDER = Path(__file__).parent
 FORMAT = 1
 """Counts the forms of an entry on disk."""
 INSTALL = "install the extra 'cuda' (pip install 'nano-batch[cuda]')"
+BROUGHT = "CUDA's compiler and headers come with a PyTorch that is built for CUDA 13"
 
 Macro = int | str
 
@@ -114,10 +115,10 @@ def _toolchain() -> tuple[str, list[str]]:
     try:
         _, major, minor = nvrtc.nvrtcVersion()
     except Exception as error:  # the loader's own error, whose class differs between versions
-        raise MissingExtraError(f"NVRTC, NVIDIA's compiler, does not load ({error}): {INSTALL}") from error
+        raise MissingExtraError(f"NVRTC does not load ({error}); {BROUGHT}") from error
     headers = find_nvidia_header_directory("cudart")
     if headers is None:
-        raise MissingExtraError(f"NVIDIA's CUDA headers are not found: {INSTALL}")
+        raise MissingExtraError(f"NVIDIA's CUDA headers are not found; {BROUGHT}")
     return f"{major}.{minor}", [headers]
 
 
