@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nano_batch._choices import check_choice
 from nano_batch.attention import cache_ops
-from nano_batch.attention.checks import checked_kv_scale
+from nano_batch.attention.checks import FLOATS, checked_layer_scales
 from nano_batch.attention.fp8 import QUANTISED, as_bits
 from nano_batch.attention.rope import Rope
 from nano_batch.block_pairs import BlockPairs, checked_pairs, checked_slots, runs
@@ -28,9 +28,10 @@ from nano_batch.errors import (
     InvalidArgumentError,
     ShapeError,
 )
+from nano_batch.new_tokens import NewTokens
 
 Layout = Literal["NHD", "HND"]
-CACHE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn)
+CACHE_DTYPES = (*FLOATS, QUANTISED)
 
 INT32_MAX = 2**31 - 1
 STAGING_BYTES = 64 * 2**20
@@ -103,27 +104,13 @@ class KVCache:
         self.layout = layout
         self.dtype = dtype
         self.device = _usable_device(dtype, device)
-        self._key_scale = self._spread("key_scale", key_scale)
-        self._value_scale = self._spread("value_scale", value_scale)
+        heads = dtype, self.num_layers, self.num_kv_heads
+        scales = (("key_scale", key_scale), ("value_scale", value_scale))
+        self._scales = [checked_layer_scales(name, given, *heads, self.device) for name, given in scales]
         # Host blocks stand first in their pool, so that one block is one contiguous transfer.
         head, block = (self.num_layers, 2), self._block_shape()
         self._blocks = self._allocate((*head, self.num_blocks, *block), self.device)
         self._host_blocks = self._allocate((self.num_swap_blocks, *head, *block), torch.device("cpu"))
-
-    def _spread(self, name: str, scale: float | torch.Tensor | None) -> torch.Tensor | None:
-        """A scale for every layer and head, [num_layers, num_kv_heads]; None for a cache that has none."""
-        if self.dtype != QUANTISED:
-            checked_kv_scale(name, scale, self.dtype, self.num_kv_heads)
-            return None
-        rows = scale if isinstance(scale, torch.Tensor) and scale.dim() == 2 else None
-        if rows is not None and len(rows) != self.num_layers:
-            raise ShapeError(f"{name} has {len(rows)} rows; there are {self.num_layers} layers")
-        of_layers = [scale] * self.num_layers if rows is None else list(rows)
-        checked = [checked_kv_scale(name, one, self.dtype, self.num_kv_heads) for one in of_layers]
-        spread = torch.ones(self.num_layers, self.num_kv_heads)
-        for layer, one in enumerate(checked):
-            spread[layer] = torch.as_tensor(one).cpu()
-        return spread.to(self.device)
 
     def _block_shape(self) -> tuple[int, int, int]:
         if self.layout == "NHD":
@@ -160,9 +147,8 @@ class KVCache:
         Raises `InvalidArgumentError` for a layer it lacks.
         """
         layer = _size("layer", layer, least=0, most=self.num_layers - 1)
-        if self._key_scale is None or self._value_scale is None:
-            return None, None
-        return self._key_scale[layer], self._value_scale[layer]
+        keys, values = (None if scales is None else scales[layer] for scales in self._scales)
+        return keys, values
 
     def get_kv_cache(self, layer: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the views (keys, values) of a layer, as `layer` does."""
@@ -197,11 +183,9 @@ class KVCache:
         """
         cached_keys, cached_values = self.layer(layer)
         slots = self._slots(slot_mappings, validate)
-        self._check_new("keys", keys, len(slots))
-        self._check_new("values", values, len(slots))
-        if values.dtype != keys.dtype:
-            raise DtypeError(f"values is {values.dtype}; keys is {keys.dtype}")
-        self._check_rope(rope, query, keys)
+        new = NewTokens(len(slots), self.num_kv_heads, self.head_dim, self.dtype, self.device)
+        new.check(keys, values)
+        new.check_rope(rope, query, keys.dtype)
         cache_ops.write_kv(
             keys, values, cached_keys, cached_values, slots.to(self.device), *self.scales(layer),
             *((rope.positions, rope.cosines, rope.sines, query) if rope is not None else ()),
@@ -215,31 +199,6 @@ class KVCache:
                 raise ShapeError(f"slot_mappings has shape {list(slots.shape)}; it needs [tokens]")
             return slots
         return checked_slots(slots, self.num_blocks * self.block_size)
-
-    def _check_new(self, name: str, tensor: torch.Tensor, tokens: int) -> None:
-        needed = (tokens, self.num_kv_heads, self.head_dim)
-        if tuple(tensor.shape) != needed:
-            raise ShapeError(f"{name} has shape {list(tensor.shape)}; {tokens} slots need {list(needed)}")
-        fits = tensor.dtype in CACHE_DTYPES if self.dtype == QUANTISED else tensor.dtype == self.dtype
-        if not fits or tensor.dtype == QUANTISED:
-            raise DtypeError(f"{name} is {tensor.dtype}; the cache holds {self.dtype}")
-        if tensor.device != self.device:
-            raise DeviceError(f"{name} is on {tensor.device}; the cache is on {self.device}")
-
-    def _check_rope(self, rope: Rope | None, query: torch.Tensor | None, keys: torch.Tensor) -> None:
-        if rope is not None:
-            rope.check(len(keys), self.head_dim, self.device)
-        if query is None:
-            return
-        if rope is None:
-            raise InvalidArgumentError("query is given, which only rope would change")
-        if query.dim() != 3 or len(query) != len(keys) or query.shape[2] != self.head_dim:
-            needed = f"[{len(keys)}, num_heads, {self.head_dim}]"
-            raise ShapeError(f"query has shape {list(query.shape)}; it needs {needed}")
-        if query.dtype != keys.dtype:
-            raise DtypeError(f"query is {query.dtype}; keys is {keys.dtype}")
-        if query.device != self.device:
-            raise DeviceError(f"query is on {query.device}; the cache is on {self.device}")
 
     def copy_blocks(self, pairs: BlockPairs) -> None:
         """Copy device blocks (source, destination) in all layers, as if every source were read first.

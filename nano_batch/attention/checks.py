@@ -175,6 +175,31 @@ def checked_kv_scale(
     return scale
 
 
+def checked_layer_scales(
+    name: str,
+    scale: float | torch.Tensor | None,
+    dtype: torch.dtype,
+    layers: int,
+    kv_heads: int,
+    device: torch.device,
+) -> torch.Tensor | None:
+    """Spread a scale, of all layers or [layers, num_kv_heads], to every layer and head of a cache of `dtype`.
+
+    Returns [layers, num_kv_heads] float32 on `device`; None for a dtype that has no scales.
+    """
+    of_layers = [scale] * layers
+    if isinstance(scale, torch.Tensor) and scale.dim() == 2:
+        if len(scale) != layers:
+            raise ShapeError(f"{name} has {len(scale)} rows; there are {layers} layers")
+        of_layers = list(scale)
+    checked = [checked_kv_scale(name, one, dtype, kv_heads) for one in of_layers]
+    if dtype != QUANTISED:
+        return None
+    return torch.stack(
+        [torch.as_tensor(one, dtype=torch.float32, device=device).expand(kv_heads) for one in checked]
+    ).contiguous()
+
+
 def _refuse(bad: torch.Tensor, values: torch.Tensor, message: str) -> None:
     rows = torch.nonzero(bad)
     if len(rows):
