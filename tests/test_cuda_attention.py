@@ -113,21 +113,23 @@ def contents(cache):
 
 
 def a_step(draw, cache, dtype):
-    """Keys, values, query and slots of a few tokens, on the host; keys at times with wide strides."""
+    """Keys, values, query and slots of a few tokens, on the host."""
     total = cache.num_blocks * cache.block_size
     chosen = draw(st.lists(st.integers(0, total - 1), unique=True, max_size=min(total, 9)))
     slots = draw(st.permutations(chosen + [-1] * draw(st.integers(0, 3))))
-    shape = (len(slots), cache.num_kv_heads, cache.head_dim)
-    keys = (
-        torch.randn(*shape[:2], 2 * shape[2])[..., : shape[2]] if draw(st.booleans()) else torch.randn(shape)
+    keys, values = torch.randn(2, len(slots), cache.num_kv_heads, cache.head_dim).to(dtype)
+    query = torch.randn(len(slots), 4, cache.head_dim).to(dtype)
+    return keys, values, query, torch.tensor(slots, dtype=torch.int64)
+
+
+def within(tensor, extra):
+    """The same tensor as a part of a wider one, so that its strides (and its address) are others."""
+    wide = torch.full(
+        (*tensor.shape[:2], tensor.shape[2] + 2 * extra), 7.0, dtype=tensor.dtype, device="cuda"
     )
-    query = torch.randn(shape[0], 4, shape[2])
-    return (
-        keys.to(dtype),
-        torch.randn(shape).to(dtype),
-        query.to(dtype),
-        torch.tensor(slots, dtype=torch.int64),
-    )
+    part = wide[..., extra : extra + tensor.shape[2]]
+    part.copy_(tensor)
+    return part
 
 
 @given(data=st.data())
@@ -141,7 +143,8 @@ def test_writing_equals_the_plain_form(data):
     if data.draw(st.booleans()):
         rope = Rope(torch.randint(0, 99, slots.shape), *rope_tables(99, host.head_dim))
     layer = host.num_layers - 1
-    on_device = [tensor.cuda() for tensor in (keys, values, query, slots)]
+    extra = data.draw(st.sampled_from([0, 0, 1, 4, 8]))
+    on_device = [within(tensor, extra) for tensor in (keys, values, query)] + [slots.cuda()]
     turn = {"rope": rope, "query": query} if rope else {}
     host.write_kv(keys, values, slots, layer, **turn)
     if rope:
