@@ -65,16 +65,17 @@ def prefill_by_library(
     queries = host_starts.diff()
     tokens = int(host_starts[-1])
     padding = torch.nonzero((host_lens == 0) & (queries > 0)).flatten().tolist()
-    output = torch.zeros_like(query, memory_format=torch.contiguous_format)
     dtype = torch.float16 if context.key_cache.dtype == QUANTISED else query.dtype
     seen = gathered(starts, queries, host_lens, context, dtype)
-    if tokens == 0 or seen.most == 0:
+    output = torch.zeros_like(query, memory_format=torch.contiguous_format)
+    if seen.most == 0:
         return output
     window = -1 if context.sliding_window is None else context.sliding_window - 1
-    output[:tokens] = _varlen(
+    attended = _varlen(
         query[:tokens].to(dtype).contiguous(), seen.keys, seen.values, starts.int(), seen.starts,
         int(queries.max()), seen.most, scale=context.scale, window_size=(window, 0), **(_options() or {}),
     )  # fmt: skip
+    output[:tokens] = attended
     for row in padding:
         output[int(host_starts[row]) : int(host_starts[row + 1])] = 0
     return output
