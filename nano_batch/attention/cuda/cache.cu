@@ -32,10 +32,10 @@ struct Place {
     }
 };
 
-__device__ inline long long slot_start(long long slot, int block_size, SlotStrides strides) {
+__device__ inline long long slot_start(long long slot, int block_size, int head, SlotStrides strides) {
     // Division of 64 bits takes many times the instructions of one of 32.
     const long long block = slot >> 32 ? slot / block_size : unsigned(slot) / unsigned(block_size);
-    return block * strides.block + (slot - block * block_size) * strides.offset;
+    return block * strides.block + (slot - block * block_size) * strides.offset + head * strides.head;
 }
 
 // The cosines and sines of the angles of one token's vector.
@@ -61,7 +61,8 @@ __device__ inline void store(STORED* to, const New& from, float scale) {
 }
 
 #if ROPE
-__device__ inline void store_rotated(STORED* to, int half_dim, const New (&from)[PARTS], const Angles& angles, float scale) {
+__device__ inline void store_rotated(STORED* to, int half_dim, const New (&from)[PARTS], const Angles& angles,
+                                     float scale) {
     Stored stored[PARTS];
 #pragma unroll
     for (int i = 0; i < VEC; i++) {
@@ -74,19 +75,31 @@ __device__ inline void store_rotated(STORED* to, int half_dim, const New (&from)
     stored[1].store(to + half_dim);
 }
 
-__device__ inline void rotate_query(NEW* query, int half_dim, const Angles& angles) {
-    New from[PARTS];
-    from[0].load(query);
-    from[1].load(query + half_dim);
+// The vectors of one query head of TOKENS tokens, all loaded before the first is stored.
+__device__ inline void rotate_query(NEW* query, TokenStrides strides, int half_dim, const Place& place, int tokens,
+                                    const long long* positions, const float* cosines, const float* sines) {
+    New from[TOKENS][PARTS];
 #pragma unroll
-    for (int i = 0; i < VEC; i++) {
-        float first = to_float(from[0].at[i]), second = to_float(from[1].at[i]);
-        angles.rotate(first, second, i);
-        from[0].at[i] = from_float<NEW>(first);
-        from[1].at[i] = from_float<NEW>(second);
+    for (int t = 0; t < TOKENS; t++) {
+        if (place.token + t >= tokens) continue;
+        from[t][0].load(query + (place.token + t) * strides.token);
+        from[t][1].load(query + (place.token + t) * strides.token + half_dim);
     }
-    from[0].store(query);
-    from[1].store(query + half_dim);
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) {
+        const int token = place.token + t;
+        if (token >= tokens) continue;
+        const Angles angles(cosines, sines, positions[token] * half_dim + place.element);
+#pragma unroll
+        for (int i = 0; i < VEC; i++) {
+            float first = to_float(from[t][0].at[i]), second = to_float(from[t][1].at[i]);
+            angles.rotate(first, second, i);
+            from[t][0].at[i] = from_float<NEW>(first);
+            from[t][1].at[i] = from_float<NEW>(second);
+        }
+        from[t][0].store(query + token * strides.token);
+        from[t][1].store(query + token * strides.token + half_dim);
+    }
 }
 #endif
 
@@ -105,15 +118,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) write_kv(
     const int half_dim = sizes.lanes * VEC;
 #if ROPE
     if (place.head >= sizes.kv_heads) {
-#pragma unroll
-        for (int t = 0; t < TOKENS; t++) {
-            const int token = place.token + t;
-            if (token >= sizes.tokens) return;
-            const Angles angles(cosines, sines, positions[token] * half_dim + place.element);
-            const int head = place.head - sizes.kv_heads;
-            rotate_query(query + token * query_strides.token + head * query_strides.head + place.element,
-                         half_dim, angles);
-        }
+        NEW* of_head = query + (place.head - sizes.kv_heads) * query_strides.head + place.element;
+        rotate_query(of_head, query_strides, half_dim, place, sizes.tokens, positions, cosines, sines);
         return;
     }
 #endif
@@ -137,8 +143,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) write_kv(
 #pragma unroll
     for (int t = 0; t < TOKENS; t++) {
         if (slot[t] < 0 || slot[t] >= sizes.num_slots) continue;
-        STORED* key_to = key_cache + slot_start(slot[t], sizes.block_size, key_slot) + place.head * key_slot.head + place.element;
-        STORED* value_to = value_cache + slot_start(slot[t], sizes.block_size, value_slot) + place.head * value_slot.head + place.element;
+        STORED* key_to = key_cache + place.element + slot_start(slot[t], sizes.block_size, place.head, key_slot);
+        STORED* value_to =
+            value_cache + place.element + slot_start(slot[t], sizes.block_size, place.head, value_slot);
 #if ROPE
         const Angles angles(cosines, sines, positions[place.token + t] * half_dim + place.element);
         store_rotated(key_to, half_dim, key[t], angles, key_scale);
@@ -178,9 +185,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) gather_kv(
 #pragma unroll
         for (int i = 0; i < New::ACCESSES; i++) key[t].words[i] = value[t].words[i] = {};
         if (slot[t] < 0 || slot[t] >= sizes.num_slots) continue;
-        const int element = place.element;
-        load(key[t], key_cache + slot_start(slot[t], sizes.block_size, key_slot) + place.head * key_slot.head + element, key_scale);
-        load(value[t], value_cache + slot_start(slot[t], sizes.block_size, value_slot) + place.head * value_slot.head + element, value_scale);
+        const long long key_from = slot_start(slot[t], sizes.block_size, place.head, key_slot) + place.element;
+        const long long value_from = slot_start(slot[t], sizes.block_size, place.head, value_slot) + place.element;
+        load(key[t], key_cache + key_from, key_scale);
+        load(value[t], value_cache + value_from, value_scale);
     }
 #pragma unroll
     for (int t = 0; t < TOKENS; t++) {
