@@ -3,9 +3,9 @@
 `key_to_redraw`: a key on the block-size slider until the picture is drawn anew, the schedule rerun in the
 kernel in between (24 requests, 512 blocks at the start). `chart_key_to_redraw`: the same on the chart of four
 allocators over time, each of which serves 200 requests anew. `load_key_to_redraw`: a key on the sequences or
-the memory of one of two configurations over concurrency, never at a setting met before, so that each point is
-simulated. `gantt_key_to_redraw`: a key on the batch slots of the Gantt that opens 03_continuous_batching,
-each of whose four schemes serves the requests anew. `play`: pictures a second in play.
+the memory of one of two configurations over concurrency, never at a setting met before, so that each point
+that the setting can change is simulated. `gantt_key_to_redraw`: a key on the batch slots of the Gantt that
+opens 03_continuous_batching, each of whose four schemes serves the requests anew. `play`: pictures a second.
 `first_picture`: from the start of opening (a saved notebook in JupyterLab, its load included; an exported
 page) until a view's picture stands; for a live view from the key that runs its cell. What JupyterLab alone
 takes is measured by turns with it, on a notebook with one pixel for a picture. `nano-batch bench views` also
