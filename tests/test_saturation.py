@@ -15,6 +15,8 @@ from nano_batch import Constant, Roofline
 from nano_batch.errors import MetricsError, SweepError
 from nano_batch.metrics import SLO, summary, throughput
 from nano_batch.saturation import Configuration, binding_limits, limits, load_curve, output_bound_per_s
+from nano_batch.saturation.curve import _served
+from nano_batch.simulator import simulate
 
 GPU = Roofline(flops_per_s=989e12, bytes_per_s=3.35e12, weight_bytes=14.5e9, kv_bytes_per_token=131_072)
 AMPLE = Configuration("ample", GPU, memory_tokens=4_000_000)
@@ -32,6 +34,33 @@ def test_a_point_is_the_summary_of_the_run_behind_it(curve):
         assert curve.run(point, seed).requests == curve.served[point][seed]
     assert curve.workload(2).users == 4
     assert (curve.workload(2, 1).prompt_tokens[:25] == curve.workload(0, 1).prompt_tokens).all()
+
+
+@pytest.mark.parametrize(
+    ("over", "memory_tokens"), [("users", 12_000), ("users", 3_000_000), ("rate", 12_000)]
+)
+def test_points_that_a_setting_cannot_change_are_those_simulated_under_it(over, memory_tokens):
+    narrow = replace(AMPLE, memory_tokens=memory_tokens, max_num_seqs=4)
+    load_curve(narrow, LOADS, over=over)
+    wide = replace(narrow, max_num_seqs=16)
+    before = _served.cache_info().misses
+    found = load_curve(wide, LOADS, over=over)
+    # 1, 2 and 4 users fill four slots at most; requests that come at a rate may fill any.
+    assert _served.cache_info().misses - before == 5 * (3 if over == "users" else 6)
+    limits_found = binding_limits(found, found.seeds[:1])
+    for point in range(len(LOADS)):
+        for seed in found.seeds:
+            run = simulate(found.workload(point, seed), **wide.arguments())
+            assert found.rows[point][seed] == summary(run)
+            assert found.served[point][seed] == run.requests
+        own = throughput_of(wide, found.workload(point))
+        for name, relaxed in wide.relaxed().items():
+            gain = throughput_of(relaxed, found.workload(point)) / own - 1
+            assert limits_found[point].gains[name] == pytest.approx(gain, abs=1e-12), (point, name)
+
+
+def throughput_of(configuration, workload):
+    return summary(simulate(workload, **configuration.arguments()))["throughput_output_tokens_per_s"]
 
 
 def test_median_and_range_are_those_of_the_seeds(curve):

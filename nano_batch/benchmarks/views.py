@@ -1,10 +1,11 @@
-"""How fast the views are: a notebook of four in JupyterLab in headless Chromium, measured in the page.
+"""How fast the views are: a notebook of them in JupyterLab in headless Chromium, measured in the page.
 
 `key_to_redraw`: a key on the block-size slider until the picture is drawn anew, the schedule rerun in the
 kernel in between (24 requests, 512 blocks at the start). `chart_key_to_redraw`: the same on the chart of four
 allocators over time, each of which serves 200 requests anew. `load_key_to_redraw`: a key on the sequences or
-the memory of one of two configurations over concurrency, never at a setting met before, so that each point is
-simulated. `play`: pictures a second in play.
+the memory of one of two configurations over concurrency, never at a setting met before, so that each point
+that the setting can change is simulated. `gantt_key_to_redraw`: a key on the batch slots of the Gantt that
+opens 03_continuous_batching, each of whose four schemes serves the requests anew. `play`: pictures a second.
 `first_picture`: from the start of opening (a saved notebook in JupyterLab, its load included; an exported
 page) until a view's picture stands; for a live view from the key that runs its cell. What JupyterLab alone
 takes is measured by turns with it, on a notebook with one pixel for a picture. `nano-batch bench views` also
@@ -47,9 +48,13 @@ CHART = (
     "lab.allocators(workload, memory_tokens=32_768)"
 )
 LOAD = "lab.saturation()"
+GANTT = (
+    "mix = lab.Mix(requests=32, seed=1, rate=16.0, prompt_tokens=600, output_tokens=100)\n"
+    "lab.gantt(mix, max_num_seqs=8, max_num_batched_tokens=512)"
+)
 # 32 sequences is the fifth of eight places, 32,768 tokens the third of eight.
 UNSEEN = measure.row_by_row("max_num_seqs", before=4, places=8, up="memory_tokens", rows=5)
-CELLS = len(SIZES) + 3
+CELLS = len(SIZES) + 4
 
 
 def run() -> dict[str, Any]:
@@ -65,7 +70,7 @@ def run() -> dict[str, Any]:
 
 
 def write_notebook(path: Path) -> None:
-    """A notebook with a block table a size, and two charts."""
+    """A notebook with a block table a size, two charts, and a Gantt."""
     import nbformat
 
     cells = ["from nano_batch import lab"]
@@ -76,7 +81,7 @@ def write_notebook(path: Path) -> None:
             f"run = lab.serve(workload, memory_tokens={16 * blocks}, {options})\n"
             f"lab.block_table(run, workload, {options})"
         )
-    cells += [CHART, LOAD]
+    cells += [CHART, LOAD, GANTT]
     _write(path, [nbformat.v4.new_code_cell(cell) for cell in cells])  # type: ignore[no-untyped-call]
 
 
@@ -111,7 +116,7 @@ def opened() -> Iterator[NotebookPage]:
 
 def measured(tab: NotebookPage, presses: int, seconds: float, openings: int) -> list[Row]:
     """All rows (see the module): `value` in `unit`, and the `goal` with whether it is met."""
-    *tables, chart, load = tab.views()
+    *tables, chart, load, bars = tab.views()
     views = dict(zip(SIZES, tables, strict=True))
     there_and_back = measure.there_and_back("block_size", presses)
     rows = []
@@ -119,6 +124,7 @@ def measured(tab: NotebookPage, presses: int, seconds: float, openings: int) -> 
         ("key_to_redraw", 512, views[512], there_and_back),
         ("chart_key_to_redraw", 2048, chart, there_and_back),
         ("load_key_to_redraw", 2048, load, UNSEEN[:presses]),
+        ("gantt_key_to_redraw", 4096, bars, measure.there_and_back("max_num_seqs", presses)),
     ):
         times = measure.key_to_redraw(tab.page, view, keys)
         rows += [

@@ -72,7 +72,7 @@ LIVE = """() => {
 def key_to_redraw(page: Page, view: Locator, keys: Iterable[tuple[str, str]]) -> list[float]:
     """Milliseconds from each key on a control's slider to the redrawn picture, rerun included.
 
-    The view is a block table, or a chart whose line of settings names what the controls stand at.
+    The view's line of settings names what the control stands at.
     """
     times = []
     for control, key in keys:

@@ -23,7 +23,7 @@ CELL_SECONDS = 120
 def refresh(paths: Sequence[Path]) -> None:
     """Re-execute the notebooks at `paths` in place, each in its folder, and say what was done.
 
-    A poster is taken anew only when its caption or the code of the views changed. Cell ids, tags and folded
+    A poster is taken anew only when its caption or the code that draws changed. Cell ids, tags and folded
     sources stay; widget state is not stored. Two refreshes of the same code write the same bytes.
 
     Raises:

@@ -105,5 +105,5 @@ def stale(notebook: Any, view_code: str) -> list[str]:
         if "image/png" not in output.data:
             reasons.append(f"a view has no poster: {caption.splitlines()[:1]}")
         if output.metadata.get(MARK, {}).get("drawn") != poster_hash(caption, view_code):
-            reasons.append("the code of the views changed since the posters were taken")
+            reasons.append("the code that draws its pictures changed since the posters were taken")
     return reasons

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -185,15 +185,37 @@ def load_curve(
         raise MetricsError(f"loads are {list(loads)} for seeds {list(seeds)}; they must ascend from above 0")
     counts = tuple(requests or _requests(over, load) for load in at.tolist())
     jobs = [
-        load_workload(over, load, seed, like, count)
+        (over, load, seed, like, count)
         for load, count in zip(at.tolist(), counts, strict=True)
         for seed in seeds
     ]
-    done = each_of(configuration, partial(serve, configuration), jobs)
+
+    def point(job: tuple[Over, float, int, str, int]) -> tuple[Row, Requests]:
+        if configuration.options:
+            return serve(configuration, load_workload(*job))
+        return _served(as_met(configuration, over, job[1]), *job)
+
+    done = each_of(configuration, point, jobs)
     starts = range(0, len(done), len(seeds))
     rows = tuple(tuple(row for row, _ in done[start : start + len(seeds)]) for start in starts)
     served = tuple(tuple(requests for _, requests in done[start : start + len(seeds)]) for start in starts)
     return LoadCurve(configuration, over, at, tuple(seeds), rows, served, like, counts)
+
+
+def as_met(configuration: Configuration, over: Over, load: float) -> Configuration:
+    """What of a configuration decides a point: so many users never fill more slots than they are.
+
+    So a slider from 32 to 16 sequences at once asks for no simulation of 1 to 16 users.
+    """
+    slots = configuration.max_num_seqs
+    return replace(configuration, name="", max_num_seqs=min(slots, int(load)) if over == "users" else slots)
+
+
+@lru_cache(maxsize=2048)
+def _served(
+    configuration: Configuration, over: Over, load: float, seed: int, like: str, requests: int
+) -> tuple[Row, Requests]:
+    return serve(configuration, load_workload(over, load, seed, like, requests))
 
 
 def serve(configuration: Configuration, workload: Workload) -> tuple[Row, Requests]:

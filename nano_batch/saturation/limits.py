@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from nano_batch.core import check_options
 from nano_batch.display import Shown
 from nano_batch.metrics import steady_window, throughput
 from nano_batch.saturation.configuration import Configuration, each_of
-from nano_batch.saturation.curve import LoadCurve
+from nano_batch.saturation.curve import LoadCurve, Over, as_met, load_workload
 from nano_batch.simulator import simulate
 from nano_batch.workloads import Workload
 
@@ -69,14 +70,26 @@ def binding_limits(curve: LoadCurve, seeds: Sequence[int] | None = None) -> list
 
     def gain(job: tuple[str, int, int]) -> float:
         name, point, place = job
-        workload = curve.workload(point, curve.seeds[columns[place]])
-        return _throughput(relaxed[name], workload) / float(own[point, place]) - 1
+        load, seed = float(curve.loads[point]), curve.seeds[columns[place]]
+        served = (curve.over, load, seed, curve.like, curve.requests[point])
+        if curve.configuration.options:
+            found = _throughput(relaxed[name], load_workload(*served))
+        else:
+            found = _known_throughput(as_met(relaxed[name], curve.over, load), *served)
+        return found / float(own[point, place]) - 1
 
     gains = {name: np.zeros(own.shape) for name in relaxed}
     for (name, *at), found in zip(jobs, each_of(curve.configuration, gain, jobs), strict=True):
         gains[name][tuple(at)] = found
     medians = {name: np.median(values, axis=1).tolist() for name, values in gains.items()}
     return [_binding({name: values[point] for name, values in medians.items()}) for point in range(len(own))]
+
+
+@lru_cache(maxsize=2048)
+def _known_throughput(
+    configuration: Configuration, over: Over, load: float, seed: int, like: str, requests: int
+) -> float:
+    return _throughput(configuration, load_workload(over, load, seed, like, requests))
 
 
 def _throughput(configuration: Configuration, workload: Workload) -> float:

@@ -39,12 +39,27 @@ def bundle(entry: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+# What a picture is made by beside its numbers, which its caption has: who draws, and who says what is drawn.
+DRAWS = (
+    "viz",
+    "viz/static",
+    "lessons",
+    "studies",
+    "saturation",
+    "picker",
+    "lab.py",
+    "scenes.py",
+    "display.py",
+)
+
+
 def view_code_hash() -> str:
-    """16 hex digits that change whenever the code of the views, in Python or in the browser, changes."""
+    """16 hex digits that change whenever the code that draws pictures does, in Python or in the browser."""
     digest = sha256()
-    room = files("nano_batch.viz")
-    for folder in (room, room.joinpath("static")):
-        for file in sorted(folder.iterdir(), key=lambda item: item.name):
+    package = files("nano_batch")
+    for name in DRAWS:
+        room = package.joinpath(name)
+        for file in sorted(room.iterdir(), key=lambda item: item.name) if room.is_dir() else [room]:
             if file.name.endswith((".py", ".js", ".css")):
                 digest.update(file.name.encode())
                 digest.update(file.read_bytes().replace(b"\r\n", b"\n"))

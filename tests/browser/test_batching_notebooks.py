@@ -1,28 +1,15 @@
 """03 and 05 in JupyterLab: sliders by keyboard, the changed data read back; 03 without a kernel."""
 
-import shutil
-from pathlib import Path
-
 import pytest
+from notebook_runs import FOLDER, run_in_page
 
 from nano_batch import lab as laboratory
 from nano_batch.export import export
-from nano_batch.jupyter.browser import NotebookPage, code_cells
-
-FOLDER = Path(__file__).parents[2] / "notebooks"
-
-
-def opened(browser, lab, name):
-    path = lab.folder / name
-    shutil.copy(FOLDER / name, path)
-    tab = NotebookPage(browser, lab.address.format(path=name), width=1330)
-    tab.run_all(code_cells(path))
-    return tab
 
 
 @pytest.fixture(scope="module")
 def batching(browser, lab):
-    tab = opened(browser, lab, "03_continuous_batching.ipynb")
+    tab = run_in_page(browser, lab, "03_continuous_batching.ipynb")
     yield tab
     assert tab.errors == []
     assert tab.outside == []
@@ -30,7 +17,7 @@ def batching(browser, lab):
 
 @pytest.fixture(scope="module")
 def policies(browser, lab):
-    tab = opened(browser, lab, "05_policies_and_preemption.ipynb")
+    tab = run_in_page(browser, lab, "05_policies_and_preemption.ipynb")
     yield tab
     assert tab.errors == []
     assert tab.outside == []

@@ -1,22 +1,14 @@
 """01_block_tables in JupyterLab: the view shows what its cells print, and what Python gives when it moves."""
 
-from pathlib import Path
-from types import SimpleNamespace
-
-import nbformat
 import pytest
+from notebook_runs import page_table, run_here, run_in_page
 
-from nano_batch.jupyter.browser import NotebookPage, code_cells
-
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "01_block_tables.ipynb"
+NOTEBOOK = "01_block_tables.ipynb"
 
 
 @pytest.fixture(scope="module")
 def tab(browser, lab):
-    path = lab.folder / NOTEBOOK.name
-    path.write_bytes(NOTEBOOK.read_bytes())
-    tab = NotebookPage(browser, lab.address.format(path=path.name), width=1330)
-    tab.run_all(code_cells(path))
+    tab = run_in_page(browser, lab, NOTEBOOK)
     yield tab
     tab.page.close()
 
@@ -24,18 +16,7 @@ def tab(browser, lab):
 @pytest.fixture(scope="module")
 def python():
     """The notebook's own names up to the table printed last."""
-    names = {}
-    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
-        if cell.cell_type == "code":
-            exec(cell.source, names)
-            if cell.id == "preempt-table":
-                return SimpleNamespace(**names)
-    raise AssertionError("01_block_tables prints no table of the step of the preemption")
-
-
-def page_table(view):
-    rows = view.locator("details table tbody tr").all()
-    return [tuple(row.locator("th, td").all_text_contents()) for row in rows]
+    return run_here(NOTEBOOK, last="preempt-table")
 
 
 def test_the_page_shows_the_table_that_the_cell_prints(tab, python):

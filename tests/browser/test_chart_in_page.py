@@ -239,3 +239,15 @@ def test_no_panel_is_wider_than_the_page(opened, width):
     assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     tops = {box["y"] for box in (svg.bounding_box() for svg in page.node.locator(".nb-panel").all())}
     assert len(tops) == (3 if width == 600 else 2)
+
+
+WORDS_ALONE = """async () => {
+  window.requestAnimationFrame = () => 1;
+  window.model.take({ _settings_line: "other words" });
+  await null;
+  return document.querySelector(".nb-settings").textContent;
+}"""
+
+
+def test_a_setting_that_changes_no_curve_does_not_wait_for_a_frame(chart):
+    assert chart.page.evaluate(WORDS_ALONE) == "other words"

@@ -1,14 +1,11 @@
 """Notebooks of charts in JupyterLab: the page shows what Python gives, by keyboard, and opens runs."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import pytest
+from notebook_runs import FOLDER, run_in_page
 
-from nano_batch.jupyter.browser import NotebookPage, code_cells
-
-FOLDER = Path(__file__).parents[2] / "notebooks"
 # Of each notebook its views in order: name in the notebook, the control moved, keys and the values they give.
 VIEWS = {
     "02_fragmentation": (
@@ -29,10 +26,8 @@ RUNS = {"02_fragmentation": (2, "paging"), "06_prefix_cache": (1, "found")}
 @pytest.fixture(scope="module", params=sorted(VIEWS))
 def shown(request, browser, lab):
     """The notebook, run in JupyterLab and, up to its exercises, in this process."""
-    path = lab.folder / f"{request.param}.ipynb"
-    path.write_bytes((FOLDER / path.name).read_bytes())
-    tab = NotebookPage(browser, lab.address.format(path=path.name), width=1330)
-    tab.run_all(code_cells(path))
+    path = FOLDER / f"{request.param}.ipynb"
+    tab = run_in_page(browser, lab, path.name)
     names = {}
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code" and "lab.check" not in cell.source:

@@ -126,6 +126,58 @@ def test_a_click_marks_whom_the_prefill_delayed(bars):
     assert any("ms" in line for line in said)
 
 
+LETTERS_DRAWN = """node => {
+  const draw = CanvasRenderingContext2D.prototype.fillText, seen = [];
+  CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+    if (/^[A-H]$/.test(text)) seen.push([text, x, y]);
+    return draw.call(this, text, x, y);
+  };
+  window.lettersDrawn = seen;
+}"""
+
+
+@pytest.mark.parametrize(("rows", "slots"), [("requests", 64), ("slots", 64), ("slots", 1)])
+def test_letters_of_neighbours_do_not_lie_on_each_other(opened, rows, slots):
+    view = gantt(
+        Mix(requests=200, seed=1, rate=40.0), max_num_seqs=slots, rows=rows, schemes=("chunked prefill",)
+    )
+    page = opened(view, width=1100)
+    page.node.evaluate(LETTERS_DRAWN)
+    view.selected.requests = [f"r{row}" for row in range(20, 28)]
+    page.push()
+    drawn = page.page.evaluate("window.lettersDrawn")
+    assert sorted(text for text, _, _ in drawn) == list("ABCDEFGH")
+    for i, (_, x, y) in enumerate(drawn):
+        assert all(abs(x - other[1]) >= 9 or abs(y - other[2]) >= 11 for other in drawn[:i]), drawn
+    scheme = view._schemes["chunked prefill"]
+    scale = (page.node.locator(".nb-bars").bounding_box()["width"] - 58) / scheme.end_s
+    for text, x, _ in drawn:  # near its bar still
+        mine = scheme.spans.row == 20 + "ABCDEFGH".index(text)
+        drawn_rows = mine if rows == "requests" else mine & (scheme.spans.lane >= 0)
+        assert abs(46 + scale * scheme.spans.start_s[drawn_rows].min() - x) <= 120
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_delayed_neighbour_is_marked_in_the_colour_of_the_text(opened, dark):
+    view = gantt(MIX, max_num_seqs=6, schemes=("prefill first",))
+    view.selected.requests = ["r8"]
+    page = opened(view, width=1100, dark=dark)
+    canvas, (scheme,) = page.node.locator(".nb-bars"), view._schemes.values()
+    scale = (canvas.bounding_box()["width"] - 58) / scheme.end_s
+    (at,) = np.flatnonzero(scheme.costs.row == 8)
+    step = scheme.costs.step[at]
+    middle = (scheme.schedule.start_s[step] + scheme.schedule.end_s[step]) / 2
+    there = (scheme.spans.start_s < middle) & (middle < scheme.spans.end_s)
+    late = [delay.row for delay in scheme.delays(8)]
+    lanes = scheme.spans.lane[there & np.isin(scheme.spans.row, late)]
+    assert len(lanes) == len(late) > 1
+    points = [[round(46 + scale * middle), 24 + int(lane) * 12 + 9] for lane in lanes]
+    ink = page.node.evaluate("node => getComputedStyle(node).color.match(/\\d+/g).map(Number)")
+    assert canvas.evaluate(READ, points) == [ink] * len(points)
+    swatch = page.node.locator(".nb-delays .nb-delay")
+    assert swatch.evaluate("node => getComputedStyle(node).backgroundColor.match(/\\d+/g).map(Number)") == ink
+
+
 def test_controls_by_keyboard_serve_again_and_a_refused_one_is_said(bars):
     view = bars.view
     slider = bars.node.locator("[data-control=max_num_seqs] input[type=range]")

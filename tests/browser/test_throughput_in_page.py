@@ -1,22 +1,14 @@
 """04_throughput_vs_concurrency in JupyterLab: the page shows what its cells print and follows controls."""
 
-from pathlib import Path
-from types import SimpleNamespace
-
-import nbformat
 import pytest
+from notebook_runs import page_table, run_here, run_in_page
 
-from nano_batch.jupyter.browser import NotebookPage, code_cells
-
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "04_throughput_vs_concurrency.ipynb"
+NOTEBOOK = "04_throughput_vs_concurrency.ipynb"
 
 
 @pytest.fixture(scope="module")
 def tab(browser, lab):
-    path = lab.folder / NOTEBOOK.name
-    path.write_bytes(NOTEBOOK.read_bytes())
-    tab = NotebookPage(browser, lab.address.format(path=path.name), width=1330)
-    tab.run_all(code_cells(path))
+    tab = run_in_page(browser, lab, NOTEBOOK)
     yield tab
     tab.page.close()
 
@@ -24,16 +16,7 @@ def tab(browser, lab):
 @pytest.fixture(scope="module")
 def python():
     """The notebook's own names once all of it has run."""
-    names = {}
-    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
-        if cell.cell_type == "code":
-            exec(cell.source, names)
-    return SimpleNamespace(**names)
-
-
-def page_table(view):
-    rows = view.locator("details table tbody tr").all()
-    return [tuple(row.locator("th, td").all_text_contents()) for row in rows]
+    return run_here(NOTEBOOK)
 
 
 def test_the_page_shows_what_the_cells_print(tab, python):

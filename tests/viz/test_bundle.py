@@ -2,10 +2,11 @@
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
-from nano_batch.viz.bundle import bundle, static_text, view_code_hash
+from nano_batch.viz.bundle import DRAWS, bundle, static_text, view_code_hash
 
 STATIC = [file.name for file in files("nano_batch.viz").joinpath("static").iterdir()]
 
@@ -49,14 +50,29 @@ def test_no_module_asks_the_network():
 def test_the_hash_follows_every_file(tmp_path, monkeypatch):
     import nano_batch.viz.bundle as module
 
-    (tmp_path / "static").mkdir()
+    for name in DRAWS:
+        (tmp_path / name).touch() if name.endswith(".py") else (tmp_path / name).mkdir()
     monkeypatch.setattr(module, "files", lambda _: tmp_path)
     seen = {view_code_hash()}
-    for name, text in [("a.py", "1"), ("static/b.js", "1"), ("static/b.js", "2"), ("static/c.css", "1")]:
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    room_files = [f"{name}/new.py" for name in DRAWS if not name.endswith(".py")]
+    names = [*room_files, "lab.py", "viz/static/b.js", "viz/static/b.js", "viz/static/c.css"]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_text(str(i), encoding="utf-8")
         seen.add(view_code_hash())
-    assert len(seen) == 5
-    (tmp_path / "static/b.js").write_bytes(b"2\r\n")
+    assert len(seen) == len(names) + 1
+    (tmp_path / "viz/static/b.js").write_bytes(b"2\r\n")
     windows = view_code_hash()
-    (tmp_path / "static/b.js").write_bytes(b"2\n")
+    (tmp_path / "viz/static/b.js").write_bytes(b"2\n")
     assert view_code_hash() == windows
+
+
+def test_all_that_draws_is_in_the_hash():
+    """Exports and refreshes take pictures of what is drawn; whoever else uses the views draws."""
+    package = Path(str(files("nano_batch")))
+    using = {
+        path.relative_to(package).parts[0]
+        for path in package.rglob("*.py")
+        if "nano_batch.viz" in path.read_text(encoding="utf-8")
+    }
+    assert {"lessons", "studies", "saturation", "lab.py"} < using
+    assert using - {"export", "jupyter"} <= set(DRAWS)

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from nano_batch.viz.bundle import static_text
 from nano_batch.viz.palette import OTHERS, OWNERS, PHASES, RAMPS, STATES
 
 XYZ = np.array(
@@ -128,6 +129,23 @@ def test_where_a_sight_brings_two_hues_together_their_letters_differ(theme):
 def test_the_blocks_of_neighbours_differ_in_every_sight(theme, sight):
     one, two = (seen_as(colour, sight) for colour in OTHERS[theme])
     assert ciede2000(one, two) >= 10
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_the_mark_of_a_delayed_neighbour_is_no_phase(theme, sight):
+    """It has the colour of the text, which view.css falls back to where the host names none.
+
+    In greyscale a prefill comes near to it: there the mark's place, at the foot of a bar, tells them apart.
+    """
+    ink = {"light": "#1a1a1a", "dark": "#f0f0f0"}[theme]
+    assert ink in static_text("view.css")
+    near = [
+        look.key
+        for look in PHASES
+        if ciede2000(seen_as(ink, sight), seen_as(getattr(look, theme), sight)) < 10
+    ]
+    assert near == (["prefill"] if sight == "greyscale" else [])
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -185,19 +185,6 @@ export class BlockTable extends Steered {
     this.words.say(mode, this.what, this.line, this.player.step, this.model.get("_difference"));
   }
 
-  // The kernel learns the step when it rests, twice a second at most while it plays.
-  sync() {
-    if (this.model.get("step") === this.player.step) return;
-    clearTimeout(this.syncing);
-    const send = () => {
-      this.model.set("step", this.player.step);
-      this.model.save_changes();
-      this.sent = performance.now();
-    };
-    if (this.player.playing && performance.now() - (this.sent ?? 0) > 500) send();
-    else if (!this.player.playing) this.syncing = setTimeout(send, 60);
-  }
-
   key(event) {
     if (passOn(event, this.root)) return;
     if (event.target.matches("input, select, summary")) return;

@@ -70,14 +70,17 @@ class ChartPicture extends Steered {
 
   listen() {
     const { model, root } = this;
+    // What the kernel sends is drawn before the frame begins that shows it, also where a setting changes no curve.
+    const drawn = () => {
+      this.redraw();
+      queueMicrotask(() => this.pending && this.frame());
+    };
     model.on("change:_chart", () => {
       this.load();
-      queueMicrotask(() => this.pending && this.frame()); // drawn before the frame begins that shows it
+      drawn();
     });
     model.on("change:error", () => this.failed(model.get("error")));
-    model.on("change:_difference", () => this.redraw());
-    model.on("change:_numbers", () => this.redraw());
-    model.on("change:_settings_line", () => this.redraw());
+    for (const name of ["_difference", "_numbers", "_settings_line"]) model.on(`change:${name}`, drawn);
     model.on("change:cursor", () => this.pictures.forEach((picture) => picture.mark(model.get("cursor"))));
     model.on("change:pinned", () => {
       this.pinned = model.get("pinned") ? this.panels : null;

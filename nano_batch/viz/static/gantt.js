@@ -230,19 +230,6 @@ class Gantt extends Steered {
     context.fillRect(Math.round(x) - 1, 4, 2, layout.base - 4);
   }
 
-  // The kernel learns the step when it rests, twice a second at most while it plays.
-  sync() {
-    if (this.model.get("step") === this.player.step) return;
-    clearTimeout(this.syncing);
-    const send = () => {
-      this.model.set("step", this.player.step);
-      this.model.save_changes();
-      this.sent = performance.now();
-    };
-    if (!this.player.moving) this.syncing = setTimeout(send, 60);
-    else if (performance.now() - (this.sent ?? 0) > 500) send();
-  }
-
   key(event) {
     if (event.target.matches("input, select, summary")) return;
     if (event.target.matches("button") && (event.key === " " || event.key === "Enter")) return;

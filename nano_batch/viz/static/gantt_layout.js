@@ -1,6 +1,12 @@
 // Where the bars stand: a panel a scheme on one time axis. Up to 60 rows keep 3 px at least; above that bars shrink.
 export const LEFT = 46, RIGHT = 12, TITLE = 24, QUEUE = 18, AXIS = 20;
 const TALLEST = 200, LARGEST_BAR = 12;
+export const LETTER = { wide: 9, high: 11 };
+// Where else a letter may stand, nearest first; right of its place it would lie on its own bar, so that is tried last.
+const AROUND = [];
+for (let i = -12; i <= 12; i++) for (let j = -12; j <= 12; j++) AROUND.push([i * (LETTER.wide + 1), j * (LETTER.high + 1)]);
+const far = ([dx, dy]) => Math.hypot(dx, dy) + (dx > 0 ? 1000 : 0);
+AROUND.sort((a, b) => far(a) - far(b));
 
 export function rowHeight(rows) {
   return rows <= 60 ? Math.max(3, Math.min(LARGEST_BAR, Math.floor(TALLEST / Math.max(1, rows)))) : TALLEST / rows;
@@ -54,4 +60,19 @@ export function barAt(layout, x, y) {
     if (best < 0 || (spans.start[i] <= time && time <= spans.end[i])) best = i;
   }
   return { panel, request: best < 0 ? -1 : spans.row[best], span: best, row };
+}
+
+// The corners of letters, each as near to its own place (x, y) as none lies on another; `within` holds all of them.
+export function placeLetters(wanted, within) {
+  const placed = [], inside = ([x, y]) => x >= within.left && x + LETTER.wide <= within.right && y >= within.top && y + LETTER.high <= within.bottom;
+  const free = ([x, y]) => placed.every(([left, top]) => Math.abs(left - x) >= LETTER.wide || Math.abs(top - y) >= LETTER.high);
+  // From the top down, so that the lines back to the bars do not cross.
+  const order = wanted.map((_, i) => i).sort((a, b) => wanted[a][1] - wanted[b][1]);
+  const corners = [];
+  for (const i of order) {
+    const [x, y] = wanted[i], at = AROUND.map(([dx, dy]) => [x + dx, y + dy]).find((corner) => inside(corner) && free(corner)) ?? wanted[i];
+    placed.push(at);
+    corners[i] = at;
+  }
+  return corners;
 }

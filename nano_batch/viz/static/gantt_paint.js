@@ -1,7 +1,7 @@
 // The bars themselves. Rows of 3 px and more are drawn shape by shape, thinner ones pixel by pixel.
 import { IDLE, LOST, WAITING } from "./gantt_data.js";
 import { FONT, prepare } from "./theme.js";
-import { QUEUE, TITLE, rowOfSpan } from "./gantt_layout.js";
+import { LETTER, QUEUE, TITLE, placeLetters, rowOfSpan } from "./gantt_layout.js";
 
 // `look`: colours by phase, ink, owners, selected (request rows), delays per panel, ghosts, lead.
 export function paintGantt(canvas, layout, look) {
@@ -119,37 +119,69 @@ function word(colour, alpha) {
 
 // The selected requests: a frame in their hue and their letter; the steps in which their prefill delays others.
 function marks(context, layout, panel, look, place) {
-  const { spans } = panel.scheme, tall = Math.max(2, panel.edge - 1);
-  const inside = (i) => spans.end[i] >= layout.shown[0] && spans.start[i] <= layout.shown[1];
+  const inside = (i) => panel.scheme.spans.end[i] >= layout.shown[0] && panel.scheme.spans.start[i] <= layout.shown[1];
+  for (const each of look.delays[place].times) delayed(context, layout, panel, look.ink, each, inside);
+  const framed = look.selected.map((request, order) => ({ ...look.owners[order], bars: frame(context, layout, panel, request, look.owners[order], inside) }));
+  letters(context, layout, panel, look.ink, framed.filter(({ bars }) => bars.length));
+}
+
+// In the colour of no phase, at the foot of the neighbours' bars: as long as the step, 5 px at least where a row has room.
+function delayed(context, layout, panel, ink, { start, end, found }, inside) {
+  const { spans } = panel.scheme, tall = Math.max(1, panel.edge - 1), roomy = panel.edge >= 6, middle = (start + end) / 2;
+  const high = roomy ? 3 : tall, least = roomy ? 5 : 2;
+  for (let i = 0; i < spans.row.length; i++) {
+    const row = rowOfSpan(panel, i);
+    if (row < 0 || spans.lane[i] < 0 || !found.has(spans.row[i]) || !(spans.start[i] < middle && middle < spans.end[i]) || !inside(i)) continue;
+    const from = Math.max(layout.left, layout.x(start)), wide = Math.min(layout.right, layout.x(end)) - from, spare = Math.max(0, least - wide);
+    const x = from - spare / 2, y = panel.top + row * panel.edge + tall - high;
+    context.fillStyle = ink.paper;
+    if (roomy) context.fillRect(x - 1, y - 1, wide + spare + 2, high + 1);
+    context.fillStyle = ink.text;
+    context.fillRect(x, y, wide + spare, high);
+  }
+}
+
+// Frames the bars of a request; where each stands, [x, y] at the middle of its start.
+function frame(context, layout, panel, request, owner, inside) {
+  const { spans } = panel.scheme, tall = Math.max(1, panel.edge - 1), bars = [];
+  context.strokeStyle = owner.colour;
+  context.lineWidth = panel.edge >= 6 ? 2 : 1; // thicker, it would lie on the neighbours' bars
+  for (let i = 0; i < spans.row.length; i++) {
+    const row = spans.row[i] === request && inside(i) ? rowOfSpan(panel, i) : -1;
+    if (row < 0) continue;
+    const x = Math.max(layout.left, layout.x(spans.start[i])), right = Math.min(layout.right, layout.x(spans.end[i])), y = panel.top + row * panel.edge;
+    context.strokeRect(x, y, Math.max(2, right - x), tall);
+    bars.push([x, y + tall / 2]);
+  }
+  return bars;
+}
+
+// A letter before the first bar of each; one that had to give way to another has a line to its bar.
+function letters(context, layout, panel, ink, framed) {
+  const { wide, high } = LETTER, top = panel.top - 2, bottom = panel.top + Math.max(panel.height, high) + 2;
+  const own = framed.map(({ bars: [[x, y]] }) => [x - wide - 1, Math.max(top, Math.min(bottom - high, y - high / 2))]);
+  const within = { left: 0, right: layout.width, top, bottom };
+  const corners = placeLetters(own, within);
+  context.lineWidth = 1;
+  framed.forEach(({ colour, bars: [bar] }, i) => {
+    if (corners[i].join() === own[i].join()) return;
+    context.strokeStyle = colour;
+    context.beginPath();
+    context.moveTo(corners[i][0] + wide / 2, corners[i][1] + high / 2);
+    context.lineTo(...bar);
+    context.stroke();
+  });
   context.font = FONT;
   context.textAlign = "left";
   context.textBaseline = "alphabetic";
-  for (const { start, end, found } of look.delays[place].times) {
-    context.fillStyle = look.ink.alarm;
-    for (let i = 0; i < spans.row.length; i++) {
-      const row = rowOfSpan(panel, i), middle = (start + end) / 2;
-      if (row < 0 || spans.lane[i] < 0 || !found.has(spans.row[i]) || !(spans.start[i] < middle && middle < spans.end[i]) || !inside(i)) continue;
-      const x = Math.max(layout.left, layout.x(start));
-      context.fillRect(x, panel.top + row * panel.edge + tall - Math.max(2, tall / 3), Math.max(2, Math.min(layout.right, layout.x(end)) - x), Math.max(2, tall / 3));
-    }
-  }
-  look.selected.forEach((request, order) => {
-    const owner = look.owners[order];
-    let lettered = false;
-    for (let i = 0; i < spans.row.length; i++) {
-      const row = spans.row[i] === request && inside(i) ? rowOfSpan(panel, i) : -1;
-      if (row < 0) continue;
-      const x = Math.max(layout.left, layout.x(spans.start[i])), right = Math.min(layout.right, layout.x(spans.end[i])), y = panel.top + row * panel.edge;
-      context.strokeStyle = owner.colour;
-      context.lineWidth = 2;
-      context.strokeRect(x, y, Math.max(2, right - x), tall);
-      if (lettered) continue;
-      lettered = true;
-      context.fillStyle = look.ink.paper;
-      context.fillRect(x - 10, y - 1, 9, 11);
-      context.fillStyle = look.ink.text;
-      context.fillText(owner.letter, x - 9, y + 8);
-    }
+  framed.forEach(({ letter, colour }, i) => {
+    const [x, y] = corners[i];
+    context.fillStyle = ink.paper;
+    context.fillRect(x, y, wide, high);
+    context.fillStyle = colour;
+    context.fillRect(x, y + high - 1, wide, 1);
+    context.fillStyle = ink.text;
+    context.fillText(letter, x + 1.5, y + high - 2.5);
   });
 }
 

@@ -52,8 +52,8 @@ export class GanttWords {
       const more = neighbours.length > shown.length ? `, and ${neighbours.length - shown.length} more` : "";
       return element("li", { text: `${scheme.label}: ${neighbours.length ? each + more : "nobody"}` });
     });
-    const head = element("span", { text: `The prefill of ${data.names[selected[0]]} made these wait longer for their next tokens (marked under their bars):` });
-    this.delays.replaceChildren(head, element("ul", {}, lines));
+    const head = element("span", { text: `The prefill of ${data.names[selected[0]]} made these wait longer for their next tokens, marked at the foot of their bars: ` });
+    this.delays.replaceChildren(head, element("span", { class: "nb-delay" }), element("ul", {}, lines));
   }
 
   describe(data, { panel, request, span }) {

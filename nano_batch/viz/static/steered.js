@@ -30,4 +30,17 @@ export class Steered {
     this.error.textContent = message;
     this.error.hidden = !message;
   }
+
+  // Of a view with a player: the kernel learns the step when it rests, twice a second at most while it moves.
+  sync() {
+    if (this.model.get("step") === this.player.step) return;
+    clearTimeout(this.syncing);
+    const send = () => {
+      this.model.set("step", this.player.step);
+      this.model.save_changes();
+      this.sent = performance.now();
+    };
+    if (!this.player.moving) this.syncing = setTimeout(send, 60);
+    else if (performance.now() - (this.sent ?? 0) > 500) send();
+  }
 }
