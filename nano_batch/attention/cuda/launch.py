@@ -16,6 +16,8 @@ Argument = torch.Tensor | ctypes._SimpleCData | ctypes.Structure | None  # type:
 """A tensor is passed as its address, None as a null pointer, all else as the C type that it is given as."""
 DEFAULT_SHARED_BYTES = 48 * 1024
 """Dynamic shared memory of a block that a kernel gets without asking."""
+OVERLAP_CAPABILITY = (9, 0)
+"""The first devices that have programmatic dependent launch."""
 _KEPT_CONFIGURATIONS = 256
 
 
@@ -35,6 +37,7 @@ class Kernel:
             self._module = self._call("cuModuleLoadData", program.cubin)
             self._function = self._call("cuModuleGetFunction", self._module, entry.encode())
         self._shared_allowed = DEFAULT_SHARED_BYTES
+        self._overlaps = torch.cuda.get_device_capability(device) >= OVERLAP_CAPABILITY
         self._configurations: dict[tuple[Any, ...], Any] = {}
 
     def launch(
@@ -54,7 +57,7 @@ class Kernel:
             args: the parameters in order; a number is a ctypes scalar of the parameter's own type, and a
                 struct a ctypes structure.
             pdl: let the kernel begin while the one before it in the stream ends (programmatic dependent
-                launch, sm_90 and later); the kernel itself waits where it needs the other's results.
+                launch, where the device has it); the kernel itself waits where it needs the other's results.
 
         Raises:
             KernelLaunchError: the driver refuses; the message has its reason.
@@ -101,7 +104,7 @@ class Kernel:
         configuration.blockDimX, configuration.blockDimY, configuration.blockDimZ = block, 1, 1
         configuration.sharedMemBytes = smem
         configuration.hStream = driver.CUstream(stream)
-        if pdl:
+        if pdl and self._overlaps:
             attribute = driver.CUlaunchAttribute()
             attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
             attribute.value.programmaticStreamSerializationAllowed = 1

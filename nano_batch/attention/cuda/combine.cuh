@@ -1,0 +1,106 @@
+// Putting softmax-weighted sums of values over parts of a context together: a block's warps in shared memory, and
+// workers' parts in global memory, by the last of them to arrive. Each sum comes with the largest score that it was
+// scaled by (in powers of two) and the total of its weights, as in Milakov and Gimelshein, "Online normalizer
+// calculation for softmax" (2018).
+#pragma once
+
+constexpr float NOTHING = -3.0e38f;  // the largest score where no key was seen
+
+// Four neighbouring dimensions of a query head's sum.
+struct Sum {
+    float4 value = {0, 0, 0, 0};
+    float largest = NOTHING, total = 0;
+
+    __device__ void add(const float4& other, float weight) {
+        value.x += other.x * weight;
+        value.y += other.y * weight;
+        value.z += other.z * weight;
+        value.w += other.w * weight;
+    }
+};
+
+// One pair's sums of each warp of a block.
+struct WarpSums {
+    float value[WARPS][HEADS][HEAD_DIM + 4];  // the padding spreads heads over the banks
+    float largest[WARPS][HEADS], total[WARPS][HEADS];
+
+    __device__ Sum sum(int head, int dim) const {
+        Sum sum;
+#pragma unroll
+        for (int warp = 0; warp < WARPS; warp++) sum.largest = fmaxf(sum.largest, largest[warp][head]);
+#pragma unroll
+        for (int warp = 0; warp < WARPS; warp++) {
+            const float weight = ptx::exp2(largest[warp][head] - sum.largest);
+            sum.total += total[warp][head] * weight;
+            sum.add(*reinterpret_cast<const float4*>(&value[warp][head][dim]), weight);
+        }
+        return sum;
+    }
+};
+
+// Parts of split pairs in global memory: two a worker, one of a pair that began before it (2 worker), one of a pair
+// that goes on after it (2 worker + 1).
+struct Parts {
+    float* values;   // [2 workers, HEADS, HEAD_DIM]
+    float2* scales;  // [2 workers, HEADS], (largest, total)
+
+    __device__ Parts(float* memory, int workers)
+        : values(memory), scales(reinterpret_cast<float2*>(memory + 2ll * workers * HEADS * HEAD_DIM)) {}
+
+    __device__ void write(int part, int head, int dim, const Sum& sum) const {
+        *reinterpret_cast<float4*>(values + (static_cast<long long>(part) * HEADS + head) * HEAD_DIM + dim) = sum.value;
+        if (dim == 0) scales[part * HEADS + head] = make_float2(sum.largest, sum.total);
+    }
+};
+
+// Calls use(head, dim) for the block's four elements each of `heads` heads.
+template <class Use> __device__ __forceinline__ void each_element(int heads, Use use) {
+    for (int element = threadIdx.x; element < heads * (HEAD_DIM / 4); element += WARPS * 32)
+        use(element / (HEAD_DIM / 4), element % (HEAD_DIM / 4) * 4);
+}
+
+// A pair of which the workers from `first` to `last` each write a part. Its arrivals are counted where it begins: in a
+// worker at most one such pair does.
+struct SplitPair {
+    int row = 0, head = 0, first = -1, last = 0;
+
+    // Whether this part is the last to arrive. The count is then 0 again, for the next launch.
+    __device__ bool arrive(unsigned* arrivals) const {
+        const unsigned others = last - first;
+        return first >= 0 && atomicInc(arrivals + first, others) == others;
+    }
+};
+
+// Calls use(head, dim, sum) with the sum of all parts of a pair, of which `heads` heads are real. First the parts'
+// weights, in `shared` memory [heads, parts + 1], then their values: so no load waits for another's.
+template <class Use>
+__device__ __forceinline__ void merge(const Parts& parts, const SplitPair& pair, int heads, float* shared, Use use) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, count = pair.last - pair.first + 1;
+    const auto part = [&](int i) { return 2 * (pair.first + i) + (i == 0); };
+    for (int head = warp; head < heads; head += WARPS) {
+        float* weights = shared + head * (count + 1);
+        float largest = NOTHING, total = 0;
+        for (int i = lane; i < count; i += 32) largest = fmaxf(largest, __ldcg(parts.scales + part(i) * HEADS + head).x);
+        for (int step = 16; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
+        for (int i = lane; i < count; i += 32) {
+            const float2 scale = __ldcg(parts.scales + part(i) * HEADS + head);
+            weights[i] = ptx::exp2(scale.x - largest);
+            total += scale.y * weights[i];
+        }
+        for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+        if (lane == 0) weights[count] = total;
+    }
+    __syncthreads();
+    each_element(heads, [&](int head, int dim) {
+        const float* weights = shared + head * (count + 1);
+        Sum sum;
+        sum.total = weights[count];
+#pragma unroll 16
+        for (int i = 0; i < count; i++) {
+            const float* value = parts.values + (static_cast<long long>(part(i)) * HEADS + head) * HEAD_DIM + dim;
+            sum.add(__ldcg(reinterpret_cast<const float4*>(value)), weights[i]);
+        }
+        use(head, dim, sum);
+    });
+    __syncthreads();
+}
