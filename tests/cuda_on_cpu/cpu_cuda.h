@@ -92,7 +92,6 @@ static struct { unsigned x; } blockIdx, blockDim, gridDim;
 
 static inline void __syncthreads() { cpu::wait(cpu::Waits::block); }
 static inline void __syncwarp(unsigned = ~0u) { cpu::wait(cpu::Waits::warp); }
-static inline void __threadfence() {}
 template <class T> static T __shfl_sync(unsigned, T value, int lane) { return cpu::from_lane(value, lane); }
 template <class T> static T __shfl_xor_sync(unsigned, T value, int mask) {
     return cpu::from_lane(value, cpu::current % 32 ^ mask);

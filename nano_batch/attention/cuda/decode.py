@@ -145,7 +145,7 @@ def _decode(
     args = decode_arguments(variant, query, key_cache, value_cache, block_table, plan, parts, output,
                             scale, soft_cap, window, key_scale, value_scale, value_factor)  # fmt: skip
     run = kernel(variant.source, variant.defines(), "decode", query.device)
-    run.launch((workers, 1, 1), 32 * variant.warps, variant.shared_bytes, args, pdl=True)
+    run.launch((workers, 1, 1), 32 * variant.warps, variant.shared_bytes(workers), args, pdl=True)
     return output
 
 

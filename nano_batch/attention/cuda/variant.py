@@ -66,13 +66,15 @@ class Variant:
             "TOKEN_BYTES": self.token_bytes,
         }
 
-    @property
-    def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: two places for its warps' sums (`WarpSums`), and queries."""
+    def shared_bytes(self, workers: int) -> int:
+        """Dynamic shared memory of a block: two places for its warps' sums (`WarpSums`), and queries.
+
+        What merges the parts of at most `workers` workers takes the place of the sums (`merge`).
+        """
         sums = 2 * self.warps * self.heads * (self.head_dim + 4 + 2) * 4
-        if self.source != "decode.cu" or self.head_dim <= MOST_QUERY_DIM:
-            return sums
-        return sums + self.warps * self.head_dim * MATRIX_COLUMNS * -(-self.heads // MATRIX_COLUMNS) * 2
+        if self.source == "decode.cu" and self.head_dim > MOST_QUERY_DIM:
+            sums += self.warps * self.head_dim * MATRIX_COLUMNS * -(-self.heads // MATRIX_COLUMNS) * 2
+        return max(sums, self.heads * (2 * workers + 1) * 4)
 
     @property
     def parts_of_group(self) -> int:

@@ -110,9 +110,9 @@ __device__ __forceinline__ void work(Reader& reader, const Plan& plan, const Par
     __shared__ bool is_last[2];
     __syncthreads();
     if (threadIdx.x < 2) {
-        __threadfence();  // after the barrier: for what the whole block has written
+        ptx::fence();  // after the barrier: for what the whole block has written
         is_last[threadIdx.x] = (threadIdx.x == 0 ? earlier : onward).arrive(plan.arrivals);
-        __threadfence();
+        ptx::fence();
     }
     __syncthreads();
     const auto merge_pair = [&](const SplitPair& pair) {
