@@ -42,8 +42,6 @@ struct Thread {
     std::vector<char> stack;
     Waits waits = Waits::nothing;
     bool done = false;
-    std::vector<std::vector<std::function<void()>>> copies;  // committed groups of copies that have not happened yet
-    std::vector<std::function<void()>> group;                // the group being made
 };
 
 inline std::vector<Thread> threads;
@@ -116,6 +114,12 @@ static inline unsigned atomicInc(unsigned* at, unsigned most) {
     *at = old >= most ? 0 : old + 1;
     return old;
 }
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+    const unsigned long long both = static_cast<unsigned long long>(b) << 32 | a;
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) result |= static_cast<unsigned>(both >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+    return result;
+}
 template <class T> static T __ldcg(const T* at) { return *at; }
 template <class T> static T __ldg(const T* at) { return *at; }
 
@@ -159,11 +163,6 @@ inline void run_block(int count) {
             std::abort();
         }
     }
-    for (int i = 0; i < count; i++)
-        if (!threads[i].group.empty()) {
-            std::fprintf(stderr, "thread %d ends with copies that it has not committed\n", i);
-            std::abort();
-        }
 }
 
 // Runs a grid of blocks; `values` point to the kernel's arguments, as for cuLaunchKernel.
@@ -182,7 +181,6 @@ void launch(void (*function)(Argument...), unsigned grid, unsigned block, std::s
             &std::free);
         std::memset(memory.get(), 0xff, shared);  // NaN in every type
         dynamic_shared = memory.get();
-        for (auto& thread : threads) thread.copies.clear(), thread.group.clear();
         kernel = [&] { function(*static_cast<std::decay_t<Argument>*>(values[place])...); };
         run_block(block);
     }

@@ -5,50 +5,15 @@
 
 namespace ptx {
 
-// A copy happens when it is waited for: a kernel that does not wait finds what was there before.
-inline void copy_async(void* to, const void* from, bool real) {
-    if (reinterpret_cast<std::uintptr_t>(to) % 16 || (real && reinterpret_cast<std::uintptr_t>(from) % 16)) {
-        std::fprintf(stderr, "a copy of 16 bytes from %p to %p, not aligned\n", from, to);
+inline uint4 load_once(const void* from) {
+    if (reinterpret_cast<std::uintptr_t>(from) % 16) {
+        std::fprintf(stderr, "a load of 16 bytes from %p, not aligned\n", from);
         std::abort();
     }
-    cpu::threads[cpu::current].group.push_back([=] {
-        if (real) std::memcpy(to, from, 16);
-        else std::memset(to, 0, 16);
-    });
+    uint4 x;
+    std::memcpy(&x, from, 16);
+    return x;
 }
-inline void copy_async(void* to, const void* from) { copy_async(to, from, true); }
-inline void commit() {
-    auto& self = cpu::threads[cpu::current];
-    self.copies.push_back(std::move(self.group));
-    self.group.clear();
-}
-template <int pending> void wait() {
-    auto& copies = cpu::threads[cpu::current].copies;
-    while (copies.size() > pending) {
-        for (auto& copy : copies.front()) copy();
-        copies.erase(copies.begin());
-    }
-}
-
-inline void load_matrices_of(unsigned (&to)[4], const void* row, bool transposed) {
-    unsigned address[2];
-    std::memcpy(address, &row, 8);
-    auto all = cpu::tell(address, 2);
-    const int lane = cpu::current % 32;
-    for (int matrix = 0; matrix < 4; matrix++) {
-        unsigned short pair[2];
-        for (int i = 0; i < 2; i++) {
-            const int at = lane % 4 * 2 + i, other = lane / 4;
-            const unsigned short* source;
-            std::memcpy(&source, all[matrix * 8 + (transposed ? at : other)], 8);
-            pair[i] = source[transposed ? other : at];
-        }
-        std::memcpy(&to[matrix], pair, 4);
-    }
-    cpu::wait(cpu::Waits::warp);
-}
-inline void load_matrices(unsigned (&to)[4], const void* row) { load_matrices_of(to, row, false); }
-inline void load_matrices_transposed(unsigned (&to)[4], const void* row) { load_matrices_of(to, row, true); }
 
 // Lane 4 r + c / 2 holds the elements (r, c) and (r, c + 1), c even.
 inline unsigned short element(unsigned (*all)[8], int reg, int row, int column) {

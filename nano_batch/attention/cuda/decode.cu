@@ -1,95 +1,161 @@
 // One query a sequence over a paged cache, on tensor cores.
 //
 // A block of WARPS warps is a worker: it reads its share of the plan (walk.cuh). Tile after tile of a share goes to the
-// warps by turns, and each warp keeps a ring of STAGES tiles of its own on their way to shared memory: it never waits
-// for another warp but where a pair ends, and by then the keys of the next pair are under way. All query heads of a
-// key/value head, up to 8 a matrix, are the columns of one product, so that each key is read once:
-//     scores^T [TILE tokens, heads] = K [TILE, HEAD_DIM] Q^T,  output^T [HEAD_DIM, heads] += V^T [HEAD_DIM, TILE] P^T.
+// warps by turns. Each key and value is used once, so none goes through shared memory: every lane loads, sixteen bytes
+// at a time, just those numbers that it has to hand to the tensor cores, STAGES tiles ahead. Which dimension stands
+// where in a product is free, as long as both factors agree: it is chosen so that these loads need no reordering. All
+// query heads of a key/value head, up to 8 a matrix, are the columns of one product, so that each key is read once:
+//     scores^T [16 tokens, heads] = K [16, HEAD_DIM] Q^T,  output^T [HEAD_DIM, heads] += V^T [HEAD_DIM, 16] P^T.
 // Running softmax: Milakov and Gimelshein (2018); splitting a context over blocks: Dao et al., "Flash-Decoding" (2023).
 #include "ptx.cuh"
 
 #include "element.cuh"
 
-constexpr int COLUMNS = (HEADS + 7) / 8;            // matrices of 8 heads
-constexpr int ROW_BYTES = HEAD_DIM * (FP8 ? 1 : 2);
-constexpr int PIECES = ROW_BYTES / 16;              // 16-byte pieces of a key
-// Between rows in shared memory: an odd number of 16-byte pieces, so that ldmatrix meets no bank twice. (Pieces that
-// change places within rows of 256 bytes meet none either, and are slower by a tenth: docs/notes/attention.md.)
-constexpr int PITCH = ROW_BYTES + 16;
-constexpr int TILE_BYTES = TILE * PITCH;
-constexpr int STAGE_BYTES = 2 * TILE_BYTES;         // keys, then values
-constexpr int SLICES = HEAD_DIM / 16;
-constexpr int MATRICES = TILE / 16;                 // of 16 tokens
+constexpr int COLUMNS = (HEADS + 7) / 8;  // matrices of 8 heads
+constexpr int DIM_BYTES = FP8 ? 1 : 2;
+constexpr int WIDTH = 16 / DIM_BYTES;     // dimensions of one load
+// A lane is (g, c) = (lane / 4, lane % 4). Of a tile's keys it loads tokens g and g + 8, of every 4 WIDTH dimensions
+// those from WIDTH c on; of its values tokens 2 c, 2 c + 1, 2 c + 8 and 2 c + 9, of every 8 WIDTH those from WIDTH g on.
+constexpr int KEY_CHUNKS = (HEAD_DIM + 4 * WIDTH - 1) / (4 * WIDTH);
+constexpr int VALUE_CHUNKS = (HEAD_DIM + 8 * WIDTH - 1) / (8 * WIDTH);
+constexpr int SLICES = KEY_CHUNKS * WIDTH / 4;      // products of 16 dimensions for the scores
+constexpr int OUTPUTS = VALUE_CHUNKS * WIDTH / 2;   // products of 16 dimensions of the output
 constexpr bool BF16 = ELEMENT == 1 && !FP8;         // a float8 cache is multiplied as float16
+constexpr bool QUERY_IN_SHARED = HEAD_DIM > 128;    // where registers would not do
 constexpr float LOG2_E = 1.4426950408889634f;
-static_assert(HEAD_DIM % 16 == 0 && TILE % 16 == 0 && (!FP8 || TILE == 32));
+static_assert(TILE == 16 && HEAD_DIM % WIDTH == 0);
 
 #include "worker.cuh"
 
 namespace {
 
-// Byte strides of a cache [block, token, head, dim].
-struct Strides {
-    unsigned block, token, head;
-};
-
+// A cache [block, token, head, dim], strides in bytes.
 struct Cache {
     const unsigned char* data;
-    Strides strides;
+    unsigned block, token, head;
 
-    __device__ const unsigned char* at(int block, int token, int head) const {
-        return data + static_cast<long long>(block) * strides.block + static_cast<long long>(token) * strides.token +
-               static_cast<long long>(head) * strides.head;
+    __device__ const unsigned char* at(int block_id, int offset, int kv_head) const {
+        return data + static_cast<long long>(block_id) * block + static_cast<long long>(offset) * token +
+               static_cast<long long>(kv_head) * head;
     }
 };
 
-// What a warp has to know to ask for a tile: where its tokens lie was looked up before.
+// What a warp has to know to load a tile: where its tokens lie was looked up before.
 struct Request {
     int block;      // of token lane % TILE
     int token;      // the first token's position; -1: no tile
     int head;       // key/value head
-    int low, high;  // the tokens of the tile that the query sees
+    int low, high;  // the tokens of the tile that the query sees: none is read but these
 };
 
-// Asks for a tile of keys and values. Tokens that the query does not see become zeros, and are not read.
-__device__ __forceinline__ void ask(const Request& request, unsigned char* stage, const Cache& keys,
-                                    const Cache& values, int lane) {
-    if (request.token < 0) return;
-    if constexpr (BLOCK_SIZE % TILE == 0 && TOKEN_BYTES > 0 && 32 % PIECES == 0) {
-        // A whole tile of one block, whose tokens lie a constant apart: addresses differ by constants.
-        if (request.low == 0 && request.high == TILE) {
-            constexpr int TOKENS = 32 / PIECES;  // of one copy of the warp
-            const int offset = request.token % BLOCK_SIZE, within = lane / PIECES * TOKEN_BYTES + lane % PIECES * 16;
-            const unsigned char* key = keys.at(request.block, offset, request.head) + within;
-            const unsigned char* value = values.at(request.block, offset, request.head) + within;
+constexpr bool ONE_BLOCK = BLOCK_SIZE % TILE == 0;  // a tile lies in one block
+
+// Loads chunk by chunk, `apart` bytes apart, from `from` on; zeros where a chunk ends past the last dimension or the
+// token is not seen.
+template <int CHUNKS, int LANES>
+__device__ __forceinline__ void load_chunks(uint4 (&to)[CHUNKS], const unsigned char* from, int lane_of, bool seen) {
 #pragma unroll
-            for (int i = 0; i < TILE / TOKENS; i++) {
-                unsigned char* to = stage + (i * TOKENS + lane / PIECES) * PITCH + lane % PIECES * 16;
-                ptx::copy_async(to, key + i * TOKENS * TOKEN_BYTES);
-                ptx::copy_async(to + TILE_BYTES, value + i * TOKENS * TOKEN_BYTES);
-            }
-            return;
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < TILE * PIECES / 32; i++) {
-        const int number = i * 32 + lane, token = number / PIECES, piece = number % PIECES;
-        const bool seen = token >= request.low && token < request.high;
-        const int entry = __shfl_sync(~0u, request.block, BLOCK_SIZE % TILE == 0 ? 0 : token);
-        const int block = seen ? entry : 0, offset = (request.token + token) % BLOCK_SIZE;
-        unsigned char* to = stage + token * PITCH + piece * 16;
-        ptx::copy_async(to, keys.at(block, offset, request.head) + piece * 16, seen);
-        ptx::copy_async(to + TILE_BYTES, values.at(block, offset, request.head) + piece * 16, seen);
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        const bool whole = (chunk + 1) * LANES * WIDTH <= HEAD_DIM;
+        if (seen && (whole || (chunk * LANES + lane_of) * WIDTH < HEAD_DIM))
+            to[chunk] = ptx::load_once(from + chunk * LANES * 16);
+        else to[chunk] = make_uint4(0, 0, 0, 0);
     }
 }
 
-// A pair's query heads as the second factor of the scores, two registers a slice of 16 dimensions.
+// Calls load(i, address, seen) for `COUNT` tokens of the tile, token(i) each, at their place in `cache`.
+template <int COUNT, class Token, class Load>
+__device__ __forceinline__ void each_token(const Request& request, const Cache& cache, Token token, Load load) {
+    if constexpr (ONE_BLOCK && TOKEN_BYTES > 0) {
+        // Tokens lie a constant apart, so that addresses differ by constants; and nearly every tile is whole.
+        const unsigned char* first = cache.at(request.block, request.token % BLOCK_SIZE, request.head);
+        const unsigned char* base = first + token(0) * TOKEN_BYTES;
+        if (request.low == 0 && request.high == TILE) {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) load(i, base + (token(i) - token(0)) * TOKEN_BYTES, true);
+        } else {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++)
+                load(i, base + (token(i) - token(0)) * TOKEN_BYTES, token(i) >= request.low && token(i) < request.high);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            const int block = __shfl_sync(~0u, request.block, token(i));
+            load(i, cache.at(block, (request.token + token(i)) % BLOCK_SIZE, request.head),
+                 token(i) >= request.low && token(i) < request.high);
+        }
+    }
+}
+
+struct Keys {
+    uint4 row[2][KEY_CHUNKS];
+
+    __device__ __forceinline__ void load(const Request& request, const Cache& cache, int lane) {
+        if (request.token < 0) return;
+        each_token<2>(request, cache, [&](int i) { return lane / 4 + i * 8; },
+                      [&](int i, const unsigned char* from, bool seen) {
+                          load_chunks<KEY_CHUNKS, 4>(row[i], from + lane % 4 * 16, lane % 4, seen);
+                      });
+    }
+    // The first factor of the product with slice `slice` of the query.
+    __device__ __forceinline__ void factor(unsigned (&a)[4], int slice) const {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            if constexpr (FP8) {
+                const unsigned bytes = word(row[i][slice / 4], slice % 4);
+                a[i] = halves_of_fp8(bytes << 8);
+                a[i + 2] = halves_of_fp8(bytes);
+            } else {
+                a[i] = word(row[i][slice / 2], slice % 2 * 2);
+                a[i + 2] = word(row[i][slice / 2], slice % 2 * 2 + 1);
+            }
+        }
+    }
+};
+
+struct Values {
+    uint4 row[4][VALUE_CHUNKS];
+
+    __device__ __forceinline__ void load(const Request& request, const Cache& cache, int lane) {
+        if (request.token < 0) return;
+        each_token<4>(request, cache, [&](int i) { return lane % 4 * 2 + i % 2 + i / 2 * 8; },
+                      [&](int i, const unsigned char* from, bool seen) {
+                          load_chunks<VALUE_CHUNKS, 8>(row[i], from + lane / 4 * 16, lane / 4, seen);
+                      });
+    }
+    // The first factor of product `output` of 16 dimensions (dimension_of).
+    __device__ __forceinline__ void factor(unsigned (&a)[4], int output) const {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint4 &low = row[half * 2][output / (WIDTH / 2)], &high = row[half * 2 + 1][output / (WIDTH / 2)];
+            if constexpr (FP8) {
+                const int at = output % 8 / 2, byte = output % 2 * 2;
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const unsigned selector = (byte + i) << 4 | (4 + byte + i) << 12;
+                    a[half * 2 + i] = halves_of_fp8(__byte_perm(word(low, at), word(high, at), selector));
+                }
+            } else {
+                a[half * 2] = __byte_perm(word(low, output % 4), word(high, output % 4), 0x5410);
+                a[half * 2 + 1] = __byte_perm(word(low, output % 4), word(high, output % 4), 0x7632);
+            }
+        }
+    }
+};
+// The dimension that row lane / 4 of product `output` belongs to; row lane / 4 + 8 belongs to the next one.
+__device__ __forceinline__ int dimension_of(int output, int lane) {
+    return output / (WIDTH / 2) * 8 * WIDTH + lane / 4 * WIDTH + output % (WIDTH / 2) * 2;
+}
+
+// A pair's query heads as the second factor of the scores.
 struct Query {
-    unsigned part[COLUMNS][SLICES][2];
+    unsigned registers[COLUMNS][QUERY_IN_SHARED ? 1 : SLICES][2];
+    uint2* shared;             // the lane's own, 32 apart: [COLUMNS, SLICES]
     float factor[COLUMNS][2];  // what the scores of columns 2 (lane % 4) and the next still have to be multiplied by
 
     // row: the pair's first query head; `heads` of them are real.
-    __device__ void load(const Element* row, long long head_stride, int heads, int lane) {
+    __device__ __forceinline__ void load(const Element* row, long long head_stride, int heads, int lane) {
 #pragma unroll
         for (int column = 0; column < COLUMNS; column++) {
             const int head = column * 8 + lane / 4;
@@ -97,28 +163,36 @@ struct Query {
             if constexpr (FP8) load_for_fp8(at, head < heads, column, lane);
             else {
 #pragma unroll
-                for (int slice = 0; slice < SLICES; slice++)
-#pragma unroll
-                    for (int half = 0; half < 2; half++)
-                        part[column][slice][half] =
-                            head < heads
-                                ? *reinterpret_cast<const unsigned*>(at + slice * 16 + half * 8 + lane % 4 * 2)
-                                : 0;
-                factor[column][0] = factor[column][1] = 1;
+                for (int slice = 0; slice < SLICES; slice++) {
+                    const int dim = slice / 2 * 32 + lane % 4 * 8 + slice % 2 * 4;
+                    const auto* pairs = reinterpret_cast<const unsigned*>(at + dim);
+                    const bool real = head < heads && dim < HEAD_DIM;
+                    set(column, slice, real ? pairs[0] : 0, real ? pairs[1] : 0);
+                }
             }
         }
     }
+    __device__ __forceinline__ void get(unsigned (&b)[2], int column, int slice) const {
+        if constexpr (QUERY_IN_SHARED) {
+            const uint2 both = shared[(column * SLICES + slice) * 32];
+            b[0] = both.x, b[1] = both.y;
+        } else b[0] = registers[column][slice][0], b[1] = registers[column][slice][1];
+    }
 
   private:
-    // As float16, scaled by a power of two so that no number is too large for it. Dimensions stand in the order in
-    // which `scores` finds the keys'.
-    __device__ void load_for_fp8(const Element* at, bool real, int column, int lane) {
+    __device__ __forceinline__ void set(int column, int slice, unsigned first, unsigned second) {
+        if constexpr (QUERY_IN_SHARED) shared[(column * SLICES + slice) * 32] = make_uint2(first, second);
+        else registers[column][slice][0] = first, registers[column][slice][1] = second;
+    }
+    // As float16, scaled by a power of two so that no number is too large for it.
+    __device__ __forceinline__ void load_for_fp8(const Element* at, bool real, int column, int lane) {
         float number[SLICES][4], most = 0;
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                number[slice][i] = real ? to_float(at[slice * 16 + lane % 4 * 4 + i]) : 0;
+                const int dim = slice / 4 * 64 + lane % 4 * 16 + slice % 4 * 4 + i;
+                number[slice][i] = real && dim < HEAD_DIM ? to_float(at[dim]) : 0;
                 most = fmaxf(most, fabsf(number[slice][i]));
             }
         most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
@@ -127,104 +201,49 @@ struct Query {
         const float down = ldexpf(1.0f, -exponent), up = ldexpf(FP8_UNIT, exponent);
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
-            part[column][slice][0] = pack<false>(number[slice][0] * down, number[slice][2] * down);
-            part[column][slice][1] = pack<false>(number[slice][1] * down, number[slice][3] * down);
+            set(column, slice, pack<false>(number[slice][0] * down, number[slice][2] * down),
+                pack<false>(number[slice][1] * down, number[slice][3] * down));
         }
         factor[column][0] = __shfl_sync(~0u, up, lane % 4 * 8);
         factor[column][1] = __shfl_sync(~0u, up, lane % 4 * 8 + 4);
     }
 };
 
-// The first factors of products with 16 tokens' keys (dimensions 16 slice to 16 slice + 15) ...
-__device__ __forceinline__ void load_keys(unsigned (&a)[MATRICES][4], const unsigned char* keys, int slice, int lane) {
-    if constexpr (FP8) {
-        unsigned bytes[4];  // tokens 8 i + lane / 4, dimensions 4 (lane % 4) to 4 (lane % 4) + 3
-        ptx::load_matrices(bytes, keys + lane * PITCH + slice * 16);
-#pragma unroll
-        for (int matrix = 0; matrix < MATRICES; matrix++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                a[matrix][i] = halves_of_fp8(bytes[matrix * 2 + i] << 8);
-                a[matrix][i + 2] = halves_of_fp8(bytes[matrix * 2 + i]);
-            }
-    } else {
-#pragma unroll
-        for (int matrix = 0; matrix < MATRICES; matrix++)
-            ptx::load_matrices(a[matrix], keys + (matrix * 16 + lane % 16) * PITCH + slice * 32 + lane / 16 * 16);
-    }
-}
-// ... and with their values, transposed. With a float8 cache row r of the product is dimension 2 r, and row r + 8 the
-// next one, for r < 8.
-__device__ __forceinline__ void load_values(unsigned (&a)[MATRICES][4], const unsigned char* values, int slice,
-                                            int lane) {
-    if constexpr (FP8) {
-        unsigned bytes[4];  // tokens 8 i + 2 (lane % 4) and the next, dimensions 2 (lane / 4) and the next of each
-        ptx::load_matrices_transposed(bytes, values + lane * PITCH + slice * 16);
-#pragma unroll
-        for (int matrix = 0; matrix < MATRICES; matrix++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                a[matrix][i * 2] = halves_of_fp8(bytes[matrix * 2 + i] << 8);
-                a[matrix][i * 2 + 1] = halves_of_fp8(bytes[matrix * 2 + i]);
-            }
-    } else {
-#pragma unroll
-        for (int matrix = 0; matrix < MATRICES; matrix++) {
-            const int token = matrix * 16 + lane % 8 + lane / 16 * 8;
-            ptx::load_matrices_transposed(a[matrix], values + token * PITCH + slice * 32 + lane / 8 % 2 * 16);
-        }
-    }
-}
-
 // What a warp has gathered of a pair. Of each number in a lane's registers the head is 8 column + 2 (lane % 4), or
 // the next one for odd places; rows are tokens or dimensions, lane / 4 and 8 more for the last two places.
 struct Gathered {
-    float output[COLUMNS][SLICES][4];
+    float output[COLUMNS][OUTPUTS][4];
     float largest[COLUMNS][2];  // of all scores so far, in powers of two
     float total[COLUMNS][2];    // of the weights of this lane's tokens
 
-    __device__ void clear() {
+    __device__ __forceinline__ void clear() {
 #pragma unroll
         for (int column = 0; column < COLUMNS; column++) {
 #pragma unroll
             for (int i = 0; i < 2; i++) largest[column][i] = NOTHING, total[column][i] = 0;
 #pragma unroll
-            for (int slice = 0; slice < SLICES; slice++)
+            for (int tile = 0; tile < OUTPUTS; tile++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) output[column][slice][i] = 0;
+                for (int i = 0; i < 4; i++) output[column][tile][i] = 0;
         }
     }
 
-    // Folds in a tile, of which the query sees the tokens from low to high - 1.
-    __device__ __forceinline__ void add(const Query& query, const unsigned char* stage, float scale, float soft_cap, int low,
-                        int high, int lane) {
-        float score[COLUMNS][MATRICES][4] = {};
-#pragma unroll
-        for (int slice = 0; slice < SLICES; slice++) {
-            unsigned keys[MATRICES][4];
-            load_keys(keys, stage, slice, lane);
-#pragma unroll
-            for (int matrix = 0; matrix < MATRICES; matrix++)
-#pragma unroll
-                for (int column = 0; column < COLUMNS; column++)
-                    ptx::multiply_add<BF16>(score[column][matrix], keys[matrix], query.part[column][slice]);
-        }
+    // From scores to weights, as the second factor of the output; `low` to `high` - 1 are the tokens that are seen.
+    __device__ __forceinline__ void weigh(unsigned (&weight)[COLUMNS][2], float (&score)[COLUMNS][4],
+                                          const Query& query, float scale, float soft_cap, int low, int high, int lane) {
         const bool partly = low > 0 || high < TILE;
-        unsigned weight[COLUMNS][MATRICES][2];
 #pragma unroll
         for (int column = 0; column < COLUMNS; column++) {
             float most[2] = {NOTHING, NOTHING};
 #pragma unroll
-            for (int matrix = 0; matrix < MATRICES; matrix++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    float& at = score[column][matrix][i];
-                    const float product = at * (FP8 ? query.factor[column][i % 2] : 1.0f) * scale;
-                    at = SOFT_CAP ? soft_cap * LOG2_E * tanhf(product / soft_cap) : product * LOG2_E;
-                    const int token = matrix * 16 + i / 2 * 8 + lane / 4;
-                    if (partly && (token < low || token >= high)) at = NOTHING;
-                    most[i % 2] = fmaxf(most[i % 2], at);
-                }
+            for (int i = 0; i < 4; i++) {
+                float& at = score[column][i];
+                const float product = at * (FP8 ? query.factor[column][i % 2] : 1.0f) * scale;
+                at = SOFT_CAP ? soft_cap * LOG2_E * tanhf(product / soft_cap) : product * LOG2_E;
+                const int token = i / 2 * 8 + lane / 4;
+                if (partly && (token < low || token >= high)) at = NOTHING;
+                most[i % 2] = fmaxf(most[i % 2], at);
+            }
 #pragma unroll
             for (int i = 0; i < 2; i++) {
 #pragma unroll
@@ -234,35 +253,23 @@ struct Gathered {
             if (__any_sync(~0u, most[0] > largest[column][0] || most[1] > largest[column][1])) {
                 const float keep[2] = {ptx::exp2(largest[column][0] - most[0]), ptx::exp2(largest[column][1] - most[1])};
 #pragma unroll
-                for (int slice = 0; slice < SLICES; slice++)
+                for (int tile = 0; tile < OUTPUTS; tile++)
 #pragma unroll
-                    for (int i = 0; i < 4; i++) output[column][slice][i] *= keep[i % 2];
+                    for (int i = 0; i < 4; i++) output[column][tile][i] *= keep[i % 2];
 #pragma unroll
                 for (int i = 0; i < 2; i++) total[column][i] *= keep[i], largest[column][i] = most[i];
             }
 #pragma unroll
-            for (int matrix = 0; matrix < MATRICES; matrix++)
+            for (int half = 0; half < 2; half++) {
+                float* at = &score[column][half * 2];
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    float* at = &score[column][matrix][half * 2];
-#pragma unroll
-                    for (int i = 0; i < 2; i++) total[column][i] += at[i] = ptx::exp2(at[i] - largest[column][i]);
-                    weight[column][matrix][half] = ptx::transpose(pack<BF16>(at[0], at[1]));
-                }
-        }
-#pragma unroll
-        for (int slice = 0; slice < SLICES; slice++) {
-            unsigned values[MATRICES][4];
-            load_values(values, stage + TILE_BYTES, slice, lane);
-#pragma unroll
-            for (int matrix = 0; matrix < MATRICES; matrix++)
-#pragma unroll
-                for (int column = 0; column < COLUMNS; column++)
-                    ptx::multiply_add<BF16>(output[column][slice], values[matrix], weight[column][matrix]);
+                for (int i = 0; i < 2; i++) total[column][i] += at[i] = ptx::exp2(at[i] - largest[column][i]);
+                weight[column][half] = ptx::transpose(pack<BF16>(at[0], at[1]));
+            }
         }
     }
 
-    __device__ void store(WarpSums& sums, int warp, int lane) const {
+    __device__ __forceinline__ void store(WarpSums& sums, int warp, int lane) const {
 #pragma unroll
         for (int column = 0; column < COLUMNS; column++)
 #pragma unroll
@@ -274,12 +281,12 @@ struct Gathered {
                 if (head >= HEADS) continue;
                 if (lane < 4) sums.largest[warp][head] = largest[column][i], sums.total[warp][head] = sum;
 #pragma unroll
-                for (int slice = 0; slice < SLICES; slice++)
-#pragma unroll
-                    for (int half = 0; half < 2; half++) {
-                        const int dim = FP8 ? lane / 4 * 2 + half : lane / 4 + half * 8;
-                        sums.value[warp][head][slice * 16 + dim] = output[column][slice][half * 2 + i];
-                    }
+                for (int tile = 0; tile < OUTPUTS; tile++) {
+                    const int dim = dimension_of(tile, lane);
+                    if (dim < HEAD_DIM)
+                        *reinterpret_cast<float2*>(&sums.value[warp][head][dim]) =
+                            make_float2(output[column][tile][i], output[column][tile][2 + i]);
+                }
             }
     }
 };
@@ -295,14 +302,15 @@ struct Reader {
     int rows, window;
     float scale, soft_cap;
     Scales key_scale;
-    unsigned char* ring;  // the warp's STAGES stages
     int warp, lane;
 
     Cursor ahead;      // of the next tile to look up,
     int ahead_number;  // its number in the share
     int share_tiles;
-    Request next;      // looked up, to be asked for as soon as a stage is free
-    int number, stage; // of the next tile to take
+    Request next;      // looked up, to be loaded as soon as registers are free
+    Keys key[STAGES];
+    Values value[STAGES];
+    float factor;      // of the present pair's scores
     Query pair_query;
     Gathered gathered;
 
@@ -326,16 +334,15 @@ struct Reader {
     __device__ __forceinline__ void start(const Share& share) {
         ahead = Cursor(share, lengths, rows, window);
         share_tiles = share.tiles;
-        ahead_number = number = warp;
-        stage = 0;
+        ahead_number = warp;
         if (warp < share_tiles) ahead.advance(warp);
         Request first[STAGES];
 #pragma unroll
         for (int i = 0; i < STAGES; i++) first[i] = look_up();
 #pragma unroll
         for (int i = 0; i < STAGES; i++) {
-            ask(first[i], ring + i * STAGE_BYTES, keys, values, lane);
-            ptx::commit();
+            key[i].load(first[i], keys, lane);
+            value[i].load(first[i], values, lane);
         }
         next = look_up();
     }
@@ -343,26 +350,61 @@ struct Reader {
     __device__ __forceinline__ void begin_pair(const Cursor& at) {
         pair_query.load(query + at.row * query_row + first_query_head(at.head) * query_head, query_head,
                         query_heads(at.head), lane);
+        factor = scale * key_scale.at(at.head);
     }
 
-    __device__ __forceinline__ void read(const Cursor& at, int done, int tiles) {
-        const float factor = scale * key_scale.at(at.head);
+    __device__ __forceinline__ void read(Pairs<Reader>& pairs) {
         gathered.clear();
-        for (; number < done + tiles; number += WARPS) {
-            ptx::wait<STAGES - 1>();
-            __syncwarp();
-            const int token = (at.tile + number - done) * TILE;
-            gathered.add(pair_query, ring + stage * STAGE_BYTES, factor, soft_cap, at.span.oldest - token,
-                         at.span.length - token, lane);
-            __syncwarp();
-            ask(next, ring + stage * STAGE_BYTES, keys, values, lane);
-            ptx::commit();
-            next = look_up();
-            stage = stage + 1 == STAGES ? 0 : stage + 1;
-        }
+        int number = warp;
+        while (take_stages(pairs, number));
     }
 
-    __device__ __forceinline__ void store(WarpSums& sums, int warp, int lane) const { gathered.store(sums, warp, lane); }
+    // Takes a tile of each stage; false after the last pair. The stage is part of the type, so that tiles stay in
+    // registers.
+    template <int stage = 0> __device__ __forceinline__ bool take_stages(Pairs<Reader>& pairs, int& number) {
+        while (number >= pairs.end)
+            if (!pairs.finish()) return false;
+        const int token = (pairs.at.tile + number - pairs.begin) * TILE;
+        add(key[stage], value[stage], pairs.at.span.oldest - token, pairs.at.span.length - token);
+        next = look_up();
+        number += WARPS;
+        if constexpr (stage + 1 < STAGES) return take_stages<stage + 1>(pairs, number);
+        else return true;
+    }
+
+    // Folds in a tile, of which the query sees the tokens from low to high - 1, and loads the next into its registers.
+    __device__ __forceinline__ void add(Keys& key, Values& value, int low, int high) {
+        float score[COLUMNS][4] = {};
+#pragma unroll
+        for (int slice = 0; slice < SLICES; slice++) {
+            unsigned a[4];
+            key.factor(a, slice);
+#pragma unroll
+            for (int column = 0; column < COLUMNS; column++) {
+                unsigned b[2];
+                pair_query.get(b, column, slice);
+                ptx::multiply_add<BF16>(score[column], a, b);
+            }
+        }
+        key.load(next, keys, lane);
+        unsigned weight[COLUMNS][2];
+        gathered.weigh(weight, score, pair_query, factor, soft_cap, low, high, lane);
+#pragma unroll
+        for (int tile = 0; tile < OUTPUTS; tile++) {
+            unsigned a[4];
+            value.factor(a, tile);
+#pragma unroll
+            for (int column = 0; column < COLUMNS; column++)
+                ptx::multiply_add<BF16>(gathered.output[column][tile], a, weight[column]);
+        }
+        value.load(next, values, lane);
+    }
+
+    // The present pair's sums; the next begins with none.
+    __device__ __forceinline__ void store(WarpSums& sums) {
+        gathered.store(sums, warp, lane);
+        gathered.clear();
+    }
 };
 
 }  // namespace
@@ -382,10 +424,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
     ptx::wait_for_earlier();
     ptx::let_later_start();
     const Plan plan(plan_memory, gridDim.x);
-    Reader reader{query, query_row, query_head, {keys, {key_block, key_token, key_head}},
-                  {values, {value_block, value_token, value_head}}, table, table_stride, plan.lengths, rows, window,
-                  scale, soft_cap, {key_scale, key_scale_stride}, memory + warp * STAGES * STAGE_BYTES, warp, lane};
+    WarpSums* warp_sums = reinterpret_cast<WarpSums*>(memory);  // two, then the queries of all warps
+    Reader reader{query, query_row, query_head, {keys, key_block, key_token, key_head},
+                  {values, value_block, value_token, value_head}, table, table_stride, plan.lengths, rows, window,
+                  scale, soft_cap, {key_scale, key_scale_stride}, warp, lane};
     const Output to{output, kv_heads * GROUP, {value_scale, value_scale_stride}, FP8 ? FP8_UNIT * value_factor : value_factor};
-    WarpSums* warp_sums = reinterpret_cast<WarpSums*>(memory + WARPS * STAGES * STAGE_BYTES);
+    reader.pair_query.shared = reinterpret_cast<uint2*>(warp_sums + 2) + warp * COLUMNS * SLICES * 32 + lane;
     work(reader, plan, Parts(parts_memory, gridDim.x), to, warp_sums, rows, heads, window);
 }

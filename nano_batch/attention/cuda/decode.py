@@ -208,7 +208,6 @@ def variant_of(
     return choose(
         query.dtype, key_cache.dtype == FP8, query.shape[-1], query.shape[1] // key_cache.shape[2],
         key_cache.shape[1], block_table.dtype, soft_cap, aligned, apart if apart == value_apart else 0,
-        shared_memory(query.device),
     )  # fmt: skip
 
 
@@ -216,9 +215,3 @@ def variant_of(
 def multiprocessors(device: torch.device) -> int:
     """Multiprocessors of a CUDA device."""
     return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-@cache
-def shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory of one multiprocessor."""
-    return torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor

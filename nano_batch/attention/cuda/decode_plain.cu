@@ -43,10 +43,18 @@ struct Reader {
     Scales key_scale;
     int warp, lane;
 
-    int number;
     float pair_query[HEADS][DIMS], output[HEADS][DIMS], largest[HEADS], total[HEADS];
 
-    __device__ void start(const Share&) { number = warp; }
+    __device__ void start(const Share&) { clear(); }
+
+    __device__ void clear() {
+#pragma unroll
+        for (int head = 0; head < HEADS; head++) {
+            largest[head] = NOTHING, total[head] = 0;
+#pragma unroll
+            for (int i = 0; i < DIMS; i++) output[head][i] = 0;
+        }
+    }
 
     __device__ void begin_pair(const Cursor& at) {
         const Element* from = query + at.row * query_row + first_query_head(at.head) * query_head;
@@ -59,17 +67,13 @@ struct Reader {
                                           : 0;
     }
 
-    __device__ void read(const Cursor& at, int done, int tiles) {
-#pragma unroll
-        for (int head = 0; head < HEADS; head++) {
-            largest[head] = NOTHING, total[head] = 0;
-#pragma unroll
-            for (int i = 0; i < DIMS; i++) output[head][i] = 0;
-        }
-        for (; number < done + tiles; number += WARPS) {
-            const int start = (at.tile + number - done) * TILE;
-            const int begin = max(start, at.span.oldest), end = min(start + TILE, at.span.length);
-            for (int token = begin; token < end; token += TOKENS) add(at, token, end);
+    __device__ void read(Pairs<Reader>& pairs) {
+        for (int number = warp;; number += WARPS) {
+            while (number >= pairs.end)
+                if (!pairs.finish()) return;
+            const int start = (pairs.at.tile + number - pairs.begin) * TILE;
+            const int begin = max(start, pairs.at.span.oldest), end = min(start + TILE, pairs.at.span.length);
+            for (int token = begin; token < end; token += TOKENS) add(pairs.at, token, end);
         }
     }
 
@@ -115,7 +119,8 @@ struct Reader {
         }
     }
 
-    __device__ void store(WarpSums& sums, int warp, int lane) const {
+    // The present pair's sums; the next begins with none.
+    __device__ void store(WarpSums& sums) {
 #pragma unroll
         for (int head = 0; head < HEADS; head++) {
             if (lane == 0) sums.largest[warp][head] = largest[head], sums.total[warp][head] = total[head];
@@ -123,6 +128,7 @@ struct Reader {
             for (int i = 0; i < DIMS; i++)
                 if (i * 32 + lane < HEAD_DIM) sums.value[warp][head][i * 32 + lane] = output[head][i];
         }
+        clear();
     }
 };
 

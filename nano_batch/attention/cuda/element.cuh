@@ -24,6 +24,9 @@ template <bool is_bf16> __device__ __forceinline__ unsigned pack(float low, floa
     return packed;
 }
 
+// Word i of four.
+__device__ __forceinline__ unsigned word(const uint4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
+
 // Stores four neighbours, times `unit`.
 __device__ __forceinline__ void store_four(float* to, const float4& x, float unit) {
     *reinterpret_cast<float4*>(to) = make_float4(x.x * unit, x.y * unit, x.z * unit, x.w * unit);

@@ -9,38 +9,16 @@
 
 namespace ptx {
 
-__device__ __forceinline__ unsigned shared_address(const void* pointer) {
-    return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+// Sixteen bytes that are read once: no place is kept for them near the multiprocessor.
+__device__ __forceinline__ uint4 load_once(const void* from) {
+    uint4 x;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(from));
+    return x;
 }
 
-// Copies 16 bytes to shared memory in the background; writes zeros, and reads nothing, unless `real`.
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool real) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-                 "r"(real ? 16 : 0)
-                 : "memory");
-}
-__device__ __forceinline__ void copy_async(void* to, const void* from) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
-}
-__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most `pending` of this thread's committed groups are under way.
-template <int pending> __device__ __forceinline__ void wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
-}
-
-// Four 8 x 8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8. Of each the lane
-// gets row lane / 4, columns 2 (lane % 4) and the next; transposed: column lane / 4 of these rows.
-__device__ __forceinline__ void load_matrices(unsigned (&to)[4], const void* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(shared_address(row)));
-}
-__device__ __forceinline__ void load_matrices_transposed(unsigned (&to)[4], const void* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(shared_address(row)));
-}
-// Transposes an 8 x 8 matrix of 16-bit elements that lies in the warp as above.
+// Transposes an 8 x 8 matrix of 16-bit elements of which lane 4 r + c has row r, columns 2 c and 2 c + 1.
 __device__ __forceinline__ unsigned transpose(unsigned matrix) {
     unsigned result;
     asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(matrix));

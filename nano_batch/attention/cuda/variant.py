@@ -12,15 +12,21 @@ from nano_batch.attention.cuda.program import Macro
 ELEMENTS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 FP8 = torch.float8_e4m3fn
 TABLE_TYPES = {torch.int32: "int", torch.int64: "long long"}
+TILE = 16
 MATRIX_COLUMNS = 8
 """Query heads that one matrix of the tensor-core kernel takes."""
-MOST_OUTPUTS = 2 * 128 * MATRIX_COLUMNS
-"""Most sums of a warp (heads times dimensions): what its registers hold."""
-MOST_STAGES = 6
-PADDING = 16
-"""Bytes between rows in shared memory."""
-RESERVED = 1024
-"""Shared memory that a block takes beyond what it asks for, and some for its own."""
+MOST_HEADS = {64: 16, 80: 16, 96: 16, 128: 16}
+"""Query heads that a block takes at once, as its registers allow; one matrix of them at other dimensions."""
+AHEAD_BYTES = 8192
+"""Of a warp's keys and values on their way, 64 KiB of a multiprocessor: twice as much is 3 % slower, not faster."""
+REGISTERS = 180
+"""Of a thread, for tiles on their way, the query and the sums; the rest is for everything else,"""
+SCATTERED_REGISTERS = 40
+"""which takes so many more where the tokens of a tile lie in several blocks."""
+COLUMN_REGISTERS = 40
+"""For each further matrix of query heads, beside its query and sums."""
+MOST_QUERY_DIM = 128
+"""With more dimensions the query is in shared memory."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Variant:
     block_size: int
     tile: int  # tokens that a warp takes at once
     warps: int
-    stages: int  # tiles of a warp in shared memory
+    stages: int  # tiles of a warp that are on their way
     blocks_per_sm: int
     element: torch.dtype
     fp8: bool
@@ -62,19 +68,11 @@ class Variant:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: the rings, then two places for the warps' sums."""
-        return self.warps * self.stages * self.stage_bytes + self.sums_bytes
-
-    @property
-    def stage_bytes(self) -> int:
-        """A tile of keys and of values."""
-        row = self.head_dim * (1 if self.fp8 else self.element.itemsize) + PADDING
-        return 2 * self.tile * row
-
-    @property
-    def sums_bytes(self) -> int:
-        """`WarpSums`, twice."""
-        return 2 * self.warps * self.heads * (self.head_dim + 4 + 2) * 4
+        """Dynamic shared memory of a block: two places for its warps' sums (`WarpSums`), and queries."""
+        sums = 2 * self.warps * self.heads * (self.head_dim + 4 + 2) * 4
+        if self.source != "decode.cu" or self.head_dim <= MOST_QUERY_DIM:
+            return sums
+        return sums + self.warps * self.head_dim * MATRIX_COLUMNS * -(-self.heads // MATRIX_COLUMNS) * 2
 
     @property
     def parts_of_group(self) -> int:
@@ -93,7 +91,6 @@ def choose(
     soft_cap: bool,
     aligned: bool,
     token_bytes: int,
-    shared_per_sm: int,
 ) -> Variant:
     """The variant for a case.
 
@@ -103,16 +100,27 @@ def choose(
         aligned: whether rows of the caches begin at multiples of 16 bytes, and pairs of a query's elements at
             multiples of 4.
         token_bytes: between neighbouring tokens of a block; 0 where keys and values differ.
-        shared_per_sm: bytes of shared memory of a multiprocessor.
     """
+    scattered = block_size % TILE != 0 or token_bytes == 0
     tensor_cores = element != torch.float32 and head_dim % 16 == 0 and aligned
+    if scattered and not fp8 and head_dim > MOST_QUERY_DIM:
+        tensor_cores = False  # registers would not do
     if not tensor_cores:
-        return Variant("decode_plain.cu", head_dim, group, min(group, 4), block_size, 16, 4, 0, 4,
+        return Variant("decode_plain.cu", head_dim, group, min(group, 4), block_size, TILE, 4, 0, 4,
                        element, fp8, soft_cap, table, 0)  # fmt: skip
-    heads = min(group, max(MATRIX_COLUMNS, MOST_OUTPUTS // head_dim // MATRIX_COLUMNS * MATRIX_COLUMNS))
-    blocks, warps = 2, 4
-    least = Variant("decode.cu", head_dim, group, heads, block_size, 32 if fp8 else 16, warps, 1, blocks,
-                    element, fp8, soft_cap, table, token_bytes)  # fmt: skip
-    rings = shared_per_sm // blocks - RESERVED - least.sums_bytes
-    stages = min(MOST_STAGES, rings // (warps * least.stage_bytes))
-    return Variant(**{**vars(least), "stages": max(2, stages)})
+    heads = min(group, MATRIX_COLUMNS if scattered else MOST_HEADS.get(head_dim, MATRIX_COLUMNS))
+    stages = _stages(head_dim, heads, 1 if fp8 else element.itemsize, scattered)
+    return Variant("decode.cu", head_dim, group, heads, block_size, TILE, 4, stages, 2,
+                   element, fp8, soft_cap, table, token_bytes)  # fmt: skip
+
+
+def _stages(head_dim: int, heads: int, element_bytes: int, scattered: bool) -> int:
+    """Tiles on their way, as far as registers can take them, in loads of 16 bytes (`decode.cu`)."""
+    width = 16 // element_bytes
+    key_chunks, value_chunks = -(-head_dim // (4 * width)), -(-head_dim // (8 * width))
+    columns = -(-heads // MATRIX_COLUMNS)
+    sums, query = value_chunks * width * 2, key_chunks * width // 2 if head_dim <= MOST_QUERY_DIM else 0
+    free = REGISTERS - columns * (sums + query) - (columns - 1) * COLUMN_REGISTERS
+    free -= SCATTERED_REGISTERS if scattered else 0
+    wanted = AHEAD_BYTES // (2 * TILE * head_dim * element_bytes)
+    return max(1, min(wanted, free // (8 * key_chunks + 16 * value_chunks)))

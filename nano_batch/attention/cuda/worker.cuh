@@ -35,39 +35,70 @@ struct Output {
     }
 };
 
-// A Reader has, for each warp: start(share), called once; begin_pair(at), which may put off its loads; read(at, done,
-// tiles), which gathers the warp's tiles of the next `tiles` of the share after `done`, the first of them at `at`; and
-// store(sums, warp, lane).
+// The pairs of a worker's share, one after the other. A Reader holds what a warp has gathered of the present one:
+// begin_pair(at) clears it and may put off its loads, store(sums) hands it over.
+template <class Reader> struct Pairs {
+    Reader& reader;
+    const Parts& parts;
+    const Output& output;
+    WarpSums* warp_sums;  // two places: one is read while the other is written
+    const Share& share;
+    Cursor at;            // the present pair's first tile
+    int begin = 0, end;   // its tiles are these numbers of the share
+    int turn = 0;
+    SplitPair earlier, onward;  // pairs of which other workers have parts: begun before this worker, and in it
+
+    __device__ Pairs(Reader& reader, const Parts& parts, const Output& output, WarpSums* warp_sums, const Share& share,
+                     const Cursor& first)
+        : reader(reader), parts(parts), output(output), warp_sums(warp_sums), share(share), at(first) {
+        enter();
+    }
+
+    // Puts together what the warps have gathered of the present pair and goes on to the next; false after the last.
+    // All warps of the block meet here.
+    __device__ __forceinline__ bool finish() {
+        const int row = at.row, head = at.head, worker = blockIdx.x;
+        const bool begins = begin > 0 || share.first_worker == worker, ends = at.tile + end - begin == at.span.end;
+        reader.store(warp_sums[turn]);
+        const bool more = end < share.tiles;
+        if (more) {
+            begin = end;
+            at.next_pair();
+            enter();  // its query is under way while the warps' sums are put together
+        }
+        __syncthreads();
+        each_element(query_heads(head), [&](int query, int dim) {
+            const Sum sum = warp_sums[turn].sum(query, dim);
+            if (begins && ends) output.write(row, head, query, dim, sum);
+            else parts.write(2 * worker + begins, query, dim, sum);
+        });
+        turn ^= 1;
+        if (!begins) earlier = {row, head, share.first_worker, ends ? worker : share.last_worker};
+        else if (!ends) onward = {row, head, worker, share.last_worker};
+        return more;
+    }
+
+  private:
+    __device__ __forceinline__ void enter() {
+        end = min(share.tiles, begin + at.span.end - at.tile);
+        reader.begin_pair(at);
+    }
+};
+
+// A Reader's start(share) is called first; read(pairs) gathers the warp's tiles of all pairs, calling pairs.finish()
+// after each.
 template <class Reader>
 __device__ __forceinline__ void work(Reader& reader, const Plan& plan, const Parts& parts, const Output& output,
                                      WarpSums* warp_sums, int rows, int heads, int window) {
-    const int worker = blockIdx.x, workers = gridDim.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int worker = blockIdx.x, workers = gridDim.x;
     const Share share = plan.shares[worker];
-    SplitPair earlier, onward;  // pairs of which other workers have parts: begun before this worker, and in it
+    SplitPair earlier, onward;
     if (share.tiles > 0) {
         reader.start(share);
-        Cursor at(share, plan.lengths, rows, window);
-        reader.begin_pair(at);
-        int turn = 0;  // of two places for the warps' sums: one is read while the other is written
-        for (int done = 0; done < share.tiles; turn ^= 1) {
-            const int row = at.row, head = at.head, tiles = min(at.span.end - at.tile, share.tiles - done);
-            const bool begins = done > 0 || share.first_worker == worker, ends = at.tile + tiles == at.span.end;
-            reader.read(at, done, tiles);
-            reader.store(warp_sums[turn], warp, lane);
-            done += tiles;
-            if (done < share.tiles) {
-                at.next_pair();
-                reader.begin_pair(at);  // under way while the warps' sums are put together
-            }
-            __syncthreads();
-            each_element(query_heads(head), [&](int query, int dim) {
-                const Sum sum = warp_sums[turn].sum(query, dim);
-                if (begins && ends) output.write(row, head, query, dim, sum);
-                else parts.write(2 * worker + begins, query, dim, sum);
-            });
-            if (!begins) earlier = {row, head, share.first_worker, ends ? worker : share.last_worker};
-            else if (!ends) onward = {row, head, worker, share.last_worker};
-        }
+        Pairs<Reader> pairs(reader, parts, output, warp_sums, share, Cursor(share, plan.lengths, rows, window));
+        reader.read(pairs);
+        earlier = pairs.earlier;
+        onward = pairs.onward;
     }
     for (int row = worker; row < rows; row += workers)
         if (plan.lengths[row] == 0)
