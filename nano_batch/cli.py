@@ -143,9 +143,8 @@ def _bench(options: argparse.Namespace) -> int:
 
     from nano_batch import benchmarks
 
-    names = sorted(
-        {module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - {"memory", "report"}
-    )
+    modules = [module for module in pkgutil.iter_modules(benchmarks.__path__) if not module.ispkg]
+    names = sorted({module.name for module in modules} - {"memory", "report"})
     if options.name not in names:
         raise unknown_option("benchmark", options.name, tuple(names))
     result = importlib.import_module(f"nano_batch.benchmarks.{options.name}").run()

@@ -41,8 +41,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def driver() -> str:
+    """The version of NVIDIA's driver."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
+
+
 def commit() -> str | None:
-    """The checkout's commit, with "+" where files differ from it; None outside one."""
+    """The checkout's commit, with "+" where files differ from it; outside one what NANO_BATCH_COMMIT says."""
     root = Path(__file__).parents[2]
     try:
         described = subprocess.run(
@@ -53,5 +62,5 @@ def commit() -> str | None:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("NANO_BATCH_COMMIT")
     return described.stdout.strip()

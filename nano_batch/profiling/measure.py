@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nano_batch.benchmarks.report import commit
+from nano_batch.benchmarks.report import commit, driver
 from nano_batch.core import Engine
 from nano_batch.errors import DeviceError
 from nano_batch.profiling.parts import StepParts
@@ -59,21 +59,11 @@ def _about(card: ModelCard, device: torch.device) -> dict[str, Any]:
         "versions": {
             "torch": torch.__version__,
             "cuda": torch.version.cuda,
-            "driver": _driver(),
+            "driver": driver(),
             "python": platform.python_version(),
         },
         "batch_sizes": [],
     }
-
-
-def _driver() -> str:
-    import subprocess
-
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return "unknown"
 
 
 def _tables(parts: StepParts) -> dict[str, Any]:
