@@ -18,7 +18,7 @@ MATRIX_COLUMNS = 8
 MOST_HEADS = {64: 16, 80: 16, 96: 16, 128: 16}
 """Query heads that a block takes at once, as its registers allow; one matrix of them at other dimensions."""
 AHEAD_BYTES = 8192
-"""Of a warp's keys and values on their way, 64 KiB of a multiprocessor: twice as much is 3 % slower, not faster."""
+"""Of a warp's keys and values on their way, 64 KiB a multiprocessor: twice as much is 3 % slower."""
 REGISTERS = 180
 """Of a thread, for tiles on their way, the query and the sums; the rest is for everything else,"""
 SCATTERED_REGISTERS = 40
