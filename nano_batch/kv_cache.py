@@ -30,6 +30,8 @@ from nano_batch.errors import (
 )
 from nano_batch.new_tokens import NewTokens
 
+__all__ = ["KVCache", "Layout", "MemoryUsage"]
+
 Layout = Literal["NHD", "HND"]
 CACHE_DTYPES = (*FLOATS, QUANTISED)
 

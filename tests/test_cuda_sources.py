@@ -16,7 +16,7 @@ from nano_batch.attention.cuda.variant import choose
 pytest.importorskip("cuda.core", reason="needs the extra 'cuda'")
 ARCHITECTURES = ["sm_80", "sm_90a", "sm_120"]
 COPY = {"UNIT": 16}
-COLD_SPILLS = 64
+COLD_SPILLS = 128
 """Bytes that 256 dimensions may spill: what is only needed from one pair of row and head to the next."""
 
 

@@ -16,8 +16,6 @@ from nano_batch.attention.cuda import decode, plan
 
 from .build import SOURCES, CpuKernel
 
-SHARED_MEMORY = 228 * 1024
-
 
 @contextmanager
 def cpu_device(
@@ -33,7 +31,6 @@ def cpu_device(
     changes = [(module, "kernel", kernel) for module in (decode, plan, cache_kernels)]
     changes += [(module, "why_not", lambda device: None) for module in (paged, plan)]
     changes += [(plan, "multiprocessors", lambda device: multiprocessors)]
-    changes += [(plan, "shared_memory", lambda device: SHARED_MEMORY)]
     with ExitStack() as stack:
         for module, name, value in changes:
             stack.enter_context(mock.patch.object(module, name, value))
