@@ -52,11 +52,11 @@ def test_a_block_outside_the_cache_is_seen(sanitizer, libraries, source, entry):
 
 SYNC = "__syncthreads();\n"
 MISTAKES = [
-    ("worker.cuh", SYNC + "            each_element", "each_element"),
-    ("worker.cuh", SYNC + "    const auto merge_pair", "const auto merge_pair"),
+    ("worker.cuh", SYNC + "        each_element", "each_element"),
+    ("worker.cuh", SYNC + "    for (int which", "for (int which"),
     ("combine.cuh", SYNC + "    each_element", "each_element"),
     ("combine.cuh", "2 * (pair.first + i) + (i == 0)", "2 * (pair.first + i)"),
-    ("combine.cuh", "weights[count] = total", "weights[count - 1] = total"),
+    ("combine.cuh", "weights[2 * count] = total", "weights[2 * count - 1] = total"),
     ("walk.cuh", "? length - window : 0", "? length - window + 1 : 0"),
     ("worker.cuh", "kv_head(head) * GROUP", "kv_head(head) * HEADS"),
     ("plan.cu", "share.first_worker = first.into == 0 ?", "share.first_worker = first.into <= 1 ?"),
