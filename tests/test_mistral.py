@@ -13,6 +13,7 @@ from paged_serving import ArrayServing, Serving
 from test_tiny_model import Paged, prompts_of
 
 from nano_batch import errors
+from nano_batch.kv_cache import KVCache
 from nano_batch.models import MistralConfig, PagedInputs, PagedMistral, load_mistral
 from nano_batch.models.mistral import SHAPES
 from nano_batch.simulator import model_card
@@ -183,6 +184,24 @@ def test_logits_of_the_tokens_asked_for(pair):
         logits = model.paged(inputs, cache)
         assert logits.shape == (len(wanted), 97)
         torch.testing.assert_close(logits, reference.dense(prompt)[wanted], **TOLERANCE)
+
+
+def test_a_quantised_cache_is_read_with_its_scales(pair):
+    """Scales far from 1: one that is left out anywhere is an error as large as the logits themselves."""
+    model, reference = pair()
+    (prompt,) = prompts_of(model, [20], seed=2)
+    inputs, plain = one_prompt(model, prompt)
+    cache = KVCache(
+        plain.num_blocks, 4, 2, 16, torch.float8_e4m3fn, "cpu", num_layers=3, key_scale=0.03, value_scale=0.02
+    )
+    exact = reference.dense(prompt)
+    again = PagedInputs(
+        torch.tensor(prompt[-1:]), torch.tensor([19]), [19], inputs.block_tables, inputs.context_lens,
+        torch.tensor([0, 1]),
+    )  # fmt: skip
+    logits = model.paged(inputs, cache)
+    assert 0 < (logits - exact).abs().mean() < 0.1 * exact.std()
+    torch.testing.assert_close(model.paged(again, cache), logits[-1:], **TOLERANCE)
 
 
 def test_a_context_past_the_last_position_is_refused(pair):
