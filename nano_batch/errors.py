@@ -127,6 +127,10 @@ class KernelLaunchError(NanoBatchError, RuntimeError):
     """The CUDA driver refused to load or start a kernel; the message has its reason."""
 
 
+class CheckpointError(NanoBatchError, ValueError):
+    """A folder is not a checkpoint that the model can load; the message lists all that is wrong with it."""
+
+
 class WorkloadError(InvalidArgumentError):
     """A workload cannot be made, or a value in it is out of range."""
 

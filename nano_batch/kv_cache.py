@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from nano_batch._choices import check_choice
 from nano_batch.attention import cache_ops
-from nano_batch.attention.checks import FLOATS, checked_layer_scales
+from nano_batch.attention.checks import FLOATS, checked_layer_scales, usable_device
 from nano_batch.attention.fp8 import QUANTISED, as_bits
 from nano_batch.attention.rope import Rope
 from nano_batch.block_pairs import BlockPairs, checked_pairs, checked_slots, runs
 from nano_batch.display import html_table, readable_bytes
 from nano_batch.errors import (
     CacheAllocationError,
-    DeviceError,
     DtypeError,
     InvalidArgumentError,
     ShapeError,
@@ -105,7 +104,7 @@ class KVCache:
         check_choice("layout", layout, Layout)
         self.layout = layout
         self.dtype = dtype
-        self.device = _usable_device(dtype, device)
+        self.device = usable_device(dtype, device, CACHE_DTYPES)
         heads = dtype, self.num_layers, self.num_kv_heads
         scales = (("key_scale", key_scale), ("value_scale", value_scale))
         self._scales = [checked_layer_scales(name, given, *heads, self.device) for name, given in scales]
@@ -275,14 +274,3 @@ def _size(name: str, value: int, least: int = 1, most: int = INT32_MAX) -> int:
     if not whole or not least <= value <= most:
         raise InvalidArgumentError(f"{name}={value!r} is not a whole number from {least} to {most}")
     return int(value)
-
-
-def _usable_device(dtype: torch.dtype, device: torch.device | str) -> torch.device:
-    if dtype not in CACHE_DTYPES:
-        names = ", ".join(str(known) for known in CACHE_DTYPES)
-        raise DtypeError(f"dtype={dtype!r} is not one of {names}")
-    try:
-        return torch.zeros(1, dtype=dtype, device=device).device
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise DeviceError(f"device={str(device)!r} cannot hold {dtype}: {reason}") from error

@@ -30,8 +30,18 @@ from nano_batch.workloads import Families, Fixed, LogNormal, Quantiles, Uniform
 
 torch = pytest.importorskip("torch")
 
+from nano_batch.attention.rope import Rope, rope_tables  # noqa: E402
 from nano_batch.kv_cache import KVCache, MemoryUsage  # noqa: E402
-from nano_batch.models import PagedInputs, PagedRunner, TinyConfig, TinyTransformer  # noqa: E402
+from nano_batch.models import (  # noqa: E402
+    MistralConfig,
+    PagedInputs,
+    PagedMistral,
+    PagedRunner,
+    RopeScaling,
+    TinyConfig,
+    TinyTransformer,
+)
+from nano_batch.new_tokens import NewTokens  # noqa: E402
 
 MODULES = (
     "nano_batch",
@@ -48,7 +58,7 @@ MODULES = (
     "nano_batch.viz",
     "nano_batch.workloads",
 )
-# Bases of views, a view's inside, and words: no cell ends with one of these.
+# Bases of views, a view's or a cache's inside, and words: no cell ends with one of these.
 NOT_SHOWN = {
     View,
     RunView,
@@ -66,6 +76,7 @@ NOT_SHOWN = {
     OwnPolicy,
     PolicyColumns,
     StepFeatures,
+    NewTokens,
 }
 
 
@@ -171,7 +182,11 @@ def examples():
         cache.get_memory_usage(),
         model,
         TinyConfig(),
+        MistralConfig(),
+        RopeScaling("linear", 2.0),
+        PagedMistral(MistralConfig.named("tiny")),
         PagedRunner(model, cache),
+        Rope(ints.long(), *rope_tables(16, 8)),
         PagedInputs(ints, ints, ints, ints.reshape(1, 3), ints[:1], ints[:2]),
     ]
 

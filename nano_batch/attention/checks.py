@@ -228,3 +228,20 @@ def _check_integers(name: str, tensor: torch.Tensor, device: torch.device) -> No
 def _check_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:
     if tensor.device != device:
         raise DeviceError(f"{name} is on {tensor.device}; the query is on {device}")
+
+
+def usable_device(
+    dtype: torch.dtype, device: torch.device | str, dtypes: tuple[torch.dtype, ...]
+) -> torch.device:
+    """Return the device, its index included, that tensors of one of `dtypes` can live on.
+
+    Raises `DtypeError` for another dtype, `DeviceError` for a device that cannot hold it.
+    """
+    if dtype not in dtypes:
+        names = ", ".join(str(known) for known in dtypes)
+        raise DtypeError(f"dtype={dtype!r} is not one of {names}")
+    try:
+        return torch.zeros(1, dtype=dtype, device=device).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"device={str(device)!r} cannot hold {dtype}: {reason}") from error

@@ -12,16 +12,20 @@ from dataclasses import dataclass
 
 import torch
 
+from nano_batch.display import Shown
 from nano_batch.errors import DeviceError, DtypeError, InvalidArgumentError, ShapeError
 
 
-@dataclass(frozen=True)
-class Rope:
+@dataclass(frozen=True, repr=False)
+class Rope(Shown):
     """Where the tokens of a step stand, and the turn of every position."""
 
     positions: torch.Tensor  # [tokens] int64, each in [0, len(cosines)); read for padding tokens, too
     cosines: torch.Tensor  # [longest, head_dim / 2] float32, contiguous
     sines: torch.Tensor  # the same
+
+    def __repr__(self) -> str:
+        return f"Rope: {len(self.positions):,} tokens, positions below {len(self.cosines):,}"
 
     def check(self, tokens: int, head_dim: int, device: torch.device) -> None:
         """Raise `ShapeError`, `DtypeError` or `DeviceError` unless all fits the keys of a step."""
@@ -56,9 +60,20 @@ def rope_tables(
         raise InvalidArgumentError(f"head_dim={head_dim} is not an even number of at least 2")
     if not base > 0 or longest < 1:
         raise InvalidArgumentError(f"base={base!r} and longest={longest!r} need to be above 0")
-    frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    return turns(
+        longest, base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim), device=device
+    )
+
+
+def turns(
+    longest: int, frequencies: torch.Tensor, factor: float = 1.0, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of position * frequency, times `factor`: [longest, head_dim / 2] float32 each.
+
+    `frequencies` is [head_dim / 2] float64, in radians a position.
+    """
     angles = torch.arange(longest, dtype=torch.float64)[:, None] * frequencies
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    return (angles.cos() * factor).float().to(device), (angles.sin() * factor).float().to(device)
 
 
 def rotated(

@@ -12,13 +12,13 @@ import torch
 from nano_batch.block_pairs import BlockPairs
 from nano_batch.core import SchedulerOutput, StepCounts
 from nano_batch.kv_cache import KVCache
-from nano_batch.models.tiny import PagedInputs, TinyTransformer
+from nano_batch.models.base import PagedInputs, PagedModel
 
 
 class PagedRunner:
     """A model and its KV cache, driven by a schedule; requests live in the engine alone."""
 
-    def __init__(self, model: TinyTransformer, cache: KVCache) -> None:
+    def __init__(self, model: PagedModel, cache: KVCache) -> None:
         """Take a model and a cache with its layers and heads."""
         self.model = model
         self.cache = cache
@@ -38,10 +38,8 @@ class PagedRunner:
         if not output.scheduled_requests:
             return {}
         logits = self.model.paged(self._inputs(output), self.cache)
-        last = np.cumsum(output.num_tokens_per_request) - 1
-        rows = {name: int(token) for name, token in zip(output.scheduled_requests, last, strict=True)}
         # The sequences of an n > 1 request have names of their own only after the step that ends its prompt.
-        return {name: logits[rows[name]] for name in output.sampled_requests}
+        return dict(zip(output.sampled_requests, logits, strict=True))
 
     def run_arrays(
         self,
@@ -62,9 +60,7 @@ class PagedRunner:
         inputs = self._array_inputs(counts, buffers, newest)
         if not len(inputs.token_ids):
             return torch.empty(0, self.model.config.vocab_size, dtype=self.model.dtype)
-        logits = self.model.paged(inputs, self.cache)
-        rows = torch.from_numpy(buffers["sample_rows"][: counts.samples]).to(logits.device).long()
-        return logits[inputs.query_start_loc.long()[rows + 1] - 1]
+        return self.model.paged(inputs, self.cache)
 
     def _move(self, swap_out: BlockPairs, swap_in: BlockPairs, copies: BlockPairs) -> None:
         # The order matters: what is swapped in may land where something was swapped out.
@@ -79,9 +75,11 @@ class PagedRunner:
         for row, table in enumerate(output.block_tables):
             tables[row, : len(table)] = table
         positions = np.repeat(first - starts[:-1], count) + np.arange(starts[-1])
+        last = dict(zip(output.scheduled_requests, starts[1:] - 1, strict=True))
         return PagedInputs(
             self._tensor(np.array(output.token_ids)), self._tensor(positions), output.slot_mappings,
             self._tensor(tables), self._tensor(first + count), self._tensor(starts),
+            self._tensor(np.array([last[name] for name in output.sampled_requests])),
         )  # fmt: skip
 
     def _array_inputs(
@@ -96,6 +94,7 @@ class PagedRunner:
             self._tensor(buffers["positions"][:tokens]), torch.from_numpy(buffers["slot_mapping"][:tokens]),
             self._tensor(buffers["block_table"][:rows]), self._tensor(buffers["context_lens"][:rows]),
             self._tensor(starts),
+            self._tensor(starts[buffers["sample_rows"][: counts.samples] + 1] - 1),
         )  # fmt: skip
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:

@@ -9,20 +9,17 @@ head tied to the embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from nano_batch.attention import dense_attention, paged_attention_fwd, paged_attention_prefill
+from nano_batch.attention import dense_attention
 from nano_batch.display import Shown, html_table
-from nano_batch.errors import InvalidArgumentError, ShapeError
+from nano_batch.errors import InvalidArgumentError
 from nano_batch.kv_cache import KVCache, Layout
-
-Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(layer, query [tokens, num_heads, head_dim], keys and values [tokens, num_kv_heads, head_dim]) -> like
-query."""
+from nano_batch.models.base import Attend, PagedInputs, attend_paged, check_fits
 
 
 @dataclass(frozen=True)
@@ -61,24 +58,6 @@ class TinyConfig(Shown):
             raise InvalidArgumentError(f"sliding_window={self.sliding_window} is less than 1")
         if self.head_dim < 2 or self.head_dim % 2:
             raise InvalidArgumentError(f"head_dim={self.head_dim} is not even: rotary positions turn pairs")
-
-
-@dataclass(frozen=True, repr=False)
-class PagedInputs(Shown):
-    """One step's tokens and where their keys and values lie: all rows' tokens one after another.
-
-    Rows with one token first take the decode form of attention; the rest, the prefill form.
-    """
-
-    token_ids: torch.Tensor  # [tokens] int32 or int64
-    positions: torch.Tensor  # [tokens] int32 or int64
-    slot_mapping: torch.Tensor | Sequence[int]  # [tokens] int64, -1 writes nothing
-    block_tables: torch.Tensor  # [rows, max_blocks] int32, -1 where there is none
-    context_lens: torch.Tensor  # [rows] int32, this step's tokens included
-    query_start_loc: torch.Tensor  # [rows + 1] int32
-
-    def __repr__(self) -> str:
-        return f"PagedInputs: {len(self.token_ids):,} tokens of {len(self.context_lens):,} rows"
 
 
 @dataclass(frozen=True)
@@ -150,43 +129,29 @@ class TinyTransformer:
         return self._forward(tokens, torch.arange(len(tokens), device=self.device), attend)
 
     def paged(self, inputs: PagedInputs, cache: KVCache) -> torch.Tensor:
-        """Compute one step over the paged cache, writing the tokens' keys and values: [tokens, vocab_size].
+        """Compute one step over the paged cache, writing its keys and values: logits [tokens,
+        vocab_size] of all tokens, or of `inputs.logit_tokens`.
 
         Raises `ShapeError` when the cache does not fit the model; errors of `KVCache.write_kv` and of
         attention.
         """
-        c = self.config
-        if (cache.num_layers, cache.num_kv_heads, cache.head_dim) != (
-            c.num_layers,
-            c.num_kv_heads,
-            c.head_dim,
-        ):
-            raise ShapeError(
-                f"the cache has {cache.num_layers} layers of {cache.num_kv_heads} heads of {cache.head_dim}; "
-                f"the model has {c.num_layers} of {c.num_kv_heads} of {c.head_dim}"
-            )
-        starts = inputs.query_start_loc
-        prompts = torch.nonzero(starts.diff() != 1)
-        decodes = int(prompts[0]) if len(prompts) else len(starts) - 1
+        check_fits(self.config, cache)
+        decodes = inputs.decodes()
 
         def attend(layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
             cache.write_kv(keys, values, inputs.slot_mapping, layer)
-            caches, validate = cache.layer(layer), layer == 0
-            decoded = paged_attention_fwd(
-                query[:decodes].unsqueeze(2), *caches, inputs.block_tables[:decodes],
-                inputs.context_lens[:decodes], cache.block_size,
-                sliding_window=c.sliding_window, validate=validate,
-            ).squeeze(2)  # fmt: skip
-            prefilled = paged_attention_prefill(
-                query[decodes:], *caches, inputs.block_tables[decodes:], inputs.context_lens[decodes:],
-                starts[decodes:] - decodes, cache.block_size,
-                sliding_window=c.sliding_window, validate=validate,
-            )  # fmt: skip
-            return torch.cat([decoded, prefilled])
+            window = self.config.sliding_window
+            return attend_paged(query, cache, layer, inputs, decodes, sliding_window=window)
 
-        return self._forward(inputs.token_ids.long(), inputs.positions.long(), attend)
+        return self._forward(inputs.token_ids.long(), inputs.positions.long(), attend, inputs.logit_tokens)
 
-    def _forward(self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+    def _forward(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        wanted: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         c, tokens = self.config, len(token_ids)
         rotation = rotary(positions, c.head_dim, c.rope_theta).to(self.dtype)
         hidden = self.embedding[token_ids]
@@ -198,6 +163,8 @@ class TinyTransformer:
             hidden = hidden + attend(index, query, keys, values).flatten(1) @ layer.output.T
             normed = rms_norm(hidden, layer.mlp_norm, c.rms_norm_eps)
             hidden = hidden + (F.silu(normed @ layer.gate.T) * (normed @ layer.up.T)) @ layer.down.T
+        if wanted is not None:
+            hidden = hidden[wanted]
         return rms_norm(hidden, self.final_norm, c.rms_norm_eps) @ self.embedding.T
 
     def greedy(self, prompt: Sequence[int], count: int) -> list[int]:

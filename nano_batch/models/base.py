@@ -1,0 +1,129 @@
+"""What a model over a paged KV cache takes and gives, and how its layers attend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from nano_batch.attention import paged_attention_fwd, paged_attention_prefill
+from nano_batch.display import Shown
+from nano_batch.errors import ShapeError
+from nano_batch.kv_cache import KVCache
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(layer, query [tokens, num_heads, head_dim], keys and values [tokens, num_kv_heads, head_dim]) -> like
+query."""
+
+
+class PagedConfig(Protocol):
+    """The sizes that a cache and a runner ask for."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Key and value heads of a layer."""
+
+    @property
+    def head_dim(self) -> int:
+        """Elements of a head."""
+
+
+@dataclass(frozen=True, repr=False)
+class PagedInputs(Shown):
+    """One step's tokens and where their keys and values lie: all rows' tokens one after another.
+
+    Rows with one token first take the decode form of attention; the rest, the prefill form.
+    """
+
+    token_ids: torch.Tensor  # [tokens] int32 or int64
+    positions: torch.Tensor  # [tokens] int32 or int64
+    slot_mapping: torch.Tensor | Sequence[int]  # [tokens] int64, -1 writes nothing
+    block_tables: torch.Tensor  # [rows, max_blocks] int32, -1 where there is none
+    context_lens: torch.Tensor  # [rows] int32, this step's tokens included
+    query_start_loc: torch.Tensor  # [rows + 1] int32
+    logit_tokens: torch.Tensor | None = None  # [samples] int32 or int64, tokens that need logits; None: all
+
+    def __repr__(self) -> str:
+        return f"PagedInputs: {len(self.token_ids):,} tokens of {len(self.context_lens):,} rows"
+
+    def decodes(self) -> int:
+        """Return how many rows at the start have one token. Waits for the device."""
+        longer = torch.nonzero(self.query_start_loc.diff() != 1)
+        return int(longer[0]) if len(longer) else len(self.context_lens)
+
+
+class PagedModel(Protocol):
+    """A decoder that `PagedRunner` can drive."""
+
+    @property
+    def config(self) -> PagedConfig:
+        """Its sizes."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, keys, values and logits."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def paged(self, inputs: PagedInputs, cache: KVCache) -> torch.Tensor:
+        """Compute a step: logits [tokens, vocab_size], or [samples, vocab_size] of `logit_tokens`."""
+
+
+def check_fits(config: PagedConfig, cache: KVCache) -> None:
+    """Raise `ShapeError` unless the cache has the layers and heads of a model."""
+    given = cache.num_layers, cache.num_kv_heads, cache.head_dim
+    needed = config.num_layers, config.num_kv_heads, config.head_dim
+    if given != needed:
+        raise ShapeError(
+            f"the cache has {given[0]} layers of {given[1]} heads of {given[2]}; "
+            f"the model has {needed[0]} of {needed[1]} of {needed[2]}"
+        )
+
+
+def attend_paged(
+    query: torch.Tensor,
+    cache: KVCache,
+    layer: int,
+    inputs: PagedInputs,
+    decodes: int,
+    *,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """Attend from a step's queries to the cached keys of a layer, the step's own among them.
+
+    Args:
+        query: [tokens, num_heads, head_dim].
+        decodes: what `inputs.decodes()` said: these rows take the decode form.
+
+    Returns:
+        [tokens, num_heads, head_dim]. Raises what attention raises.
+    """
+    caches, starts = cache.layer(layer), inputs.query_start_loc
+    key_scale, value_scale = cache.scales(layer)
+    # Tables and lengths are the same in every layer: they are checked once a step.
+    validate = layer == 0
+    decoded = paged_attention_fwd(
+        query[:decodes].unsqueeze(2), *caches, inputs.block_tables[:decodes], inputs.context_lens[:decodes],
+        cache.block_size, sliding_window=sliding_window, key_scale=key_scale, value_scale=value_scale,
+        validate=validate,
+    ).squeeze(2)  # fmt: skip
+    if decodes == len(inputs.context_lens) and decodes == len(query):
+        return decoded
+    prefilled = paged_attention_prefill(
+        query[decodes:], *caches, inputs.block_tables[decodes:], inputs.context_lens[decodes:],
+        starts[decodes:] - decodes, cache.block_size, sliding_window=sliding_window, key_scale=key_scale,
+        value_scale=value_scale, validate=validate,
+    )  # fmt: skip
+    return torch.cat([decoded, prefilled])

@@ -1,0 +1,261 @@
+"""The Mistral architecture over a paged KV cache.
+
+Jiang et al., "Mistral 7B" (2023): RMSNorm, rotary positions, grouped-query attention, perhaps in a sliding
+window, SwiGLU. The weights of query, key and value are one matrix, and so are those of gate and up: one large
+product each where there would be three and two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from nano_batch._choices import check_choice
+from nano_batch.attention import dense_attention
+from nano_batch.attention.checks import FLOATS, usable_device
+from nano_batch.attention.rope import Rope, rotated, turns
+from nano_batch.display import Shown, html_table, readable_bytes
+from nano_batch.errors import ContextLengthError, InvalidArgumentError
+from nano_batch.kv_cache import KVCache, Layout
+from nano_batch.models.base import Attend, PagedInputs, attend_paged, check_fits
+from nano_batch.models.rope_scaling import RopeScaling
+
+MistralName = Literal["mistral-7b-v0.1", "mistral-7b-v0.3", "small", "tiny"]
+
+
+@dataclass(frozen=True, repr=False)
+class MistralConfig(Shown):
+    """The shapes of a `PagedMistral`; the defaults are those of Mistral 7B v0.3.
+
+    `sliding_window` w: the query at i sees keys j with i - w < j <= i. `dtype` is that of the checkpoint.
+    `max_position_embeddings` bounds the positions that the rotary tables hold.
+
+    Raises:
+        InvalidArgumentError: sizes that make no model, with the value and the limit.
+    """
+
+    vocab_size: int = 32_768
+    hidden_size: int = 4096
+    intermediate_size: int = 14_336
+    num_layers: int = 32
+    num_heads: int = 32
+    num_kv_heads: int = 8
+    head_dim: int = 128
+    rope_theta: float = 1_000_000.0
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
+    rms_norm_eps: float = 1e-5
+    sliding_window: int | None = None
+    tie_word_embeddings: bool = False
+    max_position_embeddings: int = 32_768
+    dtype: torch.dtype = torch.bfloat16
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        sizes = ["vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads"]
+        sizes += ["max_position_embeddings"] + ["sliding_window"] * (self.sliding_window is not None)
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise InvalidArgumentError(f"{name}={getattr(self, name)} is less than 1")
+        if self.num_heads % self.num_kv_heads:
+            raise InvalidArgumentError(
+                f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}"
+            )
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise InvalidArgumentError(f"head_dim={self.head_dim} is not even: rotary positions turn pairs")
+        if not 1 < self.rope_theta < math.inf:
+            raise InvalidArgumentError(f"rope_theta={self.rope_theta} is not above 1")
+        if not 0 <= self.rms_norm_eps < 1:
+            raise InvalidArgumentError(f"rms_norm_eps={self.rms_norm_eps} is not from 0 to below 1")
+
+    def __repr__(self) -> str:
+        heads = f"{self.num_heads} / {self.num_kv_heads} heads of {self.head_dim}"
+        return f"MistralConfig({self.num_layers} layers, {heads}, {self.vocab_size:,} words, {self.dtype})"
+
+    @staticmethod
+    def named(name: MistralName) -> MistralConfig:
+        """Return a shape of `SHAPES`. Raises `UnknownOptionError` with the nearest for another name."""
+        check_choice("name", name, MistralName)
+        return SHAPES[name]
+
+
+SHAPES: dict[MistralName, MistralConfig] = {
+    "mistral-7b-v0.1": MistralConfig(vocab_size=32_000, rope_theta=10_000.0, sliding_window=4096),
+    "mistral-7b-v0.3": MistralConfig(),
+    # Two that any processor runs: the first in a notebook, the second in a benchmark.
+    "tiny": MistralConfig(4096, 256, 896, 4, 8, 2, 32, 10_000.0, dtype=torch.float32),
+    "small": MistralConfig(32_000, 768, 2048, 12, 12, 4, 64, 10_000.0, dtype=torch.float32),
+}
+
+
+@dataclass(frozen=True)
+class MistralLayer:
+    """The weights of one decoder layer."""
+
+    attention_norm: torch.Tensor  # [hidden]
+    qkv: torch.Tensor  # [(num_heads + 2 * num_kv_heads) * head_dim, hidden]
+    output: torch.Tensor  # [hidden, num_heads * head_dim]
+    mlp_norm: torch.Tensor  # [hidden]
+    gate_up: torch.Tensor  # [2 * intermediate, hidden]
+    down: torch.Tensor  # [hidden, intermediate]
+
+
+class PagedMistral:
+    """A Mistral decoder; `load_mistral` fills its weights, which are uninitialised memory before.
+
+    Args:
+        config: its shapes.
+        dtype: of weights, keys, values and logits: float16, bfloat16, float32 or float64; None, the config's.
+        device: where it computes.
+
+    Raises:
+        DtypeError, DeviceError: the dtype is none of these, or the device cannot hold it.
+    """
+
+    def __init__(
+        self,
+        config: MistralConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Allocate the weights, each once."""
+        self.config = c = config
+        self.dtype = dtype or config.dtype
+        self.device = usable_device(self.dtype, device, FLOATS)
+        qkv_rows = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
+        self.embedding = self._empty(c.vocab_size, c.hidden_size)
+        self.layers = [
+            MistralLayer(
+                self._empty(c.hidden_size), self._empty(qkv_rows, c.hidden_size),
+                self._empty(c.hidden_size, c.num_heads * c.head_dim),
+                self._empty(c.hidden_size), self._empty(2 * c.intermediate_size, c.hidden_size),
+                self._empty(c.hidden_size, c.intermediate_size),
+            )
+            for _ in range(c.num_layers)
+        ]  # fmt: skip
+        self.final_norm = self._empty(c.hidden_size)
+        self.head = self.embedding if c.tie_word_embeddings else self._empty(c.vocab_size, c.hidden_size)
+        frequencies = c.rope_scaling.frequencies(c.head_dim, c.rope_theta)
+        longest, magnitude = c.max_position_embeddings, c.rope_scaling.magnitude()
+        self.cosines, self.sines = turns(longest, frequencies, magnitude, self.device)
+
+    def _empty(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def __repr__(self) -> str:
+        return f"PagedMistral({self.config}, in {self.dtype} on {self.device})"
+
+    def _repr_html_(self) -> str:
+        rows = [("weights", readable_bytes(self.weight_bytes)), *vars(self.config).items()]
+        return html_table(repr(self), ["", ""], rows)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        views = self.state_dict().values()
+        return sum(view.numel() for view in views) * self.dtype.itemsize
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return every weight under its name in a Hugging Face checkpoint: views, nothing is copied.
+
+        A tied head is the embedding and has no name of its own.
+        """
+        c = self.config
+        query, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        named = {"model.embed_tokens.weight": self.embedding}
+        for index, layer in enumerate(self.layers):
+            q, k, v = torch.split(layer.qkv, [query, kv, kv])
+            gate, up = layer.gate_up.chunk(2)
+            parts = {
+                "input_layernorm": layer.attention_norm,
+                "self_attn.q_proj": q,
+                "self_attn.k_proj": k,
+                "self_attn.v_proj": v,
+                "self_attn.o_proj": layer.output,
+                "post_attention_layernorm": layer.mlp_norm,
+                "mlp.gate_proj": gate,
+                "mlp.up_proj": up,
+                "mlp.down_proj": layer.down,
+            }
+            named.update({f"model.layers.{index}.{part}.weight": view for part, view in parts.items()})
+        named["model.norm.weight"] = self.final_norm
+        if not c.tie_word_embeddings:
+            named["lm_head.weight"] = self.head
+        return named
+
+    def dense(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Compute one whole sequence without a cache: logits [tokens, vocab_size]. The reference."""
+        tokens = torch.tensor(token_ids, dtype=torch.int64, device=self.device)
+        positions = torch.arange(len(tokens), device=self.device)
+        self._check_positions(len(tokens))
+
+        def attend(_: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+            query, keys = (
+                rotated(heads, positions, self.cosines, self.sines).to(self.dtype) for heads in (query, keys)
+            )
+            window = self.config.sliding_window
+            return dense_attention(query, keys, values, sliding_window=window).to(self.dtype)
+
+        return self._forward(tokens, attend, None)
+
+    def paged(self, inputs: PagedInputs, cache: KVCache) -> torch.Tensor:
+        """Compute one step over the paged cache, writing its keys and values.
+
+        Returns:
+            Logits [tokens, vocab_size] of all tokens, or [samples, vocab_size] of `inputs.logit_tokens`.
+
+        Raises:
+            ShapeError: the cache does not fit the model.
+            ContextLengthError: a context is longer than `max_position_embeddings`.
+            Those of `KVCache.write_kv` and of attention.
+        """
+        check_fits(self.config, cache)
+        self._check_positions(int(inputs.context_lens.max()) if len(inputs.context_lens) else 0)
+        decodes = inputs.decodes()
+        rope = Rope(inputs.positions.long(), self.cosines, self.sines)
+
+        def attend(layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+            cache.write_kv(keys, values, inputs.slot_mapping, layer, rope=rope, query=query)
+            window = self.config.sliding_window
+            return attend_paged(query, cache, layer, inputs, decodes, sliding_window=window)
+
+        return self._forward(inputs.token_ids.long(), attend, inputs.logit_tokens)
+
+    def _check_positions(self, length: int) -> None:
+        # The kernels read the tables where they are told to, without looking.
+        if length > self.config.max_position_embeddings:
+            limit = self.config.max_position_embeddings
+            raise ContextLengthError(f"a context has {length} tokens; max_position_embeddings is {limit}")
+
+    def _forward(self, tokens: torch.Tensor, attend: Attend, wanted: torch.Tensor | None) -> torch.Tensor:
+        c = self.config
+        heads = [c.num_heads, c.num_kv_heads, c.num_kv_heads]
+        hidden = self.embedding[tokens]
+        for index, layer in enumerate(self.layers):
+            normed = self._norm(hidden, layer.attention_norm)
+            projected = F.linear(normed, layer.qkv).view(len(tokens), -1, c.head_dim)
+            query, keys, values = torch.split(projected, heads, dim=1)
+            hidden = hidden + F.linear(attend(index, query, keys, values).flatten(1), layer.output)
+            gate, up = F.linear(self._norm(hidden, layer.mlp_norm), layer.gate_up).chunk(2, dim=1)
+            hidden = hidden + F.linear(F.silu(gate) * up, layer.down)
+        if wanted is not None:
+            hidden = hidden[wanted]
+        return F.linear(self._norm(hidden, self.final_norm), self.head)
+
+    def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(hidden, weight.shape, weight, self.config.rms_norm_eps)
+
+    def new_cache(
+        self, num_blocks: int, block_size: int, *, num_swap_blocks: int = 0, layout: Layout = "NHD"
+    ) -> KVCache:
+        """Return a KV cache with this model's layers, heads, dtype and device."""
+        c = self.config
+        return KVCache(
+            num_blocks, block_size, c.num_kv_heads, c.head_dim, self.dtype, self.device,
+            num_layers=c.num_layers, layout=layout, num_swap_blocks=num_swap_blocks,
+        )  # fmt: skip
