@@ -121,3 +121,9 @@ ROLES: dict[str, dict[str, str]] = {
     "bound": {"light": "#1A1A1A", "dark": "#F0F0F0"},
 }
 HATCHED = ("cached",)
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever is easier to read on a colour (as in static/cells.js)."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "#ffffff"
