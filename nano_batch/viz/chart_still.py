@@ -135,8 +135,8 @@ def _series(drawing: Drawing, panel: Panel, series: Any, low: Any, high: Any, ac
             drawing.box(*ends, colour)
         return
     if isinstance(series, Cells):
-        ends = [across(column(series.x) + half) for half in (-HALF_CELL, HALF_CELL)]
-        sides = zip(*ends, down(high), down(low), strict=True)
+        edges = [across(column(series.x) + half) for half in (-HALF_CELL, HALF_CELL)]
+        sides = zip(*edges, down(high), down(low), strict=True)
         for (left, right, top, bottom), words in zip(sides, series.words, strict=True):
             drawing.box(left, top, right, bottom, colour)
             if 6.2 * len(words) < right - left:
