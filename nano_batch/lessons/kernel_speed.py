@@ -96,7 +96,7 @@ def _chart(recorded: Measured, setting: Setting, here: LiveDevice | None) -> Cha
             Axis("keys and values read", "TB/s", low=0.0),
             [*_series(rows, [each["batch"] * each["context"] for each in rows]), *_live(now, tokens)],
             [*bounds, Rule("x", tokens)],
-            note=f"{kind}; the upright line: {setting.batch} of {setting.context:,}",
+            note=f"{kind}, {recorded.source}",
             height=320,
         ),
         *_over_block_sizes(recorded, setting, bounds),
@@ -130,7 +130,7 @@ def _over_block_sizes(recorded: Measured, setting: Setting, bounds: Sequence[Rul
             Axis("block size", "tokens", "log2", low=0.8, high=320),
             Axis("keys and values read", "TB/s", low=0.0),
             _series(rows, [each["block_size"] for each in rows]),
-            [*bounds, Rule("x", setting.block_size, f"blocks of {setting.block_size}")],
+            [*bounds, Rule("x", setting.block_size)],
             note=f"{rows[0]['batch']} contexts of {rows[0]['context']:,}, bf16, hot",
             height=250,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nano_batch.errors import ViewError
 from nano_batch.lessons import small_step as small
@@ -20,6 +20,7 @@ from nano_batch.lessons.grid import (
 )
 from nano_batch.viz.chart import Chart, Panel, Series
 from nano_batch.viz.chart_view import ChartView
+from nano_batch.viz.controls import Control
 from nano_batch.viz.table import Table
 
 if TYPE_CHECKING:
@@ -38,21 +39,27 @@ def blocks_read(step: DecodeStep, output: torch.Tensor) -> ChartView:
     kinds = {read.where for read in reads}
     if len(kinds) != 1:
         raise ViewError(f"the picture is of one memory; read was {' and '.join(sorted(kinds)) or 'nothing'}")
-    regions = kinds == {"regions"}
-    title = "What dense attention reads" if regions else "What paged attention reads"
-    panels = _region_panels(reads) if regions else _block_panels(reads)
-    held = small.block_table().size if regions else small.NUM_BLOCKS
-    chart = Chart(
-        panels,
-        title,
-        settings=step_line(),
-        says=[_verdict(errors), _amount(reads)],
-        numbers={"read, blocks": float(len({read.block for read in reads})), "held, blocks": float(held)},
-        table=_table(reads),
-    )
-    return ChartView(
-        lambda: chart, about="by the lines above, in PyTorch", recreate="lab.blocks_read(step, output)"
-    )
+    of_regions = kinds == {"regions"}
+    held = small.block_table().size if of_regions else small.NUM_BLOCKS
+
+    def make(read: int) -> Chart:
+        shown = reads[:read]
+        return Chart(
+            _region_panels(shown) if of_regions else _block_panels(shown),
+            "What dense attention reads" if of_regions else "What paged attention reads",
+            settings=step_line(),
+            says=[_verdict(errors), _amount(shown)],
+            numbers={"read, blocks": float(len(_blocks(shown))), "in memory, blocks": float(held)},
+            table=_table(shown),
+        )
+
+    places = tuple(range(1, len(reads) + 1))
+    steps = Control("read", "Read so far", "blocks", places, len(reads), "in the order of the lines above")
+    own: dict[str, Any] = {
+        "about": "by the lines above, in PyTorch",
+        "recreate": "lab.blocks_read(step, output)",
+    }
+    return ChartView(make, (steps,), **own)
 
 
 def _verdict(errors: Sequence[float]) -> str:
@@ -65,8 +72,12 @@ def _verdict(errors: Sequence[float]) -> str:
 
 
 def _amount(reads: Sequence[BlockRead]) -> str:
-    blocks, twice = {read.block for read in reads}, len(reads) - len({read.block for read in reads})
-    return f"{len(blocks)} blocks are read" + (f", {twice} of them by two workers." if twice else ".")
+    twice = len(reads) - len(_blocks(reads))
+    return f"{len(_blocks(reads))} blocks are read" + (f", {twice} of them by two workers." if twice else ".")
+
+
+def _blocks(reads: Sequence[BlockRead]) -> set[int]:
+    return {read.block for read in reads}
 
 
 def _table(reads: Sequence[BlockRead]) -> Table:
@@ -119,7 +130,7 @@ def _cells(
     words: Callable[[int], str],
     tips: Callable[[int], str],
 ) -> list[Series]:
-    read = {each.block for each in reads}
+    read = _blocks(reads)
     left = [block for block in places if block not in read]
     series = [cells("not read", "free", left, places, words, tips)] if left else []
     seen: set[int] = set()

@@ -10,7 +10,7 @@ from nano_batch.lessons import small_step as small
 from nano_batch.lessons.fragmentation import set_all
 from nano_batch.lessons.grid import CELL, ROOM, grid_rows
 from nano_batch.lessons.plan_shares import Tile, cuts, line_of_tiles
-from nano_batch.viz.chart import Axis, Bars, Cells, Chart, Panel, Ribbon, Rule, Series
+from nano_batch.viz.chart import Axis, Bars, Cells, Chart, Mark, Panel, Ribbon, Rule, Series
 from nano_batch.viz.chart_view import ChartView
 from nano_batch.viz.controls import Control, powers_of_two
 from nano_batch.viz.table import Table
@@ -88,7 +88,10 @@ def _line_panel(line: list[Tile], borders: list[int]) -> Panel:
         series.append(Cells(f"worker {worker}", *place, f"series-{worker % 8 + 1}", words, tips))
     begins = [at for at in range(wide) if line[at].number == 0]
     edges = [at - 0.5 for at in (*begins, wide)]
-    marks = [*(Rule("x", at) for at in edges[1:-1]), Ribbon(edges, [f"row {line[at].row}" for at in begins])]
+    marks: list[Mark] = [
+        *(Rule("x", at) for at in edges[1:-1]),
+        Ribbon(edges, [f"row {line[at].row}" for at in begins]),
+    ]
     x = Axis("place in the line of a head", low=-0.5, high=wide - 0.5)
     names = [f"head {head}" for head in range(small.KV_HEADS)]
     title = "all tiles in one line, by head, then row, cut into shares"

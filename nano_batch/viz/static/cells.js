@@ -11,7 +11,7 @@ export function cellShapes(series, x, y, marks, ink) {
     const square = shape("rect", { ...marks, ...size, fill: ink.fill(series.colour), "data-index": i });
     const words = series.words[i];
     if (!words || CELL_LETTER * words.length > right - left || CELL_TEXT > bottom - top) return [square];
-    const middle = { x: (left + right) / 2, y: (top + bottom) / 2 + 4, "text-anchor": "middle", "font-size": CELL_TEXT };
+    const middle = { x: (left + right) / 2, y: (top + bottom) / 2 + 4, "text-anchor": "middle", "font-size": CELL_TEXT, "pointer-events": "none" };
     return [square, shape("text", { ...middle, fill: inkOn(colour), text: words })];
   }).flat();
 }
@@ -31,7 +31,9 @@ export function cellNear(series, px, py, x, y) {
   return best;
 }
 
+// As ink_on in palette.py.
 const inkOn = (hex) => {
-  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
-  return 0.299 * red + 0.587 * green + 0.114 * blue > 128 ? "#000000" : "#ffffff";
+  const parts = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16) / 255);
+  const [red, green, blue] = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000000" : "#ffffff";
 };
