@@ -48,8 +48,8 @@ def blocks_read(step: DecodeStep, output: torch.Tensor) -> ChartView:
             _region_panels(shown) if of_regions else _block_panels(shown),
             "What dense attention reads" if of_regions else "What paged attention reads",
             settings=step_line(),
-            says=[_verdict(errors), _amount(shown)],
-            numbers={"read, blocks": float(len(_blocks(shown))), "in memory, blocks": float(held)},
+            says=[_verdict(errors), _amount(shown, held)],
+            numbers={"read, blocks": float(len(_blocks(shown)))},
             table=_table(shown),
         )
 
@@ -71,9 +71,10 @@ def _verdict(errors: Sequence[float]) -> str:
     )
 
 
-def _amount(reads: Sequence[BlockRead]) -> str:
+def _amount(reads: Sequence[BlockRead], held: int) -> str:
     twice = len(reads) - len(_blocks(reads))
-    return f"{len(_blocks(reads))} blocks are read" + (f", {twice} of them by two workers." if twice else ".")
+    again = f", {twice} of them by two workers" if twice else ""
+    return f"{len(_blocks(reads))} blocks of a memory of {held} are read{again}."
 
 
 def _blocks(reads: Sequence[BlockRead]) -> set[int]:

@@ -9,7 +9,7 @@ from nano_batch.display import number
 from nano_batch.lessons import small_step as small
 from nano_batch.lessons.fragmentation import set_all
 from nano_batch.lessons.grid import CELL, ROOM, grid_rows
-from nano_batch.lessons.plan_shares import Tile, cuts, line_of_tiles
+from nano_batch.lessons.plan_shares import LEAST_TILES, Tile, cuts, line_of_tiles
 from nano_batch.viz.chart import Axis, Bars, Cells, Chart, Mark, Panel, Ribbon, Rule, Series
 from nano_batch.viz.chart_view import ChartView
 from nano_batch.viz.controls import Control, powers_of_two
@@ -45,6 +45,7 @@ def tile_shares(**settings: Any) -> ChartView:
             says=[
                 f"The busiest worker reads {max(equal)} tiles of {len(line)}; "
                 f"with a whole pair each it would read {max(whole)}, {number(longer)} times as many."
+                + _idle(equal)
             ],
             numbers={"busiest under equal shares, tiles": max(equal), "with whole pairs, tiles": max(whole)},
             table=_table(names, equal, whole),
@@ -67,6 +68,11 @@ def tile_shares(**settings: Any) -> ChartView:
         "recreate": "lab.tile_shares(...)",
     }
     return set_all(ChartView(make, moved, **own), settings)
+
+
+def _idle(tiles: list[int]) -> str:
+    idle = tiles.count(0)
+    return f" {idle} have nothing to do: a share of fewer than {LEAST_TILES} tiles is none." if idle else ""
 
 
 def _by_pairs(contexts: tuple[int, ...], workers: int) -> list[int]:

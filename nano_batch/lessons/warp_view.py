@@ -35,7 +35,7 @@ def warp_reads(**settings: Any) -> ChartView:
                 f"After {asked} tiles a warp, {len(done)} of {len(kept.reads)} tiles are asked for.",
                 f"A worker reads {min(tiles)} or {max(tiles)} tiles; {_split(kept.reads)}.",
             ],
-            numbers={"asked for, tiles": float(len(done)), "in all, tiles": float(len(kept.reads))},
+            numbers={"asked for, tiles": float(len(done))},
             table=_warp_table(kept.reads, asked),
         )
 

@@ -51,7 +51,10 @@ def cells_of(panel):
 
 def test_the_picture_is_of_what_was_read(step):
     view = lab.blocks_read(step, paged(step))
-    assert "The output is dense attention's in all 4 rows. 23 blocks are read." in view.caption()
+    assert (
+        "The output is dense attention's in all 4 rows. 23 blocks of a memory of 32 are read."
+        in view.caption()
+    )
     rows, cache = view.chart.panels
     assert len(cells_of(rows)) == 23
     grid = cells_of(cache)
@@ -67,7 +70,9 @@ def test_the_picture_is_of_what_was_read(step):
 
 def test_a_wrong_output_and_a_block_too_few_are_told(step):
     view = lab.blocks_read(step, paged(step, rows=(0, 2, 3)))
-    assert "not dense attention's in row 1: off by 1 of its norm. 20 blocks are read." in view.caption()
+    assert (
+        "not dense attention's in row 1: off by 1 of its norm. 20 blocks of a memory of 32" in view.caption()
+    )
     assert len([1 for name, _ in cells_of(view.chart.panels[0]).values() if name == "not read"]) == 3
 
 
@@ -90,7 +95,7 @@ def test_who_reads_is_who_was_named(step):
 def test_regions_hold_what_nobody_reads(step):
     output = torch.stack([attend(query, *step.contiguous(row)) for row, query in enumerate(step.query)])
     view = lab.blocks_read(step, output)
-    assert "read 23 blocks, in memory 52 blocks" in view.caption()
+    assert "23 blocks of a memory of 52 are read." in view.caption()
     grid = cells_of(view.chart.panels[0])
     for row, context in enumerate(small_step.CONTEXTS):
         assert [grid[place, -row][0] == "read" for place in range(13)] == [
