@@ -26,11 +26,11 @@ class Case:
 
     def __init__(self, seed, contexts, queries, *, block_size=4, kv_heads=2, group=2, head_dim=8, window=None,
                  dtype=torch.float32, layout="NHD", scale=None, soft_cap=None, fp8=False, per_head=True,
-                 device="cpu"):  # fmt: skip
+                 integers=torch.int32, unaligned=False, device="cpu"):  # fmt: skip
         self.rng = torch.Generator(device).manual_seed(seed)
         self.device, self.dtype, self.fp8 = torch.device(device), dtype, fp8
         self.window, self.scale, self.soft_cap, self.block_size = window, scale, soft_cap, block_size
-        self.contexts, self.queries = contexts, queries
+        self.contexts, self.queries, self.integers = contexts, queries, integers
         self.columns = max([-(-context // block_size) for context in contexts], default=0) + 1
         self.num_blocks = sum(-(-context // block_size) for context in contexts) + 3
         self.scales = self.draw_scales(kv_heads, per_head) if fp8 else (None, None)
@@ -49,6 +49,8 @@ class Case:
         ]
         self.query = self.draw(sum(queries), kv_heads * group, head_dim)
         self.table = self.place()
+        if unaligned:
+            self.query, *self.views = (off_by_one(tensor) for tensor in (self.query, *self.views))
 
     def draw(self, *shape):
         exact = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -80,7 +82,7 @@ class Case:
                      (seen % self.block_size).to(self.device))  # fmt: skip
             for view, rows in zip(self.views, self.stored, strict=True):
                 as_bits(view)[where] = as_bits(rows[row][first:])
-        return table.to(self.device, torch.int32)
+        return table.to(self.device, self.integers)
 
     def read(self, kind, row):
         """Keys (0) or values (1) of a row as attention must read them, in float64."""
@@ -104,7 +106,7 @@ class Case:
         return rows
 
     def lens(self):
-        return torch.tensor(self.contexts, dtype=torch.int32, device=self.device)
+        return torch.tensor(self.contexts, dtype=self.integers, device=self.device)
 
     def starts(self):
         return torch.tensor([0, *self.queries], device=self.device).cumsum(0).to(torch.int32)
@@ -157,6 +159,14 @@ class Case:
             f"fp8={self.fp8}, layout={self.cache.layout}, window={self.window}, scale={self.scale}, "
             f"soft_cap={self.soft_cap})"
         )
+
+
+def off_by_one(tensor):
+    """The same rows an odd number of elements apart, the first one element into its memory."""
+    bits = as_bits(tensor)
+    wide = bits.new_empty(*bits.shape[:-1], (bits.shape[-1] + 1) | 1)
+    wide[..., 1 : 1 + bits.shape[-1]] = bits
+    return wide[..., 1 : 1 + bits.shape[-1]].view(tensor.dtype)
 
 
 @st.composite

@@ -14,7 +14,9 @@ from attention_cases import Case, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nano_batch.attention import cache_ops, paged_attention_fwd
+from nano_batch import errors
+from nano_batch.attention import DecodePlan, cache_ops, paged_attention_fwd
+from nano_batch.attention.cuda import decode, plan
 from nano_batch.attention.fp8 import QUANTISED, as_bits
 from nano_batch.attention.rope import Rope, rope_tables
 from nano_batch.kv_cache import KVCache
@@ -26,11 +28,60 @@ many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list
 drawn = {"device": "cuda", "dtypes": KERNEL_DTYPES, "head_dims": (64, 80, 96, 128, 256), "most_context": 5000}
 
 
-@given(case=cases(**drawn))
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+# Each is one program: what a test draws beside it costs no compilation.
+VARIANTS = [
+    *({"dtype": BF16, "head_dim": head_dim, "group": group, "block_size": block_size}
+      for head_dim, group, block_size in [(64, 1, 1), (64, 8, 16), (80, 6, 7), (96, 4, 32), (128, 4, 16),
+                                          (128, 16, 256), (256, 2, 16), (256, 16, 100)]),
+    *({"dtype": FP16, "head_dim": head_dim, "group": group, "block_size": block_size, "layout": "HND"}
+      for head_dim, group, block_size in [(64, 4, 64), (128, 7, 16), (128, 1, 1), (256, 8, 128)]),
+    *({"dtype": dtype, "head_dim": head_dim, "group": group, "block_size": block_size, "fp8": True,
+       "per_head": group != 4}
+      for dtype, head_dim, group, block_size in [
+          (BF16, 64, 4, 16), (BF16, 128, 4, 16), (FP16, 128, 16, 7), (BF16, 256, 8, 32), (FP32, 80, 3, 16)]),
+    *({"dtype": FP32, "head_dim": head_dim, "group": group, "block_size": block_size}
+      for head_dim, group, block_size in [(4, 1, 16), (64, 6, 7), (128, 4, 16), (256, 8, 256)]),
+    {"dtype": BF16, "head_dim": 128, "group": 4, "block_size": 16, "soft_cap": 3.0},
+    {"dtype": FP16, "head_dim": 64, "group": 5, "block_size": 9, "soft_cap": 30.0, "fp8": True},
+    {"dtype": FP32, "head_dim": 96, "group": 2, "block_size": 32, "soft_cap": 3.0},
+    {"dtype": BF16, "head_dim": 128, "group": 4, "block_size": 16, "integers": torch.int64},
+    *({"dtype": dtype, "head_dim": 128, "group": 4, "block_size": 16, "unaligned": True, "fp8": fp8}
+      for dtype, fp8 in [(BF16, False), (FP16, False), (FP32, False), (BF16, True)]),
+    {"dtype": FP16, "head_dim": 20, "group": 3, "block_size": 16},
+]  # fmt: skip
+
+
+@st.composite
+def decode_cases(draw):
+    lengths = st.one_of(st.just(0), st.integers(1, 80), st.integers(1, 5000))
+    contexts = draw(st.lists(lengths, max_size=draw(st.sampled_from([5, 40]))))
+    window = draw(st.one_of(st.none(), st.integers(1, 45), st.integers(1, 5000)))
+    scale = draw(st.sampled_from([None, 0.02, -0.1]))
+    sizes = {"kv_heads": 2} | draw(st.sampled_from(VARIANTS))
+    return Case(draw(st.integers(0, 2**32)), contexts, [1] * len(contexts), window=window, scale=scale,
+                device="cuda", **sizes)  # fmt: skip
+
+
+@given(case=decode_cases())
 @many
 def test_decode_equals_dense_attention(case):
     case.check(case.decode(backend="cuda"))
     case.check(case.decode(backend="cuda", validate=False))
+
+
+@pytest.mark.parametrize("sizes", VARIANTS, ids=str)
+def test_every_variant(sizes):
+    """Contexts that many workers share, beside short ones and none."""
+    case = Case(1, [3000, 0, 1, 700, 17], [1] * 5, device="cuda", **sizes)
+    chosen = plan.variant_of(case.query, *case.views, case.table, case.soft_cap is not None)
+    tensor_cores = sizes["dtype"] != FP32 and sizes["head_dim"] % 16 == 0 and not sizes.get("unaligned")
+    assert chosen.source == ("decode.cu" if tensor_cores else "decode_plain.cu")
+    made = DecodePlan(case.query, *case.views, case.table, soft_cap=case.soft_cap)
+    made.update(case.lens())
+    for _ in range(3):
+        made.parts.fill_(float("nan"))
+        case.check(case.decode(backend="cuda", plan=made))
 
 
 @given(case=cases(prefill=True, **drawn | {"most_context": 2000}))
@@ -62,6 +113,16 @@ def test_the_longest_context():
     }
     case = Case(3, [131_072, 0, 1, 513], [1] * 4, **sizes)
     case.check(case.decode(backend="cuda"))
+    case.window = 100_000
+    case.check(case.decode(backend="cuda"))
+
+
+def test_more_parts_than_a_small_head_could_merge():
+    """Small heads have little shared memory: as many workers as have room for their weights."""
+    sizes = {"kv_heads": 1, "group": 1, "block_size": 256, "device": "cuda"}
+    for case in (Case(4, [131_072], [1], head_dim=4, **sizes),
+                 Case(5, [131_072], [1], head_dim=16, dtype=torch.bfloat16, **sizes)):  # fmt: skip
+        case.check(case.decode(backend="cuda"))
 
 
 def test_tokens_past_the_last_row_and_rows_without_context_get_zeros():
@@ -230,11 +291,12 @@ class Step:
         for tensor in (self.keys, self.values, self.query):
             tensor.normal_()
 
-    def run(self, backend="cuda"):
+    def run(self, backend="cuda", plan=None):
         self.cache.write_kv(self.keys, self.values, self.slots, validate=False)
         return paged_attention_fwd(
-            self.query, *self.cache.layer(0), self.table, self.lens, 16, backend=backend, validate=False
-        )
+            self.query, *self.cache.layer(0), self.table, self.lens, 16, backend=backend, validate=False,
+            plan=plan,
+        )  # fmt: skip
 
     def check(self, output):
         expected = self.run("torch").float()
@@ -261,6 +323,43 @@ def test_a_step_replays_in_a_graph_with_other_lengths_and_tables():
         output.fill_(float("nan"))
         graph.replay()
         step.check(output)
+
+
+@pytest.mark.parametrize("planned_within", [False, True])
+def test_layers_share_a_plan_in_a_graph(planned_within):
+    """The plan is made in the graph, or before each replay and outside of it."""
+    layers = [Step() for _ in range(2)]
+    first = layers[0]
+    for layer in layers[1:]:
+        layer.table, layer.lens, layer.slots = first.table, first.lens, first.slots
+    made = DecodePlan(first.query, *first.cache.layer(0), first.table)
+
+    def run():
+        if planned_within:
+            made.update(first.lens)
+        return [layer.run(plan=made) for layer in layers]
+
+    made.update(first.lens)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run()
+    for lens in LENGTHS:
+        for layer in reversed(layers):  # the first one's table, lengths and slots are the last written
+            layer.change(lens)
+        for _ in range(2):
+            for output in outputs:
+                output.fill_(float("nan"))
+            if not planned_within:
+                made.update(first.lens)
+            graph.replay()
+            for layer, output in zip(layers, outputs, strict=True):
+                layer.check(output)
 
 
 def test_a_step_waits_for_nothing():
@@ -312,6 +411,44 @@ def test_a_step_is_traced():
     traced = torch.compile(run, fullgraph=True, backend="aot_eager")
     args = (step.query, step.keys, step.values, *step.cache.layer(0), step.table, step.lens, step.slots)
     assert torch.equal(traced(*args), expected)
+
+
+def test_a_planned_step_is_compiled():
+    step = Step()
+    step.change(LENGTHS[0])
+    expected = step.run()
+    made = DecodePlan(step.query, *step.cache.layer(0), step.table)
+
+    def run(query, cached_keys, cached_values, table, lens):
+        made.update(lens)
+        return paged_attention_fwd(
+            query * 1.0, cached_keys, cached_values, table, lens, 16, validate=False, plan=made
+        )
+
+    traced = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        output = traced(step.query, *step.cache.layer(0), step.table, step.lens)
+        assert torch.equal(output, expected)
+
+
+def test_checks_of_values_wait_once():
+    case = Case(6, [900, 0, 17], [1] * 3, head_dim=64, dtype=torch.bfloat16, device="cuda")
+    expected = case.decode(backend="cuda")
+    case.check(expected)
+    case.table[2, 1] = case.num_blocks
+    with pytest.raises(errors.BlockRangeError, match=rf"block_table\[2, 1\] = {case.num_blocks} is seen"):
+        case.decode(backend="cuda")
+
+
+def test_decode_operators_keep_their_promises():
+    case = Case(7, [900, 0, 17], [1] * 3, head_dim=64, dtype=torch.bfloat16, device="cuda")
+    tensors, numbers = (case.query, *case.views, case.table), (0.1, 0.0, 0, None, None, 1.0)
+    made, lens = DecodePlan(*tensors), case.lens()
+    torch.library.opcheck(plan._plan, (lens, made.memory, made.heads, 0, made.workers, made.tile))
+    made.update(lens)
+    made_for = [made.rows, made.heads, made.tile, made.workers]
+    torch.library.opcheck(decode._decode, (*tensors, made.memory, made.parts, made_for, *numbers))
+    torch.library.opcheck(decode._decode_alone, (*tensors, lens, *numbers))
 
 
 @pytest.mark.parametrize("kind", ["write", "gather", "copy"])

@@ -6,14 +6,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from nano_batch import errors
 from nano_batch.attention.cuda import program
 from nano_batch.attention.cuda.program import compiled
+from nano_batch.attention.cuda.variant import choose
 
 pytest.importorskip("cuda.core", reason="needs the extra 'cuda'")
 ARCHITECTURES = ["sm_80", "sm_90a", "sm_120"]
 COPY = {"UNIT": 16}
+COLD_SPILLS = 64
+"""Bytes that 256 dimensions may spill: what is only needed from one pair of row and head to the next."""
 
 
 def cache_configurations():
@@ -29,9 +33,40 @@ def cache_configurations():
         yield "copy_blocks.cu", {"UNIT": unit}, 40
 
 
+def decode_configurations():
+    """As they are chosen."""
+    bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
+    cases = [  # element, fp8, head_dim, group, block_size, soft cap, rows are aligned, bytes between tokens
+        (bf16, False, 128, 4, 16, False, True, 2048),
+        (bf16, False, 128, 16, 1, False, True, 0),
+        (bf16, False, 64, 8, 256, True, True, 1024),
+        (fp16, False, 64, 32, 7, False, True, 0),
+        (fp16, False, 80, 1, 16, False, True, 0),
+        (bf16, False, 96, 6, 32, False, True, 192),
+        (bf16, False, 256, 8, 16, False, True, 512),
+        (bf16, True, 64, 1, 16, False, True, 512),
+        (bf16, True, 128, 4, 16, False, True, 1024),
+        (fp16, True, 128, 16, 32, True, True, 128),
+        (bf16, True, 256, 8, 64, False, True, 2048),
+        (fp32, False, 128, 4, 16, False, True, 4096),
+        (fp32, False, 256, 8, 16, True, True, 8192),
+        (fp32, True, 80, 1, 7, False, True, 640),
+        (bf16, False, 128, 4, 16, False, False, 2050),
+        (fp16, True, 12, 6, 1, False, False, 24),
+    ]
+    for number, (element, fp8, head_dim, group, block_size, soft_cap, aligned, apart) in enumerate(cases):
+        table = torch.int64 if number % 3 == 1 else torch.int32
+        variant = choose(element, fp8, head_dim, group, block_size, table, soft_cap, aligned, apart)
+        assert variant.source == ("decode.cu" if aligned and element != fp32 else "decode_plain.cu")
+        yield variant.source, variant.defines(), 255
+    for tile in (16, 32):
+        for length in ("int", "long long"):
+            yield "plan.cu", {"TILE": tile, "LENGTH_TYPE": length}, 64
+
+
 def configurations():
     """(source, defines, most registers of a thread) of every kernel."""
-    return [*cache_configurations()]
+    return [*cache_configurations(), *decode_configurations()]
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +80,12 @@ def test_a_kernel_compiles_without_spills(source, defines, registers, arch):
     made = compiled(source, defines, arch)
     assert made.cubin.startswith(b"\x7fELF")
     assert made.resources
-    assert made.spills == 0
+    allowed = COLD_SPILLS if source == "decode.cu" and defines["HEAD_DIM"] == 256 else 0
+    assert made.spills <= 2 * allowed  # each byte is stored and loaded
     for name, one in made.resources.items():
         assert name.encode() in made.cubin
         assert 0 < one.registers <= registers, name
-        assert one.stack_bytes == 0, name
+        assert one.stack_bytes <= allowed, name
 
 
 def test_every_source_is_compiled():

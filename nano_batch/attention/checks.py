@@ -21,9 +21,9 @@ INTEGERS = (torch.int32, torch.int64)
 
 
 def check_cache(
-    query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, block_size: int
+    query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, block_size: int | None
 ) -> None:
-    """Check a query [*, num_heads, head_dim] against the two caches."""
+    """Check a query [*, num_heads, head_dim] against the two caches; None for any size of blocks."""
     num_heads, head_dim = query.shape[-2:]
     if query.dtype not in FLOATS:
         raise DtypeError(f"query is {query.dtype}; attention takes float16, bfloat16, float32 and float64")
@@ -42,7 +42,7 @@ def check_cache(
         raise ShapeError(
             f"key_cache {list(key_cache.shape)} and value_cache {list(value_cache.shape)} differ"
         )
-    if block_size != key_cache.shape[1]:
+    if block_size not in (None, key_cache.shape[1]):
         raise ShapeError(f"block_size={block_size}; the caches have blocks of {key_cache.shape[1]}")
     if num_heads < 1 or num_heads % key_cache.shape[2]:
         raise ShapeError(f"{key_cache.shape[2]} key/value heads do not divide {num_heads} query heads")
@@ -52,13 +52,23 @@ def check_rows(
     rows: int, block_table: torch.Tensor, context_lens: torch.Tensor, device: torch.device
 ) -> None:
     """Check block_table [rows, max_blocks] and context_lens [rows], both integers on `device`."""
+    check_table(rows, block_table, device)
+    check_lengths(rows, context_lens, device)
+
+
+def check_table(rows: int, block_table: torch.Tensor, device: torch.device) -> None:
+    """Check block_table [rows, max_blocks], integers on `device`."""
     if block_table.dim() != 2 or len(block_table) != rows:
         raise ShapeError(
             f"block_table has shape {list(block_table.shape)}; {rows} rows need [rows, max_blocks]"
         )
+    _check_integers("block_table", block_table, device)
+
+
+def check_lengths(rows: int, context_lens: torch.Tensor, device: torch.device) -> None:
+    """Check context_lens [rows], integers on `device`."""
     if context_lens.dim() != 1 or len(context_lens) != rows:
         raise ShapeError(f"context_lens has shape {list(context_lens.shape)}; it needs [{rows}]")
-    _check_integers("block_table", block_table, device)
     _check_integers("context_lens", context_lens, device)
 
 
@@ -94,29 +104,31 @@ def check_values(
     """Check context lengths, and the table entries that some query sees; return the longest context.
 
     `query_lens` [rows] counts each row's queries; None means one each. A row with context 0 has no keys and
-    may have any number of queries (it is padding).
+    may have any number of queries (it is padding). The values are looked at where they lie: the host waits
+    once, for two numbers, and for more only where there is an error to name.
     """
     num_blocks, size = key_cache.shape[:2]
     capacity = block_table.shape[1] * size
-    lens = context_lens.long().cpu()
-    queries = torch.ones_like(lens) if query_lens is None else query_lens.long().cpu()
-    _refuse(lens < 0, lens, "context length {} of row {} is negative")
-    _refuse(lens > capacity, lens, "context length {} of row {} exceeds the " + f"{capacity} of its table")
-    _refuse(
-        (lens > 0) & (queries > lens), queries, "{} queries of row {} exceed its context, which counts them"
-    )
+    lens = context_lens.long()
+    if len(lens) == 0:
+        return 0
+    queries = torch.ones_like(lens) if query_lens is None else query_lens.long()
+    negative, too_long, too_many = lens < 0, lens > capacity, (lens > 0) & (queries > lens)
     first = (lens - queries).clamp(min=0)
     oldest = torch.zeros_like(lens) if window is None else (first - window + 1).clamp(min=0)
-    table = block_table.cpu()
-    block_start = torch.arange(block_table.shape[1]) * size
+    block_start = torch.arange(block_table.shape[1], device=lens.device) * size
     seen = (block_start < lens[:, None]) & (block_start + size > oldest[:, None]) & (queries > 0)[:, None]
-    outside = torch.nonzero(seen & ((table < 0) | (table >= num_blocks)))
-    if len(outside):
-        row, column = outside[0].tolist()
-        raise BlockRangeError(
-            f"block_table[{row}, {column}] = {int(table[row, column])} is seen, and not in [0, {num_blocks})"
-        )
-    return int(lens.max()) if len(lens) else 0
+    outside = seen & ((block_table < 0) | (block_table >= num_blocks))
+    bad = (negative | too_long | too_many | outside.any(1)).any()
+    found, longest = torch.stack([bad.long(), lens.max()]).tolist()
+    if not found:
+        return int(longest)
+    _refuse(negative, lens, "context length {} of row {} is negative")
+    _refuse(too_long, lens, "context length {} of row {} exceeds the " + f"{capacity} of its table")
+    _refuse(too_many, queries, "{} queries of row {} exceed its context, which counts them")
+    row, column = torch.nonzero(outside)[0].tolist()
+    block = int(block_table[row, column])
+    raise BlockRangeError(f"block_table[{row}, {column}] = {block} is seen, and not in [0, {num_blocks})")
 
 
 def checked_scale(scale: float | None, head_dim: int) -> float:

@@ -12,13 +12,14 @@ from nano_batch.attention import checks
 from nano_batch.attention.base import AttentionBackend, PagedContext
 from nano_batch.attention.cuda.available import why_not
 from nano_batch.attention.cuda.backend import CudaAttention, decode_refusal
+from nano_batch.attention.cuda.plan import DecodePlan
 from nano_batch.attention.loud import say_once
 from nano_batch.attention.torch_backend import TorchAttention
-from nano_batch.errors import NanoBatchError, ShapeError
+from nano_batch.errors import InvalidArgumentError, NanoBatchError, ShapeError
 
 Backend = Literal["auto", "cuda", "torch"]
 _TORCH: AttentionBackend = TorchAttention()
-_CUDA: AttentionBackend = CudaAttention()
+_CUDA = CudaAttention()
 
 
 def paged_attention_fwd(
@@ -36,6 +37,7 @@ def paged_attention_fwd(
     value_scale: float | torch.Tensor | None = None,
     backend: Backend = "auto",
     validate: bool = True,
+    plan: DecodePlan | None = None,
 ) -> torch.Tensor:
     """Attend from one new query a sequence to its keys in the paged cache.
 
@@ -60,6 +62,8 @@ def paged_attention_fwd(
         validate: check the values of `block_table` and `context_lens`, for which the host waits for the
             device; False leaves them unread, and an entry out of range is then undefined
             behaviour.
+        plan: the shares of the CUDA kernels' work, which depend on `context_lens` only: a model makes one
+            `DecodePlan`, updates it once a step, and every layer uses it. None plans this call alone.
 
     Returns:
         [batch, num_heads, 1, head_dim] in the query's dtype. Sums are in float32 (float64 for float64).
@@ -84,8 +88,16 @@ def paged_attention_fwd(
     if validate:
         longest = checks.check_values(key_cache, block_table, context_lens, None, context.sliding_window)
         context = replace(context, longest=longest)
-    refusal = _refusal(backend, rows, context)
-    return _chosen("decode", backend, refusal, rows).decode(rows, context).unsqueeze(2)
+    refusal = None
+    if backend != "torch":
+        refusal = why_not(query.device) or decode_refusal(rows, key_cache, value_cache)
+    if plan is None:
+        return _chosen("decode", backend, refusal, rows).decode(rows, context).unsqueeze(2)
+    if backend == "torch":
+        raise InvalidArgumentError("a plan is given with backend='torch'; only the CUDA kernels take one")
+    if refusal is not None:
+        raise type(refusal)(f"a plan is given, and only the CUDA kernels take one: {refusal}")
+    return _CUDA.decode(rows, context, plan).unsqueeze(2)
 
 
 def paged_attention_prefill(
@@ -166,12 +178,6 @@ def _context(
         key_scale=checks.checked_kv_scale("key_scale", key_scale, *cache),
         value_scale=checks.checked_kv_scale("value_scale", value_scale, *cache),
     )  # fmt: skip
-
-
-def _refusal(backend: Backend, query: torch.Tensor, context: PagedContext) -> NanoBatchError | None:
-    if backend == "torch":
-        return None
-    return why_not(query.device) or decode_refusal(query, context)
 
 
 def _chosen(

@@ -4,60 +4,76 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
-import cuda.pathfinder
 import torch
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "nano_batch" / "attention" / "cuda"
 FLAGS = ("-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-w", "-DNANO_BATCH_ON_CPU")
+SANITIZE = ("-fsanitize=address", "-fno-omit-frame-pointer")
 
 
 class CpuKernel:
-    """A kernel that runs on the CPU; `backwards` runs its threads in the opposite order."""
+    """A kernel that runs on the CPU; `backwards` runs its threads and blocks in the opposite order."""
 
-    def __init__(self, source: str, defines: Mapping[str, int | str], entry: str, *, backwards: bool = False,
-                 sanitize: bool = False, folder: Path | None = None) -> None:  # fmt: skip
-        folder = folder or Path(tempfile.gettempdir())
-        text = (
-            f'#include "cpu_cuda.h"\n#include "{source}"\n'
-            'extern "C" void launch(unsigned grid, unsigned block, size_t shared, void** arguments, int b)\n'
-            f"{{ cpu::backwards = b; cpu::launch({entry}, grid, block, shared, arguments); }}\n"
-        )
-        headers = cuda.pathfinder.find_nvidia_header_directory("cudart")
-        flags = [*FLAGS, *(f"-D{name}={value}" for name, value in defines.items()),
-                 *(f"-I{path}" for path in (HERE, SOURCES, headers))]  # fmt: skip
-        if sanitize:
-            flags += ["-fsanitize=address"]
-        content = [path.read_bytes() for path in sorted((*HERE.glob("*.h"), *SOURCES.glob("*.cu*")))]
-        key = hashlib.sha256(repr((text, flags)).encode() + b"".join(content)).hexdigest()[:24]
-        library = folder / f"nano_batch_{key}.so"
-        if not library.exists():
-            part = folder / f"{library.name}.{id(self)}.part"
-            command = ["g++", *flags, "-x", "c++", "-", "-o", str(part)]
-            subprocess.run(command, input=text.encode(), check=True)
-            part.rename(library)
+    def __init__(self, source: str, defines: Mapping[str, int | str], entry: str, *,
+                 folder: Path | None = None, backwards: bool = False, sanitize: bool = False,
+                 sources: Path = SOURCES) -> None:  # fmt: skip
+        library = build(source, defines, entry, folder or Path(tempfile.gettempdir()), sanitize, sources)
         self._launch = ctypes.CDLL(str(library)).launch
         self._backwards = backwards
 
     def launch(
         self, grid: tuple[int, ...], block: int, smem: int, args: Sequence[object], pdl: bool = False
     ) -> None:
-        """As `nano_batch.attention.cuda.program.Kernel.launch`."""
+        """As `nano_batch.attention.cuda.launch.Kernel.launch`."""
         values = [
             _address(value) if value is None or isinstance(value, torch.Tensor) else value for value in args
         ]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        count = 1
-        for size in grid:
-            count *= size
-        self._launch(
-            ctypes.c_uint(count), ctypes.c_uint(block), ctypes.c_ulong(smem), pointers, int(self._backwards)
-        )
+        sizes = (ctypes.c_uint * 3)(*grid)
+        self._launch(sizes, ctypes.c_uint(block), ctypes.c_ulong(smem), pointers, int(self._backwards))
+
+
+def build(
+    source: str,
+    defines: Mapping[str, int | str],
+    entry: str,
+    folder: Path,
+    sanitize: bool = False,
+    sources: Path = SOURCES,
+) -> Path:
+    """The library of one entry, made unless `folder` has it."""
+    text = (
+        f'#include "cpu_cuda.h"\n#include "{source}"\n'
+        'extern "C" void launch(const unsigned* grid, unsigned block, size_t shared, void** values, int b)\n'
+        f"{{ cpu::backwards = b; cpu::launch({entry}, grid, block, shared, values); }}\n"
+    )
+    flags = [*FLAGS, *(f"-D{name}={value}" for name, value in defines.items()),
+             *(f"-I{path}" for path in (HERE, sources, _headers()))]  # fmt: skip
+    flags += SANITIZE if sanitize else ()
+    content = [path.read_bytes() for path in sorted((*HERE.glob("*.h"), *sources.glob("*.cu*")))]
+    key = hashlib.sha256(repr((text, flags)).encode() + b"".join(content)).hexdigest()[:24]
+    library = folder / f"nano_batch_{key}.so"
+    if not library.exists():
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
+            command = ["g++", *flags, "-x", "c++", "-", "-o", part.name]
+            subprocess.run(command, input=text.encode(), check=True)
+        os.replace(part.name, library)
+    return library
+
+
+@cache
+def _headers() -> str:
+    from cuda.pathfinder import find_nvidia_header_directory
+
+    return find_nvidia_header_directory("cudart")
 
 
 def _address(tensor: torch.Tensor | None) -> ctypes.c_uint64:

@@ -1,6 +1,6 @@
 // CUDA C++ on a CPU: the threads of a block are fibers that take turns, and run on to the next point at which they
 // wait for their warp or their block. One block runs after another. A kernel that forgets to wait reads what the other
-// threads have not written yet: in one of two orders of threads at least (`backwards`).
+// threads have not written yet: in one of two orders of threads, and of blocks, at least (`backwards`).
 #pragma once
 #include <ucontext.h>
 
@@ -39,11 +39,12 @@ enum class Waits { nothing, warp, block };
 
 struct Thread {
     ucontext_t context;
-    std::vector<char> stack;
+    std::unique_ptr<char[]> stack;
     Waits waits = Waits::nothing;
     bool done = false;
 };
 
+constexpr std::size_t STACK = 256 << 10;
 inline std::vector<Thread> threads;
 inline int current;
 inline ucontext_t scheduler;
@@ -88,11 +89,10 @@ struct Reads {
     operator unsigned() const { return get(); }
 };
 static const struct { Reads x; } threadIdx{{[] { return unsigned(cpu::current); }}};
-static struct { unsigned x; } blockIdx, blockDim, gridDim;
+static struct { unsigned x, y, z; } blockIdx, blockDim, gridDim;
 
 static inline void __syncthreads() { cpu::wait(cpu::Waits::block); }
 static inline void __syncwarp(unsigned = ~0u) { cpu::wait(cpu::Waits::warp); }
-static inline void __threadfence() {}
 template <class T> static T __shfl_sync(unsigned, T value, int lane) { return cpu::from_lane(value, lane); }
 template <class T> static T __shfl_xor_sync(unsigned, T value, int mask) {
     return cpu::from_lane(value, cpu::current % 32 ^ mask);
@@ -131,8 +131,8 @@ inline void run_block(int count) {
         thread.waits = Waits::nothing;
         thread.done = false;
         getcontext(&thread.context);
-        thread.context.uc_stack.ss_sp = thread.stack.data();
-        thread.context.uc_stack.ss_size = thread.stack.size();
+        thread.context.uc_stack.ss_sp = thread.stack.get();
+        thread.context.uc_stack.ss_size = STACK;
         thread.context.uc_link = nullptr;
         makecontext(&thread.context, body, 0);
     }
@@ -165,16 +165,18 @@ inline void run_block(int count) {
     }
 }
 
-// Runs a grid of blocks; `values` point to the kernel's arguments, as for cuLaunchKernel.
+// Runs a grid of blocks [x, y, z]; `values` point to the kernel's arguments, as for cuLaunchKernel.
 template <class... Argument, std::size_t... place>
-void launch(void (*function)(Argument...), unsigned grid, unsigned block, std::size_t shared, void** values,
+void launch(void (*function)(Argument...), const unsigned* grid, unsigned block, std::size_t shared, void** values,
             std::index_sequence<place...>) {
-    threads.assign(block, Thread{});
-    for (auto& thread : threads) thread.stack.resize(256 << 10);
-    gridDim.x = grid;
-    blockDim.x = block;
-    for (unsigned index = 0; index < grid; index++) {
-        blockIdx.x = index;
+    threads = std::vector<Thread>(block);
+    for (auto& thread : threads) thread.stack.reset(new char[STACK]);
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block, 1, 1};
+    const unsigned blocks = grid[0] * grid[1] * grid[2];
+    for (unsigned turn = 0; turn < blocks; turn++) {
+        const unsigned index = backwards ? blocks - 1 - turn : turn;
+        blockIdx = {index % grid[0], index / grid[0] % grid[1], index / grid[0] / grid[1]};
         // A fresh piece of memory, 16-byte aligned and not larger, so that AddressSanitizer sees its end.
         std::unique_ptr<unsigned char, decltype(&std::free)> memory(
             static_cast<unsigned char*>(std::aligned_alloc(16, std::max<std::size_t>(16, (shared + 15) / 16 * 16))),
@@ -186,7 +188,7 @@ void launch(void (*function)(Argument...), unsigned grid, unsigned block, std::s
     }
 }
 template <class... Argument>
-void launch(void (*function)(Argument...), unsigned grid, unsigned block, std::size_t shared, void** values) {
+void launch(void (*function)(Argument...), const unsigned* grid, unsigned block, std::size_t shared, void** values) {
     launch(function, grid, block, shared, values, std::index_sequence_for<Argument...>{});
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from nano_batch.attention.base import PagedContext
@@ -10,19 +12,26 @@ from nano_batch.attention.loud import say_once
 from nano_batch.attention.torch_backend import TorchAttention
 from nano_batch.errors import DtypeError, NanoBatchError, ShapeError
 
-HEAD_DIMS = (64, 80, 96, 128, 256)
+if TYPE_CHECKING:
+    from nano_batch.attention.cuda.plan import DecodePlan
+
+LARGEST_HEAD_DIM = 256
 LARGEST_BLOCK = 256
+MOST_ROWS = 24_576
+"""Whose running sum of tiles fits into the shared memory of a block on every supported device."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class CudaAttention:
     """The backend for CUDA devices that `available.why_not` has nothing against."""
 
-    def decode(self, query: torch.Tensor, context: PagedContext) -> torch.Tensor:
+    def decode(
+        self, query: torch.Tensor, context: PagedContext, plan: DecodePlan | None = None
+    ) -> torch.Tensor:
         """See `AttentionBackend.decode`; only where `decode_refusal` finds no reason."""
         from nano_batch.attention.cuda.decode import paged_decode
 
-        return paged_decode(query, context)
+        return paged_decode(query, context, plan)
 
     def prefill(
         self, query: torch.Tensor, query_start_loc: torch.Tensor, context: PagedContext
@@ -38,15 +47,23 @@ class CudaAttention:
         return TorchAttention().prefill(query, query_start_loc, context)
 
 
-def decode_refusal(query: torch.Tensor, context: PagedContext) -> NanoBatchError | None:
-    """The error that says why the decode kernel does not take this case; None where it does."""
+def decode_refusal(
+    query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor
+) -> NanoBatchError | None:
+    """The error that says why the decode kernels do not take this case; None where they do.
+
+    `query` is [rows, num_heads, head_dim]; that it and the caches agree was checked before.
+    """
+    rows, _, head_dim = query.shape
     if query.dtype not in DTYPES:
         return DtypeError(f"the query is {query.dtype}; the kernel takes float16, bfloat16 and float32")
-    if query.shape[-1] not in HEAD_DIMS:
-        return ShapeError(f"head_dim is {query.shape[-1]}; the kernel takes one of {HEAD_DIMS}")
-    if context.block_size > LARGEST_BLOCK:
-        return ShapeError(f"block_size is {context.block_size}; the kernel takes at most {LARGEST_BLOCK}")
-    for name, cache in (("key_cache", context.key_cache), ("value_cache", context.value_cache)):
+    if head_dim % 4 or not 0 < head_dim <= LARGEST_HEAD_DIM:
+        return ShapeError(f"head_dim is {head_dim}; the kernel takes multiples of 4 up to {LARGEST_HEAD_DIM}")
+    if key_cache.shape[1] > LARGEST_BLOCK:
+        return ShapeError(f"block_size is {key_cache.shape[1]}; the kernel takes at most {LARGEST_BLOCK}")
+    if rows > MOST_ROWS:
+        return ShapeError(f"there are {rows} rows; a plan takes at most {MOST_ROWS}")
+    for name, cache in (("key_cache", key_cache), ("value_cache", value_cache)):
         if cache.stride(-1) != 1:
             return ShapeError(f"{name} has strides {cache.stride()}; the kernel needs the last to be 1")
     return None

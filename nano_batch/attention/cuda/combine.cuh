@@ -62,7 +62,7 @@ template <class Use> __device__ __forceinline__ void each_element(int heads, Use
 // A pair of which the workers from `first` to `last` each write a part. Its arrivals are counted where it begins: in a
 // worker at most one such pair does.
 struct SplitPair {
-    int row = 0, head = 0, first = -1, last = 0;
+    int row, head, first, last;  // first: -1 where there is no such pair
 
     // Whether this part is the last to arrive. The count is then 0 again, for the next launch.
     __device__ bool arrive(unsigned* arrivals) const {
@@ -72,29 +72,30 @@ struct SplitPair {
 };
 
 // Calls use(head, dim, sum) with the sum of all parts of a pair, of which `heads` heads are real. First the parts'
-// weights, in `shared` memory [heads, parts + 1], then their values: so no load waits for another's.
+// weights, in `shared` memory [heads, 2 parts + 1], then their values: so no load waits for another's.
 template <class Use>
 __device__ __forceinline__ void merge(const Parts& parts, const SplitPair& pair, int heads, float* shared, Use use) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, count = pair.last - pair.first + 1;
+    const int pitch = 2 * count + 1;
     const auto part = [&](int i) { return 2 * (pair.first + i) + (i == 0); };
     for (int head = warp; head < heads; head += WARPS) {
-        float* weights = shared + head * (count + 1);
+        float *weights = shared + head * pitch, *totals = weights + count;  // a lane reads back what it wrote itself
         float largest = NOTHING, total = 0;
-        for (int i = lane; i < count; i += 32) largest = fmaxf(largest, __ldcg(parts.scales + part(i) * HEADS + head).x);
-        for (int step = 16; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
         for (int i = lane; i < count; i += 32) {
             const float2 scale = __ldcg(parts.scales + part(i) * HEADS + head);
-            weights[i] = ptx::exp2(scale.x - largest);
-            total += scale.y * weights[i];
+            largest = fmaxf(largest, weights[i] = scale.x);
+            totals[i] = scale.y;
         }
+        for (int step = 16; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
+        for (int i = lane; i < count; i += 32) total += totals[i] * (weights[i] = ptx::exp2(weights[i] - largest));
         for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
-        if (lane == 0) weights[count] = total;
+        if (lane == 0) weights[2 * count] = total;
     }
     __syncthreads();
     each_element(heads, [&](int head, int dim) {
-        const float* weights = shared + head * (count + 1);
+        const float* weights = shared + head * pitch;
         Sum sum;
-        sum.total = weights[count];
+        sum.total = weights[2 * count];
 #pragma unroll 16
         for (int i = 0; i < count; i++) {
             const float* value = parts.values + (static_cast<long long>(part(i)) * HEADS + head) * HEAD_DIM + dim;

@@ -5,6 +5,8 @@
 // these bytes, so chains and rings of pairs come out right in one launch, whatever their order.
 //
 // Macro: UNIT, the bytes of one access, to which blocks, strides and slices are whole multiples.
+#include "ptx.cuh"
+
 template <int BYTES> struct Access;
 template <> struct Access<1> { using type = unsigned char; };
 template <> struct Access<2> { using type = unsigned short; };
@@ -19,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(256) copy_blocks(
     Unit* cache, Planes strides,
     const long long* pairs,  // [count, 2] (source, destination); one outside the cache copies nothing
     int count, long long num_blocks, int block_units, int slice_units) {
-    extern __shared__ uint4 shared[];
+    DYNAMIC_SHARED(shared);
     Unit* staged = reinterpret_cast<Unit*>(shared);  // [count, slice_units]
     Unit* plane = cache + blockIdx.z * strides.layer + blockIdx.y * strides.kind;
     const int first = blockIdx.x * slice_units;

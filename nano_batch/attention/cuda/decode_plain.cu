@@ -135,7 +135,7 @@ struct Reader {
 }  // namespace
 
 // Arguments as decode.cu's, but for the strides' type.
-extern "C" __global__ void __launch_bounds__(WARPS * 32)
+extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     decode(const Element* query, long long query_row, long long query_head, const unsigned char* keys,
            long long key_block, long long key_token, long long key_head, const unsigned char* values,
            long long value_block, long long value_token, long long value_head, const TABLE_TYPE* table,

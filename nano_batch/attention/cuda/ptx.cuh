@@ -46,6 +46,9 @@ __device__ __forceinline__ float exp2(float x) {
     return y;
 }
 
+// Orders what this thread has written, or seen written, before what it writes and reads next, on the whole device.
+__device__ __forceinline__ void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
 // With programmatic dependent launch a kernel may start while the one before it ends: nothing that an earlier kernel
 // wrote may be read before `wait_for_earlier`. Both do nothing in an ordinary launch.
 __device__ __forceinline__ void wait_for_earlier() {

@@ -18,7 +18,7 @@ MATRIX_COLUMNS = 8
 MOST_HEADS = {64: 16, 80: 16, 96: 16, 128: 16}
 """Query heads that a block takes at once, as its registers allow; one matrix of them at other dimensions."""
 AHEAD_BYTES = 8192
-"""Of a warp's keys and values on their way, 64 KiB of a multiprocessor: twice as much is 3 % slower, not faster."""
+"""Of a warp's keys and values on their way, 64 KiB a multiprocessor: twice as much is 3 % slower."""
 REGISTERS = 180
 """Of a thread, for tiles on their way, the query and the sums; the rest is for everything else,"""
 SCATTERED_REGISTERS = 40
@@ -66,13 +66,15 @@ class Variant:
             "TOKEN_BYTES": self.token_bytes,
         }
 
-    @property
-    def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: two places for its warps' sums (`WarpSums`), and queries."""
+    def shared_bytes(self, workers: int) -> int:
+        """Dynamic shared memory of a block: two places for its warps' sums (`WarpSums`), and queries.
+
+        What merges the parts of at most `workers` workers takes the place of the sums (`merge`).
+        """
         sums = 2 * self.warps * self.heads * (self.head_dim + 4 + 2) * 4
-        if self.source != "decode.cu" or self.head_dim <= MOST_QUERY_DIM:
-            return sums
-        return sums + self.warps * self.head_dim * MATRIX_COLUMNS * -(-self.heads // MATRIX_COLUMNS) * 2
+        if self.source == "decode.cu" and self.head_dim > MOST_QUERY_DIM:
+            sums += self.warps * self.head_dim * MATRIX_COLUMNS * -(-self.heads // MATRIX_COLUMNS) * 2
+        return max(sums, self.heads * (2 * workers + 1) * 4)
 
     @property
     def parts_of_group(self) -> int:

@@ -46,11 +46,12 @@ template <class Reader> struct Pairs {
     Cursor at;            // the present pair's first tile
     int begin = 0, end;   // its tiles are these numbers of the share
     int turn = 0;
-    SplitPair earlier, onward;  // pairs of which other workers have parts: begun before this worker, and in it
+    SplitPair* split;     // in shared memory, by thread 0: pairs of which other workers have parts, begun before this
+                          // worker and in it
 
     __device__ Pairs(Reader& reader, const Parts& parts, const Output& output, WarpSums* warp_sums, const Share& share,
-                     const Cursor& first)
-        : reader(reader), parts(parts), output(output), warp_sums(warp_sums), share(share), at(first) {
+                     const Cursor& first, SplitPair* split)
+        : reader(reader), parts(parts), output(output), warp_sums(warp_sums), share(share), at(first), split(split) {
         enter();
     }
 
@@ -73,8 +74,10 @@ template <class Reader> struct Pairs {
             else parts.write(2 * worker + begins, query, dim, sum);
         });
         turn ^= 1;
-        if (!begins) earlier = {row, head, share.first_worker, ends ? worker : share.last_worker};
-        else if (!ends) onward = {row, head, worker, share.last_worker};
+        if (threadIdx.x == 0) {
+            if (!begins) split[0] = {row, head, share.first_worker, ends ? worker : share.last_worker};
+            else if (!ends) split[1] = {row, head, worker, share.last_worker};
+        }
         return more;
     }
 
@@ -92,13 +95,12 @@ __device__ __forceinline__ void work(Reader& reader, const Plan& plan, const Par
                                      WarpSums* warp_sums, int rows, int heads, int window) {
     const int worker = blockIdx.x, workers = gridDim.x;
     const Share share = plan.shares[worker];
-    SplitPair earlier, onward;
+    __shared__ SplitPair split[2];
+    if (threadIdx.x == 0) split[0].first = split[1].first = -1;
     if (share.tiles > 0) {
         reader.start(share);
-        Pairs<Reader> pairs(reader, parts, output, warp_sums, share, Cursor(share, plan.lengths, rows, window));
+        Pairs<Reader> pairs(reader, parts, output, warp_sums, share, Cursor(share, plan.lengths, rows, window), split);
         reader.read(pairs);
-        earlier = pairs.earlier;
-        onward = pairs.onward;
     }
     for (int row = worker; row < rows; row += workers)
         if (plan.lengths[row] == 0)
@@ -106,19 +108,19 @@ __device__ __forceinline__ void work(Reader& reader, const Plan& plan, const Par
                 each_element(query_heads(head), [&](int query, int dim) { output.write(row, head, query, dim, Sum()); });
 
     // Whoever writes the last part of a split pair merges all of them.
-    if (earlier.first < 0 && onward.first < 0) return;
-    __shared__ bool is_last[2];
     __syncthreads();
+    if (split[0].first < 0 && split[1].first < 0) return;
+    __shared__ bool is_last[2];
     if (threadIdx.x < 2) {
-        __threadfence();  // after the barrier: for what the whole block has written
-        is_last[threadIdx.x] = (threadIdx.x == 0 ? earlier : onward).arrive(plan.arrivals);
-        __threadfence();
+        ptx::fence();  // after the barrier: for what the whole block has written
+        is_last[threadIdx.x] = split[threadIdx.x].arrive(plan.arrivals);
+        ptx::fence();
     }
     __syncthreads();
-    const auto merge_pair = [&](const SplitPair& pair) {
-        merge(parts, pair, query_heads(pair.head), reinterpret_cast<float*>(warp_sums),
-              [&](int query, int dim, const Sum& sum) { output.write(pair.row, pair.head, query, dim, sum); });
-    };
-    if (is_last[0]) merge_pair(earlier);
-    if (is_last[1]) merge_pair(onward);
+    for (int which = 0; which < 2; which++) {
+        const SplitPair pair = split[which];
+        if (is_last[which])
+            merge(parts, pair, query_heads(pair.head), reinterpret_cast<float*>(warp_sums),
+                  [&](int query, int dim, const Sum& sum) { output.write(pair.row, pair.head, query, dim, sum); });
+    }
 }

@@ -9,7 +9,8 @@ import torch
 
 from nano_batch.attention import cache_ops, paged_attention_prefill
 from nano_batch.attention.cuda.available import why_not
-from nano_batch.attention.cuda.decode import DecodePlan, paged_decode
+from nano_batch.attention.cuda.decode import paged_decode
+from nano_batch.attention.cuda.plan import DecodePlan
 from nano_batch.attention.torch_backend import TorchAttention
 from nano_batch.benchmarks.on_gpu import timing
 from nano_batch.benchmarks.on_gpu.cases import COPIED_BYTES, HEAD_DIM, KV_HEADS, Case, Times

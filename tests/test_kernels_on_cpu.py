@@ -1,0 +1,162 @@
+"""The decode kernels, run on the CPU (cuda_on_cpu), against float64 dense attention, lanes in both orders."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from attention_cases import Case
+from cuda_on_cpu.build import build
+from cuda_on_cpu.device import cpu_device
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nano_batch.attention import DecodePlan
+from nano_batch.attention.cuda import decode, plan
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+TENSOR_CORES = [
+    {"dtype": BF16, "head_dim": 64, "group": 4, "block_size": 16},
+    {"dtype": FP16, "head_dim": 80, "group": 6, "block_size": 7, "layout": "HND"},
+    {"dtype": BF16, "head_dim": 96, "group": 1, "block_size": 32, "kv_heads": 3, "soft_cap": 3.0},
+    {"dtype": BF16, "head_dim": 128, "group": 16, "block_size": 1, "kv_heads": 1, "integers": torch.int64},
+    {"dtype": FP16, "head_dim": 256, "group": 10, "block_size": 16, "kv_heads": 1, "layout": "HND"},
+    {"dtype": BF16, "head_dim": 128, "group": 4, "block_size": 16, "fp8": True},
+    {"dtype": FP16, "head_dim": 64, "group": 9, "block_size": 7, "fp8": True, "per_head": False,
+     "soft_cap": 3.0},
+]  # fmt: skip
+PLAIN = [
+    {"dtype": FP32, "head_dim": 12, "group": 6, "block_size": 7, "soft_cap": 3.0},
+    {"dtype": FP32, "head_dim": 128, "group": 1, "block_size": 16, "layout": "HND", "fp8": True},
+    {"dtype": FP16, "head_dim": 20, "group": 16, "block_size": 1, "kv_heads": 1, "fp8": True},
+    {"dtype": BF16, "head_dim": 64, "group": 4, "block_size": 32, "unaligned": True, "integers": torch.int64},
+]
+BOTH = [(sizes, source) for source, all_sizes in (("decode.cu", TENSOR_CORES), ("decode_plain.cu", PLAIN))
+        for sizes in all_sizes]  # fmt: skip
+
+
+def variant(case):
+    return plan.variant_of(case.query, *case.views, case.table, case.soft_cap is not None)
+
+
+@pytest.fixture(scope="module")
+def built(libraries):
+    """All libraries, two at a time."""
+    wanted = []
+    with cpu_device(libraries):
+        for sizes, source in BOTH:
+            case = Case(0, [1], [1], **sizes)
+            chosen = variant(case)
+            assert chosen.source == source
+            lengths = "int" if case.integers == torch.int32 else "long long"
+            wanted.append((source, chosen.defines(), "decode"))
+            wanted.append(("plan.cu", {"TILE": chosen.tile, "LENGTH_TYPE": lengths}, "plan"))
+    unique = {str(one): one for one in wanted}.values()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda one: build(*one, libraries), unique))
+    return libraries
+
+
+LENGTHS = st.one_of(st.just(0), st.integers(1, 40), st.integers(1, 400))
+
+
+@pytest.mark.parametrize(("sizes", "source"), BOTH, ids=str)
+@given(data=st.data())
+@settings(max_examples=10, deadline=None)
+def test_decode_equals_dense_attention(built, sizes, source, data):
+    contexts = data.draw(st.lists(LENGTHS, max_size=5))
+    window = data.draw(st.one_of(st.none(), st.integers(1, 45), st.integers(1, 400)))
+    scale = data.draw(st.sampled_from([None, 0.02, -0.1]))
+    case = Case(data.draw(st.integers(0, 2**32)), contexts, [1] * len(contexts), window=window, scale=scale,
+                **sizes)  # fmt: skip
+    multiprocessors = data.draw(st.integers(1, 4))
+    for backwards in (False, True):
+        with cpu_device(built, backwards=backwards, multiprocessors=multiprocessors):
+            assert variant(case).source == source
+            case.check(case.decode(backend="cuda"))
+
+
+def split(made):
+    """How many pairs more than one worker shares."""
+    shares = made.shares()
+    return sum(int(last > worker) for worker, last in enumerate(shares[:, 5].tolist()))
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("sizes", [TENSOR_CORES[0], PLAIN[0]], ids=str)
+def test_a_plan_serves_all_layers_and_the_lengths_of_later_steps(built, sizes, backwards):
+    """As in a graph that is replayed: the same memory, whatever an earlier step has left in it."""
+    lengths = [[120, 0, 17, 230], [0, 0, 0, 0], [1, 300, 1, 1], [120, 0, 17, 230]]
+    steps = [Case(seed, contexts, [1] * 4, **sizes) for seed, contexts in enumerate(lengths)]
+    with cpu_device(built, backwards=backwards, multiprocessors=5):
+        made = DecodePlan(steps[0].query, *steps[0].views, steps[0].table, soft_cap=steps[0].soft_cap)
+        crossed = []
+        for step in steps:
+            made.update(step.lens())
+            crossed.append(split(made))
+            for _ in range(2):
+                made.parts.fill_(float("nan"))
+                step.check(step.decode(backend="cuda", plan=made))
+                assert made.memory[8 * made.workers : 9 * made.workers].eq(0).all(), "arrivals"
+    assert crossed[0] > 0
+    assert crossed[1] == 0
+    assert crossed[2] > 0
+
+
+def test_more_workers_than_a_merge_has_room_for_are_not_started(built):
+    case = Case(1, [11_000], [1], **PLAIN[0], kv_heads=1)
+    with cpu_device(built, multiprocessors=10_000):
+        made = DecodePlan(case.query, *case.views, case.table, soft_cap=case.soft_cap)
+        most = variant(case).sums_bytes // (4 * variant(case).heads)
+        assert made.workers == most - 1
+        made.update(case.lens())
+        assert split(made) > 0
+        case.check(case.decode(backend="cuda", plan=made))
+
+
+def test_tables_scales_and_queries_of_any_stride(built):
+    case = Case(1, [40, 3], [1, 1], **TENSOR_CORES[5])
+    with cpu_device(built):
+        expected = case.decode(backend="cuda")
+        case.check(expected)
+        case.table = case.table.t().contiguous().t()
+        case.scales = tuple(torch.stack([scale, scale + 1], 1)[:, 0] for scale in case.scales)
+        case.query = torch.stack([case.query, case.query + 1], 3)[..., 0]
+        assert {case.table.stride(1), case.scales[0].stride(0), case.query.stride(2)} == {2}
+        assert torch.equal(case.decode(backend="cuda"), expected)
+
+
+def traced(function):
+    return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+
+def test_steps_are_traced(built):
+    case = Case(1, [90, 0, 300], [1] * 3, **TENSOR_CORES[0])
+    with cpu_device(built):
+        expected = case.decode(backend="cuda")
+        case.check(expected)
+        alone = traced(lambda case: case.decode(backend="cuda", validate=False))
+        assert torch.equal(alone(case), expected)
+        made = DecodePlan(case.query, *case.views, case.table)
+
+        def step(lens):
+            made.update(lens)
+            return [case.decode(backend="cuda", validate=False, plan=made) for _ in range(2)]
+
+        for output in traced(step)(case.lens()):
+            assert torch.equal(output, expected)
+
+
+def test_operators_keep_their_promises(built):
+    case = Case(1, [90, 0, 300], [1] * 3, **TENSOR_CORES[0])
+    tensors = (case.query, *case.views, case.table)
+    numbers = (0.1, 0.0, 0, None, torch.ones(2), 1.0)
+    with cpu_device(built):
+        made = DecodePlan(*tensors)
+        lens = case.lens()
+        torch.library.opcheck(plan._plan, (lens, made.memory, made.heads, 0, made.workers, made.tile))
+        made.update(lens)
+        made_for = [made.rows, made.heads, made.tile, made.workers]
+        torch.library.opcheck(decode._decode, (*tensors, made.memory, made.parts, made_for, *numbers))
+        torch.library.opcheck(decode._decode_alone, (*tensors, lens, *numbers))

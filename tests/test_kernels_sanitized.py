@@ -1,0 +1,90 @@
+"""The decode kernels on the CPU under AddressSanitizer, and with mistakes planted in their sources."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from attention_cases import Case
+from cuda_on_cpu.build import HERE, SOURCES
+from cuda_on_cpu.device import cpu_device
+
+SIZES = {"dtype": torch.float32, "head_dim": 12, "group": 6, "block_size": 7, "window": 150}
+
+
+@pytest.fixture(scope="session")
+def sanitizer(libraries):
+    found = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    path = Path(found.stdout.strip())
+    if not path.is_absolute():
+        assert os.environ.get("CI") != "true", "CI needs the libasan of g++"
+        pytest.skip("g++ has no AddressSanitizer here")
+    return path.resolve()
+
+
+def run_sanitized(sanitizer, libraries, *words):
+    environment = os.environ | {"LD_PRELOAD": str(sanitizer), "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, str(HERE / "sanitized.py"), str(libraries), str(HERE.parent), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("source", ["decode.cu", "decode_plain.cu"])
+def test_no_kernel_leaves_its_memory(sanitizer, libraries, source):
+    run = run_sanitized(sanitizer, libraries, source, "good")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.endswith("all within\n")
+
+
+@pytest.mark.parametrize("entry", ["past", "before"])
+@pytest.mark.parametrize("source", ["decode.cu", "decode_plain.cu"])
+def test_a_block_outside_the_cache_is_seen(sanitizer, libraries, source, entry):
+    run = run_sanitized(sanitizer, libraries, source, entry)
+    assert run.returncode != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in run.stderr
+    lines = [line for line in run.stderr.splitlines() if f"/{source}:" in line]
+    assert lines, run.stderr
+
+
+SYNC = "__syncthreads();\n"
+MISTAKES = [
+    ("worker.cuh", SYNC + "            each_element", "each_element"),
+    ("worker.cuh", SYNC + "    const auto merge_pair", "const auto merge_pair"),
+    ("combine.cuh", SYNC + "    each_element", "each_element"),
+    ("combine.cuh", "2 * (pair.first + i) + (i == 0)", "2 * (pair.first + i)"),
+    ("combine.cuh", "weights[count] = total", "weights[count - 1] = total"),
+    ("walk.cuh", "? length - window : 0", "? length - window + 1 : 0"),
+    ("worker.cuh", "kv_head(head) * GROUP", "kv_head(head) * HEADS"),
+    ("plan.cu", "share.first_worker = first.into == 0 ?", "share.first_worker = first.into <= 1 ?"),
+    ("decode_plain.cu", "token % BLOCK_SIZE, head_of_cache), first + i < end, lane);\n        }",
+     "token % BLOCK_SIZE, 0), first + i < end, lane);\n        }"),
+]  # fmt: skip
+
+
+def outcomes(libraries, sources):
+    """For both orders of lanes: whether a batch with split contexts and a window comes out right."""
+    case = Case(7, [150, 0, 220, 40], [1] * 4, **SIZES)
+    for backwards in (False, True):
+        with cpu_device(libraries, backwards=backwards, multiprocessors=2, sources=sources):
+            output = case.decode(backend="cuda")
+        try:
+            case.check(output)
+            yield True
+        except AssertionError:
+            yield False
+
+
+@pytest.mark.parametrize(("file", "text", "mistake"), [("walk.cuh", "", ""), *MISTAKES])
+def test_a_planted_mistake_is_found(libraries, tmp_path, file, text, mistake):
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    for path in SOURCES.glob("*.cu*"):
+        shutil.copy(path, sources)
+    changed = (sources / file).read_text(encoding="utf-8")
+    assert changed.count(text) == 1 or not text
+    (sources / file).write_text(changed.replace(text, mistake) if text else changed, encoding="utf-8")
+    assert all(outcomes(libraries, sources)) == (not text)
