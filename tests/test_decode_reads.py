@@ -102,7 +102,7 @@ def planner(tmp_path_factory):
 )
 @settings(max_examples=60, deadline=None)
 def test_the_plain_plan_is_that_of_the_source(planner, contexts, heads, workers):
-    from nano_batch.attention.cuda.decode import LEAST_TILES, SHARE_WORDS
+    from nano_batch.attention.cuda.plan import LEAST_TILES, SHARE_WORDS
 
     assert LEAST_TILES == plan_shares.LEAST_TILES
     plan = torch.empty((SHARE_WORDS + 1) * workers + len(contexts), dtype=torch.int32)

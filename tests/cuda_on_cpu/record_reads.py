@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from nano_batch.attention.cuda.decode import LEAST_TILES, PLAN_THREADS, SHARE_WORDS, decode_arguments
+from nano_batch.attention.cuda.decode import decode_arguments
+from nano_batch.attention.cuda.plan import LEAST_TILES, PLAN_THREADS, SHARE_WORDS
 from nano_batch.attention.cuda.variant import Variant, choose
 from nano_batch.attention.dense import dense_attention
 from nano_batch.lessons import small_step as small
