@@ -74,11 +74,11 @@ def record(folder: Path) -> Recording:
         small.HEAD_DIM**-0.5, 0.0, 0, None, None, 1.0,
     )  # fmt: skip
     decode = CpuKernel(variant.source, variant.defines(), "decode", folder=folder)
-    noted = folder / "reads.txt"
+    noted, shared = folder / "reads.txt", variant.shared_bytes(small.WORKERS)
     noted.unlink(missing_ok=True)
     os.environ["NANO_BATCH_READS"] = str(noted)
     try:
-        decode.launch((small.WORKERS, 1, 1), 32 * variant.warps, variant.shared_bytes, arguments)
+        decode.launch((small.WORKERS, 1, 1), 32 * variant.warps, shared, arguments)
     finally:
         del os.environ["NANO_BATCH_READS"]
     step.check(output)
