@@ -8,10 +8,12 @@ from typing import Any
 from nano_batch.core import Engine
 from nano_batch.errors import ViewError
 from nano_batch.lessons import (
+    DecodeStep,
     Hint,
     Verdict,
     allocators,
     block_sizes,
+    blocks_read,
     check,
     evictions,
     gpu_memory,
@@ -19,12 +21,15 @@ from nano_batch.lessons import (
     hint,
     hit_rates,
     holes,
+    kernel_speed,
     last_block,
     memory_split,
     preemptions,
     prefix_hits,
     question,
     sharing,
+    tile_shares,
+    warp_reads,
 )
 from nano_batch.lessons.told import expression, requests_line
 from nano_batch.metrics import SLO
@@ -42,6 +47,7 @@ __all__ = [
     "SLO",
     "BlockTableView",
     "Board",
+    "DecodeStep",
     "Engine",
     "Families",
     "GanttView",
@@ -58,6 +64,7 @@ __all__ = [
     "allocators",
     "block_sizes",
     "block_table",
+    "blocks_read",
     "budget",
     "check",
     "drive",
@@ -70,6 +77,7 @@ __all__ = [
     "hint",
     "hit_rates",
     "holes",
+    "kernel_speed",
     "last_block",
     "live",
     "memory_split",
@@ -83,6 +91,8 @@ __all__ = [
     "serve",
     "serve_schemes",
     "sharing",
+    "tile_shares",
+    "warp_reads",
 ]
 
 

@@ -48,14 +48,16 @@ class Verdict:
         """The block table of the run that the prediction was about.
 
         Raises:
-            LabError: before there is an answer.
+            LabError: before there is an answer, or where the exercise is not about a schedule.
         """
         from nano_batch.viz import BlockTableView
 
         if self.answer is None:
             raise LabError(f"exercise {self.exercise}: first a prediction, then the run")
-        exercise = _exercise(self.exercise)
-        return BlockTableView(_truth(self.exercise).run, about=f"exercise {exercise.name}")
+        run = _truth(self.exercise).run
+        if run is None:
+            raise LabError(f"exercise {self.exercise} is about no schedule: there is no block table to show")
+        return BlockTableView(run, about=f"exercise {self.exercise}")
 
     def __repr__(self) -> str:
         return self.text
@@ -181,11 +183,19 @@ def exercises() -> dict[str, Exercise]:
         batching_exercises,
         block_tables,
         cache_exercises,
+        kernel_exercises,
         load_exercises,
         memory_exercises,
     )
 
-    rooms = (block_tables, memory_exercises, batching_exercises, load_exercises, cache_exercises)
+    rooms = (
+        block_tables,
+        memory_exercises,
+        batching_exercises,
+        load_exercises,
+        cache_exercises,
+        kernel_exercises,
+    )
     return {exercise.name: exercise for room in rooms for exercise in room.EXERCISES}
 
 

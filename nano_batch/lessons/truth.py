@@ -19,14 +19,15 @@ class Truth:
         why: one line.
         mistakes: what is off, by the number that a likely mistake gives.
         table: the part of the run to look at.
-        run: the engine that was driven, or a run, its event log on; of a region's, the same under paging.
+        run: the engine that was driven, or a run, its event log on; of a region's, the same under paging;
+            None where no scheduler is asked.
     """
 
     value: int
     why: str
     mistakes: Mapping[float, str]
     table: Table
-    run: Engine | Run
+    run: Engine | Run | None = None
 
 
 @dataclass(frozen=True, eq=False)

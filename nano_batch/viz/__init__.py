@@ -2,7 +2,21 @@
 
 from nano_batch.viz.base import View
 from nano_batch.viz.block_table import BlockTableView
-from nano_batch.viz.chart import Area, Axis, Band, Bars, Chart, Line, Panel, Points, Ribbon, Rule, Shade, Text
+from nano_batch.viz.chart import (
+    Area,
+    Axis,
+    Band,
+    Bars,
+    Cells,
+    Chart,
+    Line,
+    Panel,
+    Points,
+    Ribbon,
+    Rule,
+    Shade,
+    Text,
+)
 from nano_batch.viz.chart_view import ChartView
 from nano_batch.viz.controls import Control
 from nano_batch.viz.figure import figure
@@ -19,6 +33,7 @@ __all__ = [
     "Band",
     "Bars",
     "BlockTableView",
+    "Cells",
     "Chart",
     "ChartView",
     "Control",

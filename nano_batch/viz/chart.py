@@ -20,6 +20,7 @@ from nano_batch.viz.table import Table
 
 Scale = Literal["linear", "log2", "log10"]
 Direction = Literal["x", "y"]
+PointMark = Literal["circle", "diamond"]
 Column = NDArray[np.float64]
 
 
@@ -30,6 +31,7 @@ class Axis:
     Attributes:
         scale: "linear", "log2" or "log10".
         ticks: the values marked; by default round ones.
+        names: what stands at the ticks instead of their numbers.
         low, high: the ends; by default those of the data, and zero for a linear y.
     """
 
@@ -39,9 +41,14 @@ class Axis:
     ticks: Sequence[float] | None = None
     low: float | None = None
     high: float | None = None
+    names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         check_choice("scale", self.scale, Scale)
+        if self.names is not None and len(self.names) != len(self.ticks or ()):
+            raise InvalidArgumentError(
+                f"axis {self.title!r} has {len(self.names)} names for {len(self.ticks or ())} ticks"
+            )
 
     @property
     def title(self) -> str:
@@ -93,15 +100,20 @@ class Band:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Marks at (x, y); `hollow` says of each whether it is drawn as a ring (a value to be doubted)."""
+    """Marks at (x, y); `hollow` says of each whether it is drawn as a ring (a value to be doubted).
+
+    `mark` is "circle", or "diamond" for values of another source than those beside them.
+    """
 
     name: str
     x: ArrayLike
     y: ArrayLike
     colour: str
     hollow: ArrayLike | None = None
+    mark: PointMark = "circle"
 
     def __post_init__(self) -> None:
+        check_choice("mark", self.mark, PointMark)
         _columns(self, "x", "y")
         rings = np.zeros(len(column(self.x)), bool) if self.hollow is None else self.hollow
         object.__setattr__(self, "hollow", np.asarray(rings, bool))
@@ -126,7 +138,35 @@ class Bars:
             )
 
 
-Series = Line | Area | Band | Points | Bars
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Squares of a grid, one unit wide and high, with their middles at (x, y).
+
+    Attributes:
+        words: what stands in each, where there is room.
+        tips: what is said of each that is pointed at; by default its words.
+    """
+
+    name: str
+    x: ArrayLike
+    y: ArrayLike
+    colour: str
+    words: Sequence[str] = ()
+    tips: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        _columns(self, "x", "y")
+        count = len(column(self.x))
+        for name in ("words", "tips"):
+            texts = tuple(getattr(self, name)) or ("",) * count
+            if len(texts) != count:
+                raise InvalidArgumentError(f"cells {self.name!r}: {len(texts)} {name} for {count} cells")
+            object.__setattr__(self, name, texts)
+
+
+Series = Line | Area | Band | Points | Bars | Cells
+HALF_CELL = 0.46
+"""Half the side of a cell as it is drawn: a line of paper stays between neighbours."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nano_batch.viz.chart import Area, Band, Bars, Chart, Points, Ribbon, Rule, Shade, Text
+from nano_batch.viz.chart import Area, Band, Bars, Cells, Chart, Points, Ribbon, Rule, Shade, Text
 from nano_batch.viz.palette import HATCHED, ROLES
 from nano_batch.viz.scales import Span, spans, stacked
 
@@ -56,8 +56,12 @@ def _traces(panel: Any, series: Any, low: Any, high: Any, named: bool) -> list[A
         fill = _rgba(colour, 0.25 if isinstance(series, Band) else 1.0)
         below = Scatter(y=low, hoverinfo="skip", **edge, **{**own, "showlegend": False})
         return [below, Scatter(y=high, fill="tonexty", fillcolor=fill, **edge, **own)]
+    if isinstance(series, Cells):
+        squares = {"color": colour, "symbol": "square", "size": 22}
+        text: dict[str, Any] = {"text": series.words, "hovertext": series.tips}
+        return [Scatter(x=series.x, y=series.y, mode="markers+text", marker=squares, **text, **own)]
     if isinstance(series, Points):
-        symbols = np.where(np.asarray(series.hollow), "circle-open", "circle")
+        symbols = np.where(np.asarray(series.hollow), f"{series.mark}-open", series.mark)
         dots = {"color": colour, "symbol": symbols, "size": 8}
         return [Scatter(x=series.x, y=series.y, mode="markers", marker=dots, **own)]
     line = {"color": colour, "width": series.width, "dash": "dash" if series.dash else "solid"}

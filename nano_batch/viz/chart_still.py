@@ -11,8 +11,23 @@ from typing import Any, Literal
 import numpy as np
 
 from nano_batch.errors import MissingExtraError
-from nano_batch.viz.chart import Area, Band, Bars, Chart, Line, Panel, Points, Ribbon, Rule, Shade, Text
-from nano_batch.viz.palette import ROLES
+from nano_batch.viz.chart import (
+    HALF_CELL,
+    Area,
+    Band,
+    Bars,
+    Cells,
+    Chart,
+    Line,
+    Panel,
+    Points,
+    Ribbon,
+    Rule,
+    Shade,
+    Text,
+    column,
+)
+from nano_batch.viz.palette import ROLES, ink_on
 from nano_batch.viz.scales import Span, spans, stacked
 
 WIDTH = 900
@@ -119,6 +134,14 @@ def _series(drawing: Drawing, panel: Panel, series: Any, low: Any, high: Any, ac
             ends = across(middle - wide / 2), down(top), across(middle + wide / 2), down(bottom)
             drawing.box(*ends, colour)
         return
+    if isinstance(series, Cells):
+        edges = [across(column(series.x) + half) for half in (-HALF_CELL, HALF_CELL)]
+        sides = zip(*edges, down(high), down(low), strict=True)
+        for (left, right, top, bottom), words in zip(sides, series.words, strict=True):
+            drawing.box(left, top, right, bottom, colour)
+            if 6.2 * len(words) < right - left:
+                drawing.text((left + right) / 2, (top + bottom) / 2 + 4, words, ink_on(colour), "middle")
+        return
     xs, ys = across(series.x), down(high)
     if isinstance(series, (Area, Band)):
         outline = [*zip(xs, ys, strict=True), *zip(xs[::-1], down(low)[::-1], strict=True)]
@@ -126,7 +149,12 @@ def _series(drawing: Drawing, panel: Panel, series: Any, low: Any, high: Any, ac
     elif isinstance(series, Points):
         for at, value, ring in zip(xs, ys, np.asarray(series.hollow), strict=True):
             if np.isfinite(value):
-                drawing.dot(at, value, 4, colour, PAPER if ring else colour)
+                if series.mark == "diamond":
+                    drawing.polygon(
+                        [(at - 6, value), (at, value - 6), (at + 6, value), (at, value + 6)], colour
+                    )
+                else:
+                    drawing.dot(at, value, 4, colour, PAPER if ring else colour)
     elif isinstance(series, Line):
         for part in _unbroken(xs, ys):
             drawing.line(part, colour, series.width)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nano_batch.viz.chart import Bars, Chart, Line, Panel, Points, Ribbon, Rule, Shade, column
+from nano_batch.viz.chart import Bars, Cells, Chart, Line, Panel, Points, Ribbon, Rule, Shade, column
 from nano_batch.viz.scales import Span, spans, stacked
 
 
@@ -82,8 +82,10 @@ def _series(panel: Panel, series: Any, low: Any, high: Any, columns: _Columns) -
     told |= {"low": columns.add(low), "high": columns.add(high)}
     if isinstance(series, Line):
         told |= {"dash": series.dash, "width": series.width}
+    if isinstance(series, Cells):
+        told |= {"words": list(series.words), "tips": list(series.tips)}
     if isinstance(series, Points):
-        told["hollow"] = np.asarray(series.hollow).tolist()
+        told |= {"hollow": np.asarray(series.hollow).tolist(), "mark": series.mark}
     return told
 
 

@@ -121,3 +121,16 @@ ROLES: dict[str, dict[str, str]] = {
     "bound": {"light": "#1A1A1A", "dark": "#F0F0F0"},
 }
 HATCHED = ("cached",)
+
+
+EASIER_IN_BLACK = 0.179
+"""The relative luminance (WCAG 2.2) of a ground from which black has more contrast than white."""
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever is easier to read on a colour (as in static/cells.js)."""
+    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return "#000000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > EASIER_IN_BLACK else "#ffffff"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nano_batch.display import number
 from nano_batch.errors import InvalidArgumentError
-from nano_batch.viz.chart import Area, Axis, Band, Bars, Chart, Panel, Rule, Series, column
+from nano_batch.viz.chart import HALF_CELL, Area, Axis, Band, Bars, Cells, Chart, Panel, Rule, Series, column
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ def stacked(panel: Panel) -> list[tuple[NDArray[np.float64], NDArray[np.float64]
             base[rows] = found[-1][1]
         elif isinstance(series, Band):
             found.append((column(series.low), column(series.high)))
+        elif isinstance(series, Cells):
+            found.append((column(series.y) - HALF_CELL, column(series.y) + HALF_CELL))
         else:
             found.append((column(series.y), column(series.y)))
     return found
@@ -118,7 +120,9 @@ def _span(axis: Axis, categories: Sequence[str] = ()) -> Span:
     if categories:
         return Span(axis, low, high, tuple((float(i), name) for i, name in enumerate(categories)))
     values = _round(low, high, axis.scale) if axis.ticks is None else [float(each) for each in axis.ticks]
-    return Span(axis, low, high, tuple((value, number(value)) for value in values if low <= value <= high))
+    names = [number(value) for value in values] if axis.names is None else axis.names
+    ticks = zip(values, names, strict=True)
+    return Span(axis, low, high, tuple(tick for tick in ticks if low <= tick[0] <= high))
 
 
 def _round(low: float, high: float, scale: str) -> list[float]:

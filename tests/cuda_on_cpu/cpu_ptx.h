@@ -1,5 +1,6 @@
 // What ptx.cuh has, on a CPU: each function from the description of its instruction in NVIDIA's PTX manual.
 #pragma once
+#include "cpu_reads.h"
 
 #define DYNAMIC_SHARED(name) unsigned char* name = cpu::dynamic_shared
 
@@ -10,6 +11,7 @@ inline uint4 load_once(const void* from) {
         std::fprintf(stderr, "a load of 16 bytes from %p, not aligned\n", from);
         std::abort();
     }
+    cpu::note_read(from);
     uint4 x;
     std::memcpy(&x, from, 16);
     return x;

@@ -49,6 +49,12 @@ BY_HAND = {
     "06-1": (224, {240: "not full", 7: "how many blocks"}),
     # Four of five are kept: four found in each round but the first.
     "06-2": (12, {0: "LRU finds", 15: "one block less"}),
+    # 352 tokens of 2 heads, 64 numbers of 2 bytes in each key and each value.
+    "07-1": (352 * 2 * 64 * 2 * 2, {188_416: "no token", 720_896: "share its reads", 90_112: "both"}),
+    # 13 + 3 + 6 + 1 tiles, twice: 46 / 4 = 11.5.
+    "07-2": (12, {26: "whole pairs", 13: "is cut, too", 11: "evenly"}),
+    # Cuts at 9, 18, 27 and 36; row 1 of head 1 begins at 36.
+    "07-3": (3, {4: "between two pairs", 8: "written at once"}),
     # 6 + 4 blocks in 8: p's last two go, its prefix of 4 stays.
     "06-3": (4, {2: "the last go first", 6: "own blocks are new"}),
 }
@@ -142,6 +148,11 @@ def test_the_view_of_an_answered_exercise_is_its_run():
     view = lab.check("01-3", 0).view()
     assert "14 blocks of 4 tokens" in view.caption()
     assert "1 preemptions" in view.caption()
+
+
+def test_an_exercise_about_no_schedule_has_no_block_table():
+    with pytest.raises(LabError, match="about no schedule"):
+        lab.check("07-3", 0).view()
 
 
 def test_a_click_is_an_answer():

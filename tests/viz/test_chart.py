@@ -13,6 +13,7 @@ from nano_batch.viz import (
     Axis,
     Band,
     Bars,
+    Cells,
     Chart,
     ChartView,
     Control,
@@ -45,7 +46,10 @@ def every_kind():
         Band("range", sizes, [1, 2, 3, 4], [2, 4, 6, 8], "series-1"),
         Line("median", sizes, [1, np.nan, 5, 6], "series-1", dash="4 3"),
         Points("points", sizes, [1, 2, 3, 4], "series-2", hollow=[0, 1, 0, 0]),
+        Points("elsewhere", [2], [7], "series-4", mark="diamond"),
     )
+    cells = [Cells("read", [0, 1, 0], [0, 0, -1], "series-3", ["a", "b", "much too long a word for a cell"])]
+    rows = Axis("", low=-1.5, high=0.5, ticks=[0, -1], names=["row 0", "row 1"])
     marks = (Rule("y", 5, "bound"), Shade(2, 4, "good"), Ribbon([1, 2, 8], ["a", "b"]), Text(2, 3, "here"))
     bars = [Bars(name, ["max", "paging"], [20, 90 - i], name) for i, name in enumerate(("used", "internal"))]
     return Chart(
@@ -53,6 +57,7 @@ def every_kind():
             panel(steps=[5, 6, 7]),
             Panel("over block size", X, Y, lines, marks),
             Panel("bars", Axis("allocator"), Axis("share", "%"), bars, [Shade(20.4, 38.2, "paper", "y")]),
+            Panel("cells", Axis("place", low=-0.5, high=20), rows, cells),
         ),
         "A chart",
         columns=2,
@@ -262,3 +267,26 @@ def test_one_clock_with_the_views_of_a_run():
     assert view.cursor == 1.0
     view.cursor = 1.9
     assert selection.step == 7
+
+
+def test_cells_are_squares_with_words_where_there_is_room():
+    (cells,) = every_kind().panels[3].series
+    low, high = stacked(every_kind().panels[3])[0]
+    np.testing.assert_allclose(high - low, 0.92)
+    np.testing.assert_allclose((high + low) / 2, cells.y)
+    _, y = spans(every_kind())[3]
+    assert y.ticks == ((0.0, "row 0"), (-1.0, "row 1"))
+    told = pack_chart(every_kind())["panels"][3]["series"][0]
+    assert (told["kind"], told["words"][:2], told["tips"]) == ("cells", ["a", "b"], ["", "", ""])
+    text = ChartView(every_kind).svg()
+    assert ">a</text>" in text
+    assert "much too long" not in text
+
+
+def test_cells_and_names_that_do_not_fit_are_refused():
+    with pytest.raises(InvalidArgumentError, match="2 words for 1 cells"):
+        Cells("read", [0], [0], "used", ["a", "b"])
+    with pytest.raises(InvalidArgumentError, match="1 names for 2 ticks"):
+        Axis("y", ticks=[0, 1], names=["a"])
+    with pytest.raises(UnknownOptionError, match="'diamond'"):
+        Points("p", [0], [0], "used", mark="diamnod")

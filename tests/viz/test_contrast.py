@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nano_batch.viz.bundle import static_text
-from nano_batch.viz.palette import OTHERS, OWNERS, RAMPS, STATES
+from nano_batch.viz.palette import OTHERS, OWNERS, RAMPS, ROLES, STATES, ink_on
 
 # What front ends lay under a view: JupyterLab's two themes, VS Code's, and the fallback in view.css.
 HOSTS = {"light": {"#FFFFFF"}, "dark": {"#111111", "#1F1F1F"}}
@@ -96,3 +96,9 @@ def test_text_of_an_exported_page(theme):
         for name in PAGE_TEXT:
             assert contrast(colours[name], ground) >= 4.5, (name, ground)
         assert contrast(colours["--page-line"], ground) >= 3
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_words_in_cells_stand_out_from_every_role(theme):
+    for name, colours in ROLES.items():
+        assert contrast(ink_on(colours[theme]), colours[theme]) >= 4.5, name

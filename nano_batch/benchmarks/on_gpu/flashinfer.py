@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -56,7 +55,7 @@ class FlashInfer:
 
 def flashinfer_version() -> str | None:
     """None where it is not installed."""
-    return None if find_spec(NAME) is None else version("flashinfer-python")
+    return None if find_spec(NAME) is None else str(import_module(NAME).__version__)
 
 
 def peer_of(inputs: Inputs, case: Case, failed: Callable[[str], None]) -> FlashInfer | None:

@@ -56,7 +56,8 @@ export class PanelPicture {
 
   placeOf([place, index]) {
     const series = this.panel.series[place];
-    return [this.x.at(series.x[index]), this.y.at(series.high[index])];
+    const y = series.kind === "cells" ? (series.low[index] + series.high[index]) / 2 : series.high[index];
+    return [this.x.at(series.x[index]), this.y.at(y)];
   }
 
   within(px, py) {
@@ -70,7 +71,8 @@ export class PanelPicture {
 
   // Every series at the x of a point, in words; the point's own series first.
   describe([place, index]) {
-    const { series, x, y, title } = this.panel, value = series[place].x[index];
+    const { series, x, y, title } = this.panel, value = series[place].x[index], chosen = series[place];
+    if (chosen.kind === "cells") return `${title}, ${chosen.name}\n${chosen.tips[index] || chosen.words[index]}`;
     const head = x.categories.length ? x.categories[value] : `${x.label} ${figureText(value)}${x.unit ? ` ${x.unit}` : ""}`;
     const lines = series.map((each, i) => {
       const at = i === place ? index : nearestIndex(each.x, value);

@@ -1,4 +1,5 @@
 // The series of a panel as shapes, the setting before as thin grey lines, and which mark is at a place.
+import { cellNear, cellShapes } from "./cells.js";
 import { shape, through } from "./svg.js";
 
 // The panels of a chart with their columns, which come end to end in one buffer, as typed arrays.
@@ -23,6 +24,7 @@ export function drawSeries(series, x, y, ink) {
     if (series.kind === "band") return [shape("path", { ...area, opacity: 0.25 })];
     return [shape("path", area)];
   }
+  if (series.kind === "cells") return cellShapes(series, x, y, marks, ink);
   if (series.kind === "points") return pointShapes(series, xs, high, colour, marks, ink);
   const dash = series.dash ? { "stroke-dasharray": series.dash } : {};
   return [shape("path", { ...marks, d: through(xs, high), fill: "none", stroke: colour, "stroke-width": series.width, "stroke-linejoin": "round", ...dash })];
@@ -46,6 +48,7 @@ function pointShapes(series, xs, ys, colour, marks, ink) {
   return xs.flatMap((at, i) => {
     if (!Number.isFinite(ys[i]) || !Number.isFinite(at)) return [];
     const fill = series.hollow?.[i] ? ink.paper : colour;
+    if (series.mark === "diamond") return [shape("path", { ...marks, d: `M${at - 6} ${ys[i]}l6 -6l6 6l-6 6Z`, fill, stroke: colour, "stroke-width": 2, "data-index": i })];
     return [shape("circle", { ...marks, cx: at, cy: ys[i], r: 4, fill, stroke: colour, "stroke-width": 2, "data-index": i })];
   });
 }
@@ -59,7 +62,7 @@ export function drawBefore(series, x, y, ink) {
     });
   }
   const xs = Array.from(series.x, x.at), ys = Array.from(series.high, y.at);
-  if (series.kind !== "points") return series.kind === "band" ? [] : [shape("path", { ...line, d: through(xs, ys) })];
+  if (series.kind !== "points") return series.kind !== "line" && series.kind !== "area" ? [] : [shape("path", { ...line, d: through(xs, ys) })];
   return xs.filter((at, i) => Number.isFinite(ys[i])).map((at, i) => shape("circle", { ...line, cx: at, cy: ys[i], r: 3 }));
 }
 
@@ -76,6 +79,11 @@ export function nearestIndex(x, value, distance = (one, two) => Math.abs(one - t
 export function markAt(panel, px, py, x, y) {
   const found = [];
   panel.series.forEach((series, place) => {
+    if (series.kind === "cells") {
+      const [away, index] = cellNear(series, px, py, x, y);
+      if (index >= 0) found.push([away, place, index]);
+      return;
+    }
     const index = nearestIndex(series.x, px, (value, pixel) => Math.abs(x.at(value) - pixel));
     if (index < 0 || !Number.isFinite(series.high[index])) return;
     const top = y.at(series.high[index]), bottom = y.at(series.low[index]);
