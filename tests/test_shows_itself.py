@@ -65,7 +65,7 @@ NOT_SHOWN = {
     SteeredView,
     # what a chart is made of
     *(chart.Area, chart.Axis, chart.Band, chart.Bars, chart.Chart, chart.Line, chart.Panel),
-    *(chart.Points, chart.Ribbon, chart.Rule, chart.Shade, chart.Text),
+    *(chart.Cells, chart.Points, chart.Ribbon, chart.Rule, chart.Shade, chart.Text),
     Control,
     Selection,
     Kind,
@@ -160,6 +160,7 @@ def examples():
         metrics.quantile(np.arange(50.0), 0.9),
         metrics.prefill_costs(schedule, default_cost()),
         lab.gain(lab.Mix(requests=4)),
+        lab.DecodeStep(),
         board,
         board.table(),
         board.first_difference("fcfs", "prefill_first"),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nano_batch.display import html_table
 from nano_batch.errors import InvalidArgumentError, MissingExtraError
 from nano_batch.lessons import small_step as small
 
@@ -91,6 +92,13 @@ class DecodeStep:
     def __repr__(self) -> str:
         rows = ", ".join(str(context) for context in self.contexts)
         return f"DecodeStep: contexts of {rows} tokens, blocks of {self.block_size}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (row, context, " ".join(str(block) for block in table if block >= 0))
+            for row, (context, table) in enumerate(zip(self.contexts, self.table.tolist(), strict=True))
+        ]
+        return html_table(repr(self), ["row", "tokens", "blocks"], rows)
 
     def contiguous(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [context, num_kv_heads, head_dim] of a row, as if they lay side by side."""
