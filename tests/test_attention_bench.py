@@ -330,7 +330,10 @@ def test_a_committed_measurement_is_whole(path: Path):
     assert result["failures"] == []
     assert {"driver", "cuda", "torch", "flashinfer"} <= result["versions"].keys()
     named = ("case", "batch", "context", "block_size", "dtype")
-    expected = [row(case, Times(1.0)) for case in all_cases()]
+    # NANO_BATCH_CASES may leave cases out; what is there of a case is all of it.
+    kept = {each["case"] for each in result["rows"]}
+    assert kept >= {"copy", "hot"}
+    expected = [row(case, Times(1.0)) for case in all_cases() if case.name in kept]
     assert [[each[name] for name in named] for each in result["rows"]] == [
         [each[name] for name in named] for each in expected
     ]
