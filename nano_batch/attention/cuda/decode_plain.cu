@@ -1,5 +1,6 @@
-// The same work as decode.cu without tensor cores and without a line of PTX: for float32, for any head dimension and
-// alignment, for GPUs before sm_80, and to be read first. A warp's lanes share the dimensions of a token's key.
+// The same work as decode.cu without tensor cores: for float32, for any head dimension and alignment, and to be read
+// first. Its reading is plain CUDA C++; of ptx.cuh it meets, in what both kernels share, the fence, the power of two and
+// the waits between launches, but nothing that needs a tensor core. A warp's lanes share the dimensions of a token's key.
 #include "ptx.cuh"
 
 #include "element.cuh"

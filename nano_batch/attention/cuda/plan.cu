@@ -2,10 +2,6 @@
 #include "ptx.cuh"
 #include "walk.cuh"
 
-#ifndef LENGTH_TYPE
-#define LENGTH_TYPE int
-#endif
-
 namespace {
 
 // The sum of `value` over all threads before this one; `total` gets the sum over all.
@@ -66,6 +62,7 @@ __device__ Place place(const int* before, int rows, int of_head, int tile) {
 }  // namespace
 
 // before [rows + 1] in shared memory: tiles of one head in all rows before a row.
+// LENGTH_TYPE: of context_lens.
 extern "C" __global__ void __launch_bounds__(1024)
     plan(const LENGTH_TYPE* context_lens, int rows, int heads, int window, int workers, int least_tiles, int* memory) {
     DYNAMIC_SHARED(shared);

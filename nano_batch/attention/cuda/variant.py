@@ -1,4 +1,4 @@
-"""How the decode kernel is built for a case: which source, how large its tiles and rings are."""
+"""How the decode kernel is built for a case: which source, how many tiles are on their way."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 //
 // A row's context is cut into tiles of TILE tokens. All tiles of all pairs (head, row) stand in one line, by head, then
 // row, then tile; the plan cuts the line into one equal share a worker. With heads outermost all heads are read at any
-// time, and near the same tokens, which a block of the cache holds side by side. A worker is a block of threads; a head is a key/value head, or a part of its query heads
-// where they are more than a block takes at once. A pair that no cut goes through is written by its one worker; of any
-// other pair each worker writes a part, and the last to arrive merges them.
+// time, and near the same tokens, which a block of the cache holds side by side. A worker is a block of threads; a head
+// is a key/value head, or a part of its query heads where they are more than a block takes at once. A pair that no cut
+// goes through is written by its one worker; of any other pair each worker writes a part, and the last to arrive merges
+// them.
 #pragma once
 
 struct Share {

@@ -36,7 +36,7 @@ struct Output {
 };
 
 // The pairs of a worker's share, one after the other. A Reader holds what a warp has gathered of the present one:
-// begin_pair(at) clears it and may put off its loads, store(sums) hands it over.
+// begin_pair(at) loads its query and may put that off, store(sums) hands the sums over and clears them.
 template <class Reader> struct Pairs {
     Reader& reader;
     const Parts& parts;
