@@ -189,7 +189,7 @@ class KVCache:
         new.check_rope(rope, query, keys.dtype)
         cache_ops.write_kv(
             keys, values, cached_keys, cached_values, slots.to(self.device), *self.scales(layer),
-            *((rope.positions, rope.cosines, rope.sines, query) if rope is not None else ()),
+            *((rope.positions, rope.cosines, rope.sines) if rope is not None else (None, None, None)), query,
         )  # fmt: skip
 
     def _slots(self, slots: torch.Tensor | NDArray[np.int64] | Sequence[int], validate: bool) -> torch.Tensor:

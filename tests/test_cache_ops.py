@@ -42,7 +42,7 @@ def operands(kind):
     caches = [torch.zeros(6, 4, 2, 8, dtype=QUANTISED if quantise else torch.float32) for _ in range(2)]
     scales = [torch.full((2,), 0.01) for _ in range(2)] if quantise else [None, None]
     rope = a_rope()
-    turn = (rope.positions, rope.cosines, rope.sines, query) if kind == "rotated" else ()
+    turn = (rope.positions, rope.cosines, rope.sines, query) if kind == "rotated" else 4 * [None]
     return keys, values, *caches, SLOTS, *scales, *turn
 
 
@@ -59,7 +59,7 @@ def test_write_kv_is_an_operator(kind):
 
 @pytest.mark.parametrize("kind", ["plain", "quantised"])
 def test_gather_kv_is_an_operator(kind):
-    torch.library.opcheck(cache_ops.gather_kv, operands(kind), test_utils=checks_of(kind))
+    torch.library.opcheck(cache_ops.gather_kv, operands(kind)[:7], test_utils=checks_of(kind))
 
 
 def test_copy_blocks_is_an_operator():
@@ -69,7 +69,7 @@ def test_copy_blocks_is_an_operator():
 
 def test_a_trace_keeps_what_is_written():
     def step(keys, values, cached_keys, cached_values, slots):
-        torch.ops.nano_batch.write_kv(keys, values, cached_keys, cached_values, slots)
+        cache_ops.write_kv(keys, values, cached_keys, cached_values, slots, *6 * [None])
         return cached_keys.sum() + cached_values.sum()
 
     eager, traced = operands("plain")[:5], operands("plain")[:5]

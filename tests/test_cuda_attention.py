@@ -76,6 +76,8 @@ def test_every_variant(sizes):
     case = Case(1, [3000, 0, 1, 700, 17], [1] * 5, device="cuda", **sizes)
     chosen = plan.variant_of(case.query, *case.views, case.table, case.soft_cap is not None)
     tensor_cores = sizes["dtype"] != FP32 and sizes["head_dim"] % 16 == 0 and not sizes.get("unaligned")
+    # Large heads in scattered blocks leave too few registers, unless they are quantised.
+    tensor_cores &= sizes["head_dim"] <= 128 or sizes["block_size"] % 16 == 0 or sizes.get("fp8", False)
     assert chosen.source == ("decode.cu" if tensor_cores else "decode_plain.cu")
     made = DecodePlan(case.query, *case.views, case.table, soft_cap=case.soft_cap)
     made.update(case.lens())
@@ -403,7 +405,7 @@ def test_a_step_is_traced():
     expected = step.run()
 
     def run(query, keys, values, cached_keys, cached_values, table, lens, slots):
-        torch.ops.nano_batch.write_kv(keys, values, cached_keys, cached_values, slots)
+        cache_ops.write_kv(keys, values, cached_keys, cached_values, slots, *6 * [None])
         return paged_attention_fwd(
             query, cached_keys, cached_values, table, lens, 16, backend="cuda", validate=False
         )
@@ -460,5 +462,5 @@ def test_operators_keep_their_promises(kind):
         pairs = torch.tensor([[0, 1], [1, 0], [-1, -1]], device="cuda")
         torch.library.opcheck(cache_ops.copy_blocks, (torch.stack(caches)[None], pairs))
     else:
-        operator = cache_ops.write_kv if kind == "write" else cache_ops.gather_kv
-        torch.library.opcheck(operator, (keys, values, *caches, slots))
+        operator, absent = (cache_ops.write_kv, 6) if kind == "write" else (cache_ops.gather_kv, 2)
+        torch.library.opcheck(operator, (keys, values, *caches, slots, *absent * [None]))

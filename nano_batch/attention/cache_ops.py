@@ -1,7 +1,8 @@
 """Moves within the KV cache as operators of PyTorch: the plain form on any device, kernels on CUDA.
 
 As operators they say what they change, so that `torch.compile` traces them; a CUDA graph can hold them, too,
-for on CUDA the kernels wait for no host.
+for on CUDA the kernels wait for no host. No parameter has a default: PyTorch 2.11 drops trailing defaults
+from a call, and then looks by place for what the operator changes.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ def write_kv(
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
     slots: torch.Tensor,
-    key_scale: torch.Tensor | None = None,
-    value_scale: torch.Tensor | None = None,
-    positions: torch.Tensor | None = None,
-    cosines: torch.Tensor | None = None,
-    sines: torch.Tensor | None = None,
-    query: torch.Tensor | None = None,
+    key_scale: torch.Tensor | None,
+    value_scale: torch.Tensor | None,
+    positions: torch.Tensor | None,
+    cosines: torch.Tensor | None,
+    sines: torch.Tensor | None,
+    query: torch.Tensor | None,
 ) -> None:
     """Store the keys and values of tokens in their slots. `KVCache.write_kv` checks what this does not.
 
@@ -103,8 +104,8 @@ def gather_kv(
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
     slots: torch.Tensor,
-    key_scale: torch.Tensor | None = None,
-    value_scale: torch.Tensor | None = None,
+    key_scale: torch.Tensor | None,
+    value_scale: torch.Tensor | None,
 ) -> None:
     """Fill keys and values of tokens from their slots: the way back of `write_kv`, with the same arguments.
 

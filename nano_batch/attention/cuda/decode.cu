@@ -356,20 +356,23 @@ struct Reader {
     __device__ __forceinline__ void read(Pairs<Reader>& pairs) {
         gathered.clear();
         int number = warp;
-        while (take_stages(pairs, number));
+        for (int stage = 0;; stage = stage + 1 < STAGES ? stage + 1 : 0) {
+            // The warps are at different stages here: their one barrier must not be copied into each.
+            while (number >= pairs.end)
+                if (!pairs.finish()) return;
+            const int token = (pairs.at.tile + number - pairs.begin) * TILE;
+            add_stage(stage, pairs.at.span.oldest - token, pairs.at.span.length - token);
+            next = look_up();
+            number += WARPS;
+        }
     }
 
-    // Takes a tile of each stage; false after the last pair. The stage is part of the type, so that tiles stay in
-    // registers.
-    template <int stage = 0> __device__ __forceinline__ bool take_stages(Pairs<Reader>& pairs, int& number) {
-        while (number >= pairs.end)
-            if (!pairs.finish()) return false;
-        const int token = (pairs.at.tile + number - pairs.begin) * TILE;
-        add(key[stage], value[stage], pairs.at.span.oldest - token, pairs.at.span.length - token);
-        next = look_up();
-        number += WARPS;
-        if constexpr (stage + 1 < STAGES) return take_stages<stage + 1>(pairs, number);
-        else return true;
+    // add() with the tile of a stage. Each has code of its own, so that tiles stay in registers.
+    template <int place = 0> __device__ __forceinline__ void add_stage(int stage, int low, int high) {
+        if constexpr (place + 1 < STAGES) {
+            if (stage != place) return add_stage<place + 1>(stage, low, high);
+        }
+        add(key[place], value[place], low, high);
     }
 
     // Folds in a tile, of which the query sees the tokens from low to high - 1, and loads the next into its registers.

@@ -110,7 +110,7 @@ class Device:
                  for _ in range(case.copies)]  # fmt: skip
 
         def write(copy: int) -> None:
-            cache_ops.write_kv(*moves[copy], slots)
+            cache_ops.write_kv(*moves[copy], slots, *6 * [None])
 
         write(0)
         written = [cache.flatten(0, 1)[slots] for cache in moves[0][2:]]
