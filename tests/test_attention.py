@@ -54,8 +54,13 @@ def test_prefill_over_gathered_keys_equals_dense_attention(case):
         *case.views, case.table, case.lens(), case.scale or case.query.shape[2] ** -0.5, case.window,
         **{name: 1.0 if scale is None else scale for name, scale in zip(SCALES, case.scales, strict=True)},
     )  # fmt: skip
-    with mock.patch.object(prefill, "_varlen", attend_to_rows):
-        case.check(prefill.prefill_by_library(case.query, case.starts(), context))
+    starts, lens = case.starts(), case.lens()
+    for known in (None, (starts.long(), lens.long())):
+        plan = prefill.PrefillPlan(
+            starts, lens, case.table, context.block_size, sliding_window=case.window, host_lengths=known
+        )
+        with mock.patch.object(prefill, "_varlen", attend_to_rows):
+            case.check(prefill.prefill_by_library(case.query, context, plan))
 
 
 def test_the_library_is_told_only_what_it_takes():

@@ -13,6 +13,7 @@ from nano_batch.attention.base import AttentionBackend, PagedContext
 from nano_batch.attention.cuda.available import why_not
 from nano_batch.attention.cuda.backend import CudaAttention, decode_refusal
 from nano_batch.attention.cuda.plan import DecodePlan
+from nano_batch.attention.cuda.prefill import PrefillPlan
 from nano_batch.attention.loud import say_once
 from nano_batch.attention.torch_backend import TorchAttention
 from nano_batch.errors import InvalidArgumentError, NanoBatchError, ShapeError
@@ -116,6 +117,7 @@ def paged_attention_prefill(
     value_scale: float | torch.Tensor | None = None,
     backend: Backend = "auto",
     validate: bool = True,
+    plan: PrefillPlan | None = None,
 ) -> torch.Tensor:
     """Attend from any number of new queries a sequence, causally, to cached and new keys in the paged cache.
 
@@ -131,6 +133,7 @@ def paged_attention_prefill(
             queries sees.
         backend: as in `paged_attention_fwd`; "cuda" gathers the keys and has a library attend to them, and
             what the library cannot do, plain PyTorch does, with a warning.
+        plan: where these rows' keys lie, for the CUDA backend, which a step's layers share; others need none.
 
     Returns:
         [tokens, num_heads, head_dim] in the query's dtype.
@@ -152,8 +155,16 @@ def paged_attention_prefill(
         checks.check_start_values(query_start_loc, len(query))
         lengths = query_start_loc.diff()
         checks.check_values(key_cache, block_table, context_lens, lengths, context.sliding_window)
+    if plan is not None and (plan.rows, plan.window) != (len(context_lens), context.sliding_window):
+        raise InvalidArgumentError(
+            f"the plan is for {plan.rows} rows and sliding_window={plan.window}, not {len(context_lens)} and "
+            f"{context.sliding_window}"
+        )
     refusal = None if backend == "torch" else why_not(query.device)
-    return _chosen("prefill", backend, refusal, query).prefill(query, query_start_loc, context)
+    chosen = _chosen("prefill", backend, refusal, query)
+    if chosen is _CUDA:
+        return _CUDA.prefill(query, query_start_loc, context, plan)
+    return chosen.prefill(query, query_start_loc, context)
 
 
 def _context(

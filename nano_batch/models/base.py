@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-from nano_batch.attention import paged_attention_fwd, paged_attention_prefill
+from nano_batch.attention import DecodePlan, PrefillPlan, paged_attention_fwd, paged_attention_prefill
 from nano_batch.display import Shown
 from nano_batch.errors import ShapeError
 from nano_batch.kv_cache import KVCache
@@ -52,12 +52,20 @@ class PagedInputs(Shown):
     context_lens: torch.Tensor  # [rows] int32, this step's tokens included
     query_start_loc: torch.Tensor  # [rows + 1] int32
     logit_tokens: torch.Tensor | None = None  # [samples] int32 or int64, tokens that need logits; None: all
+    num_decodes: int | None = None  # rows at the start with one token; None: counted, waiting for the device
+    trusted: bool = False  # a scheduler wrote it: no value is checked, so that nothing waits for the device
+    decode_plan: DecodePlan | None = (
+        None  # of the CUDA kernels for the decodes, updated; None: each layer's own
+    )
+    prefill_plan: PrefillPlan | None = None  # where the other rows find their keys; None: each layer's own
 
     def __repr__(self) -> str:
         return f"PagedInputs: {len(self.token_ids):,} tokens of {len(self.context_lens):,} rows"
 
     def decodes(self) -> int:
-        """Return how many rows at the start have one token. Waits for the device."""
+        """Return how many rows at the start have one token. Waits for the device unless it was told."""
+        if self.num_decodes is not None:
+            return self.num_decodes
         longer = torch.nonzero(self.query_start_loc.diff() != 1)
         return int(longer[0]) if len(longer) else len(self.context_lens)
 
@@ -112,18 +120,21 @@ def attend_paged(
     """
     caches, starts = cache.layer(layer), inputs.query_start_loc
     key_scale, value_scale = cache.scales(layer)
-    # Tables and lengths are the same in every layer: they are checked once a step.
-    validate = layer == 0
-    decoded = paged_attention_fwd(
-        query[:decodes].unsqueeze(2), *caches, inputs.block_tables[:decodes], inputs.context_lens[:decodes],
-        cache.block_size, sliding_window=sliding_window, key_scale=key_scale, value_scale=value_scale,
-        validate=validate,
-    ).squeeze(2)  # fmt: skip
-    if decodes == len(inputs.context_lens) and decodes == len(query):
-        return decoded
-    prefilled = paged_attention_prefill(
-        query[decodes:], *caches, inputs.block_tables[decodes:], inputs.context_lens[decodes:],
-        starts[decodes:] - decodes, cache.block_size, sliding_window=sliding_window, key_scale=key_scale,
-        value_scale=value_scale, validate=validate,
-    )  # fmt: skip
-    return torch.cat([decoded, prefilled])
+    options: dict[str, Any] = {
+        "sliding_window": sliding_window, "key_scale": key_scale, "value_scale": value_scale,
+        # Tables and lengths are the same in every layer: they are checked once a step.
+        "validate": layer == 0 and not inputs.trusted,
+    }  # fmt: skip
+    parts = []
+    if decodes or len(query) == 0:
+        decoded = paged_attention_fwd(
+            query[:decodes].unsqueeze(2), *caches, inputs.block_tables[:decodes],
+            inputs.context_lens[:decodes], cache.block_size, plan=inputs.decode_plan, **options,
+        )  # fmt: skip
+        parts.append(decoded.squeeze(2))
+    if decodes < len(query):
+        parts.append(paged_attention_prefill(
+            query[decodes:], *caches, inputs.block_tables[decodes:], inputs.context_lens[decodes:],
+            starts[decodes:] - decodes, cache.block_size, plan=inputs.prefill_plan, **options,
+        ))  # fmt: skip
+    return torch.cat(parts) if len(parts) != 1 else parts[0]

@@ -215,12 +215,16 @@ class PagedMistral:
             Those of `KVCache.write_kv` and of attention.
         """
         check_fits(self.config, cache)
-        self._check_positions(int(inputs.context_lens.max()) if len(inputs.context_lens) else 0)
+        if not inputs.trusted:
+            self._check_positions(int(inputs.context_lens.max()) if len(inputs.context_lens) else 0)
         decodes = inputs.decodes()
         rope = Rope(inputs.positions.long(), self.cosines, self.sines)
 
         def attend(layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-            cache.write_kv(keys, values, inputs.slot_mapping, layer, rope=rope, query=query)
+            trusted = inputs.trusted
+            cache.write_kv(
+                keys, values, inputs.slot_mapping, layer, rope=rope, query=query, validate=not trusted
+            )
             window = self.config.sliding_window
             return attend_paged(query, cache, layer, inputs, decodes, sliding_window=window)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nano_batch.attention.base import PagedContext
-from nano_batch.attention.cuda.prefill import library_refusal, prefill_by_library
+from nano_batch.attention.cuda.prefill import PrefillPlan, library_refusal, prefill_by_library
 from nano_batch.attention.loud import say_once
 from nano_batch.attention.torch_backend import TorchAttention
 from nano_batch.errors import DtypeError, NanoBatchError, ShapeError
@@ -34,15 +34,22 @@ class CudaAttention:
         return paged_decode(query, context, plan)
 
     def prefill(
-        self, query: torch.Tensor, query_start_loc: torch.Tensor, context: PagedContext
+        self,
+        query: torch.Tensor,
+        query_start_loc: torch.Tensor,
+        context: PagedContext,
+        plan: PrefillPlan | None = None,
     ) -> torch.Tensor:
         """See `AttentionBackend.prefill`. What the library cannot do, plain PyTorch does, and says so.
 
-        The host waits for the lengths of the rows: a CUDA graph cannot hold this.
+        Without a plan the host waits for the lengths of the rows.
         """
         refusal = library_refusal(query, context)
         if refusal is None:
-            return prefill_by_library(query, query_start_loc, context)
+            if plan is None:
+                lens, table, window = context.context_lens, context.block_table, context.sliding_window
+                plan = PrefillPlan(query_start_loc, lens, table, context.block_size, sliding_window=window)
+            return prefill_by_library(query, context, plan)
         say_once(f"paged prefill on a CUDA device runs in plain PyTorch: {refusal}", warn=True)
         return TorchAttention().prefill(query, query_start_loc, context)
 

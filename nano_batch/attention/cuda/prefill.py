@@ -12,7 +12,6 @@ sight.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -26,14 +25,59 @@ LIBRARY_DTYPES = (torch.float16, torch.bfloat16)
 LARGEST_HEAD_DIM = 256
 
 
-@dataclass(frozen=True)
-class Seen:
-    """The keys and values that rows of queries see, row after row."""
+class PrefillPlan:
+    """Where a step's rows of queries find the keys that they see: made once, used by every layer.
 
-    keys: torch.Tensor  # [seen, num_kv_heads, head_dim]
-    values: torch.Tensor  # the same
-    starts: torch.Tensor  # [rows + 1] int32
-    most: int  # of one row
+    Args:
+        query_start_loc, context_lens, block_table: as for `paged_attention_prefill`.
+        block_size: token slots in a block.
+        sliding_window: as for `paged_attention_prefill`.
+        host_lengths: (query_start_loc, context_lens) as int64 tensors on the host, where they are known;
+            None reads them from the device, for which the host waits.
+    """
+
+    def __init__(
+        self,
+        query_start_loc: torch.Tensor,
+        context_lens: torch.Tensor,
+        block_table: torch.Tensor,
+        block_size: int,
+        *,
+        sliding_window: int | None = None,
+        host_lengths: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
+        """Look up the slot of every key that is seen."""
+        starts, lens = query_start_loc.long(), context_lens.long()
+        if host_lengths is None:
+            host = torch.cat([starts, lens]).cpu()  # the one wait for the device
+            host_lengths = host[: len(starts)], host[len(starts) :]
+        host_starts, host_lens = host_lengths
+        queries = host_starts.diff()
+        self.rows, self.window = len(lens), sliding_window
+        self.tokens = int(host_starts[-1])
+        self.starts = starts.int()  # [rows + 1]
+        self.most_queries = int(queries.max()) if self.rows else 0
+        self.padding = [  # (first, end) of tokens that see nothing
+            (int(host_starts[row]), int(host_starts[row + 1]))
+            for row in torch.nonzero((host_lens == 0) & (queries > 0)).flatten().tolist()
+        ]
+        host_counts, _ = _counts(queries, host_lens, sliding_window)
+        self.most_seen = int(host_counts.max()) if self.rows else 0
+        counts, oldest = _counts(starts.diff(), lens, sliding_window)
+        ends = counts.cumsum(0)
+        self.seen_starts = torch.cat([ends.new_zeros(1), ends]).int()  # [rows + 1]
+        self.slots = _slots(counts, ends, oldest, int(host_counts.sum()), block_table, block_size)  # [seen]
+
+    def __repr__(self) -> str:
+        return f"PrefillPlan: {self.tokens:,} queries of {self.rows:,} rows see {len(self.slots):,} keys"
+
+
+def _slots(
+    counts: torch.Tensor, ends: torch.Tensor, oldest: torch.Tensor, total: int, table: torch.Tensor, size: int
+) -> torch.Tensor:
+    row = torch.repeat_interleave(counts, output_size=total)  # of each seen key
+    position = torch.arange(total, device=counts.device) + (oldest - ends + counts)[row]
+    return table[row, position // size].long() * size + position % size
 
 
 def library_refusal(query: torch.Tensor, context: PagedContext) -> str | None:
@@ -55,60 +99,35 @@ def library_refusal(query: torch.Tensor, context: PagedContext) -> str | None:
     return None
 
 
-def prefill_by_library(
-    query: torch.Tensor, query_start_loc: torch.Tensor, context: PagedContext
-) -> torch.Tensor:
+def prefill_by_library(query: torch.Tensor, context: PagedContext, plan: PrefillPlan) -> torch.Tensor:
     """See `AttentionBackend.prefill`; only where `library_refusal` finds no reason."""
-    starts, lens = query_start_loc.long(), context.context_lens.long()
-    host = torch.cat([starts, lens]).cpu()  # the one wait for the device
-    host_starts, host_lens = host[: len(starts)], host[len(starts) :]
-    queries = host_starts.diff()
-    tokens = int(host_starts[-1])
-    padding = torch.nonzero((host_lens == 0) & (queries > 0)).flatten().tolist()
-    dtype = torch.float16 if context.key_cache.dtype == QUANTISED else query.dtype
-    seen = gathered(starts, queries, host_lens, context, dtype)
     output = torch.zeros_like(query, memory_format=torch.contiguous_format)
-    if seen.most == 0:
+    if plan.most_seen == 0:
         return output
+    keys, values = gathered(context, plan, query.dtype)
     window = -1 if context.sliding_window is None else context.sliding_window - 1
     attended = _varlen(
-        query[:tokens].to(dtype).contiguous(), seen.keys, seen.values, starts.int(), seen.starts,
-        int(queries.max()), seen.most, scale=context.scale, window_size=(window, 0), **(_options() or {}),
+        query[: plan.tokens].to(keys.dtype).contiguous(), keys, values, plan.starts, plan.seen_starts,
+        plan.most_queries, plan.most_seen, scale=context.scale, window_size=(window, 0), **(_options() or {}),
     )  # fmt: skip
-    output[:tokens] = attended
-    for row in padding:
-        output[int(host_starts[row]) : int(host_starts[row + 1])] = 0
+    output[: plan.tokens] = attended
+    for first, end in plan.padding:
+        output[first:end] = 0
     return output
 
 
 def gathered(
-    starts: torch.Tensor,
-    host_queries: torch.Tensor,
-    host_lens: torch.Tensor,
-    context: PagedContext,
-    dtype: torch.dtype,
-) -> Seen:
-    """Copy what each row's queries see, and nothing else, out of the cache.
+    context: PagedContext, plan: PrefillPlan, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copy what the plan's rows see, row after row: keys and values, each [seen, num_kv_heads, head_dim].
 
-    Args:
-        starts: [rows + 1] int64 on the device, where each row's queries begin.
-        host_queries, host_lens: [rows] int64 on the host, queries and context of each row.
-        context: where the keys are.
-        dtype: of the copies.
+    They come in `dtype`, or in float16 from a quantised cache.
     """
-    device, size = starts.device, context.block_size
-    host_counts, _ = _counts(host_queries, host_lens, context.sliding_window)
-    counts, oldest = _counts(starts.diff(), context.context_lens.long(), context.sliding_window)
-    total = int(host_counts.sum())
-    ends = counts.cumsum(0)
-    row = torch.repeat_interleave(counts, output_size=total)  # of each seen key
-    position = torch.arange(total, device=device) + (oldest - ends + counts)[row]
-    slots = context.block_table[row, position // size].long() * size + position % size
-    keys = torch.empty((total, *context.key_cache.shape[2:]), dtype=dtype, device=device)
-    values = torch.empty_like(keys)
-    gather_kv(keys, values, context.key_cache, context.value_cache, slots, *_scales(context))
-    seen_starts = torch.cat([ends.new_zeros(1), ends]).int()
-    return Seen(keys, values, seen_starts, int(host_counts.max()) if len(host_counts) else 0)
+    dtype = torch.float16 if context.key_cache.dtype == QUANTISED else dtype
+    shape = (len(plan.slots), *context.key_cache.shape[2:])
+    keys, values = (torch.empty(shape, dtype=dtype, device=plan.slots.device) for _ in range(2))
+    gather_kv(keys, values, context.key_cache, context.value_cache, plan.slots, *_scales(context))
+    return keys, values
 
 
 def _counts(
