@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -13,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nano_batch import errors
 from nano_batch.attention import dense_attention, paged_attention_fwd, paged_attention_prefill, torch_backend
-from nano_batch.attention.base import PagedContext
 from nano_batch.attention.cuda import prefill
 
 SCALES = ("key_scale", "value_scale")
@@ -50,24 +48,21 @@ def attend_to_rows(query, keys, values, query_starts, key_starts, most_queries, 
 @settings(max_examples=100, deadline=None)
 def test_prefill_over_gathered_keys_equals_dense_attention(case):
     """The CUDA form with the library's part in plain PyTorch; it gathers on any device."""
-    context = PagedContext(
-        *case.views, case.table, case.lens(), case.scale or case.query.shape[2] ** -0.5, case.window,
-        **{name: 1.0 if scale is None else scale for name, scale in zip(SCALES, case.scales, strict=True)},
-    )  # fmt: skip
+    options = dict(zip(SCALES, case.scales, strict=True)) | {"scale": case.scale or case.query.shape[2] ** -0.5}
     starts, lens = case.starts(), case.lens()
     for known in (None, (starts.long(), lens.long())):
         plan = prefill.PrefillPlan(
-            starts, lens, case.table, context.block_size, sliding_window=case.window, host_lengths=known
+            starts, lens, case.table, case.block_size, sliding_window=case.window, host_lengths=known
         )
         with mock.patch.object(prefill, "_varlen", attend_to_rows):
-            case.check(prefill.prefill_by_library(case.query, context, plan))
+            case.check(prefill.prefill_by_library(case.query, *case.views, plan, **options))
 
 
 def test_the_library_is_told_only_what_it_takes():
     def refusal(change=None, **sizes):
         case = Case(1, [9], [3], **{"dtype": torch.bfloat16, "head_dim": 64, **sizes})
-        context = PagedContext(*case.views, case.table, case.lens(), 0.1, None)
-        return prefill.library_refusal(case.query, replace(context, **(change or {})))
+        given = {"key_cache": case.views[0], "value_cache": case.views[1], "scale": 0.1, **(change or {})}
+        return prefill.library_refusal(case.query, **given)
 
     assert refusal() is None
     assert refusal(fp8=True) is None

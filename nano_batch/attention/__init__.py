@@ -3,12 +3,17 @@
 from nano_batch.attention.cuda.plan import DecodePlan
 from nano_batch.attention.cuda.prefill import PrefillPlan
 from nano_batch.attention.dense import dense_attention
-from nano_batch.attention.paged import paged_attention_fwd, paged_attention_prefill
+from nano_batch.attention.paged import (
+    paged_attention_fwd,
+    paged_attention_planned,
+    paged_attention_prefill,
+)
 
 __all__ = [
     "DecodePlan",
     "PrefillPlan",
     "dense_attention",
     "paged_attention_fwd",
+    "paged_attention_planned",
     "paged_attention_prefill",
 ]

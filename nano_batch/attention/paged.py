@@ -13,10 +13,10 @@ from nano_batch.attention.base import AttentionBackend, PagedContext
 from nano_batch.attention.cuda.available import why_not
 from nano_batch.attention.cuda.backend import CudaAttention, decode_refusal
 from nano_batch.attention.cuda.plan import DecodePlan
-from nano_batch.attention.cuda.prefill import PrefillPlan
+from nano_batch.attention.cuda.prefill import PrefillPlan, library_refusal, prefill_by_library
 from nano_batch.attention.loud import say_once
 from nano_batch.attention.torch_backend import TorchAttention
-from nano_batch.errors import InvalidArgumentError, NanoBatchError, ShapeError
+from nano_batch.errors import DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
 
 Backend = Literal["auto", "cuda", "torch"]
 _TORCH: AttentionBackend = TorchAttention()
@@ -117,7 +117,6 @@ def paged_attention_prefill(
     value_scale: float | torch.Tensor | None = None,
     backend: Backend = "auto",
     validate: bool = True,
-    plan: PrefillPlan | None = None,
 ) -> torch.Tensor:
     """Attend from any number of new queries a sequence, causally, to cached and new keys in the paged cache.
 
@@ -133,7 +132,6 @@ def paged_attention_prefill(
             queries sees.
         backend: as in `paged_attention_fwd`; "cuda" gathers the keys and has a library attend to them, and
             what the library cannot do, plain PyTorch does, with a warning.
-        plan: where these rows' keys lie, for the CUDA backend, which a step's layers share; others need none.
 
     Returns:
         [tokens, num_heads, head_dim] in the query's dtype.
@@ -155,16 +153,47 @@ def paged_attention_prefill(
         checks.check_start_values(query_start_loc, len(query))
         lengths = query_start_loc.diff()
         checks.check_values(key_cache, block_table, context_lens, lengths, context.sliding_window)
-    if plan is not None and (plan.rows, plan.window) != (len(context_lens), context.sliding_window):
-        raise InvalidArgumentError(
-            f"the plan is for {plan.rows} rows and sliding_window={plan.window}, not {len(context_lens)} and "
-            f"{context.sliding_window}"
-        )
     refusal = None if backend == "torch" else why_not(query.device)
-    chosen = _chosen("prefill", backend, refusal, query)
-    if chosen is _CUDA:
-        return _CUDA.prefill(query, query_start_loc, context, plan)
-    return chosen.prefill(query, query_start_loc, context)
+    return _chosen("prefill", backend, refusal, query).prefill(query, query_start_loc, context)
+
+
+def paged_attention_planned(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    plan: PrefillPlan,
+    *,
+    scale: float | None = None,
+    key_scale: float | torch.Tensor | None = None,
+    value_scale: float | torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Do what `paged_attention_prefill` does on CUDA, from a plan that all layers of a step share.
+
+    Nothing waits for the device; of a `PrefillPlan.of_arrays`, a CUDA graph can hold it.
+
+    Args:
+        query: [tokens, num_heads, head_dim] float16 or bfloat16.
+        plan: made for these queries.
+        key_cache, value_cache, scale, key_scale, value_scale: as for `paged_attention_fwd`.
+
+    Returns:
+        [tokens, num_heads, head_dim] in the query's dtype; zeros for tokens of no row, or anything where the
+        plan is one of arrays.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, InvalidArgumentError; DtypeError, too, where the library that
+        attends does not take the case.
+    """
+    checks.check_cache(query, key_cache, value_cache, key_cache.shape[1])
+    scale = checks.checked_scale(scale, query.shape[-1])
+    cache = key_cache.dtype, key_cache.shape[2], query.device
+    if refusal := library_refusal(query, key_cache, value_cache, scale):
+        raise DtypeError(refusal)
+    return prefill_by_library(
+        query, key_cache, value_cache, plan, scale=scale,
+        key_scale=checks.checked_kv_scale("key_scale", key_scale, *cache),
+        value_scale=checks.checked_kv_scale("value_scale", value_scale, *cache),
+    )  # fmt: skip
 
 
 def _context(

@@ -1,11 +1,13 @@
 """The arrays that a planned step is written to, and their copy on the device.
 
 All arrays of a set lie in one allocation, pinned where the device is a CUDA device: a step goes to the device
-in one copy, up to the last row of its block table that it uses.
+in one copy, up to the last row of its block table that it uses. First come the arrays that only a step with
+prompts in a CUDA graph needs (`mixed_rows.py`), then those that the engine fills.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,6 +18,10 @@ import torch
 
 from nano_batch.core import Engine
 
+Arrays = dict[str, npt.NDArray[Any]]
+Tensors = dict[str, torch.Tensor]
+Shapes = Mapping[str, tuple[tuple[int, ...], int]]
+"""By name: shape, and bytes of an element."""
 _TYPES = {4: (np.int32, torch.int32), 8: (np.int64, torch.int64)}
 _LAST = "block_table"
 
@@ -34,71 +40,81 @@ class Place:
         return self.start + prod(self.shape) * self.itemsize
 
 
-def places_of(engine: Engine) -> dict[str, Place]:
-    """Where each array that `Engine.bind` takes lies: int64 first, the block table last.
+class Layout:
+    """Where each array of a set lies.
 
-    Raises `InvalidBufferError` where a sequence's blocks have no bound.
+    Args:
+        engine: of whose arrays.
+        extra: further arrays, which the engine does not know.
+
+    Raises:
+        InvalidBufferError: the engine's sequences have no bound on their blocks.
     """
-    made = engine.array_buffers()
-    order = sorted(made, key=lambda name: (name == _LAST, -made[name].itemsize))
-    places, at = {}, 0
-    for name in order:
-        places[name] = Place(at, made[name].shape, made[name].itemsize)
-        at = places[name].end
-    return places
 
+    def __init__(self, engine: Engine, extra: Shapes) -> None:
+        """Set the places: extra ones first, the block table last, int64 before int32."""
+        own = {name: (array.shape, array.itemsize) for name, array in engine.array_buffers().items()}
+        self.of_engine = list(own)
+        self.places: dict[str, Place] = {}
+        at = self._place(extra, 0)
+        # The engine's part begins where an int64 can.
+        self.start = at + at % 8
+        self.size = self._place(own, self.start)
 
-class HostArrays:
-    """One set for `Engine.bind`, as NumPy arrays over one tensor of bytes."""
+    def _place(self, shapes: Shapes, at: int) -> int:
+        for name in sorted(shapes, key=lambda name: (name == _LAST, -shapes[name][1])):
+            self.places[name] = Place(at, *shapes[name])
+            at = self.places[name].end
+        return at
 
-    def __init__(self, places: dict[str, Place], *, pinned: bool) -> None:
-        """Allocate it; the block table begins empty, as the engine takes it to be."""
-        self.memory = torch.zeros(_size(places), dtype=torch.uint8, pin_memory=pinned)
-        self.places = places
-        raw = self.memory.numpy()
-        self.arrays: dict[str, npt.NDArray[Any]] = {
-            name: raw[place.start : place.end].view(_TYPES[place.itemsize][0]).reshape(place.shape)
-            for name, place in places.items()
-        }
-        self.arrays[_LAST].fill(-1)
-
-    def pad(self, rows: int, padded: int) -> None:
-        """Make the rows of a step of decodes, from `rows` to `padded`, such that they change nothing."""
-        arrays = self.arrays
-        arrays["lanes"][rows:padded] = -1
-        arrays["sample_lanes"][rows:padded] = -1
-        arrays["token_ids"][rows:padded] = 0
-        arrays["positions"][rows:padded] = 0
-        arrays["slot_mapping"][rows:padded] = -1
-        arrays["context_lens"][rows:padded] = 0
-
-
-class DeviceArrays:
-    """The same arrays on the device, always at the same addresses; on a CPU they are the host's own."""
-
-    def __init__(self, places: dict[str, Place], device: torch.device) -> None:
-        """Allocate them."""
-        self.places, self.device = places, device
-        self.memory = torch.empty(
-            max(place.end for place in places.values()), dtype=torch.uint8, device=device
-        )
-        self.tensors = self._views(self.memory)
-
-    def take(self, host: HostArrays, rows: int) -> dict[str, torch.Tensor]:
-        """Return the step's arrays as tensors, its first `rows` rows copied on the current stream."""
-        if self.device.type == "cpu":
-            return self._views(host.memory)
-        table = self.places[_LAST]
-        size = table.start + rows * table.shape[1] * table.itemsize
-        self.memory[:size].copy_(host.memory[:size], non_blocking=True)
-        return self.tensors
-
-    def _views(self, memory: torch.Tensor) -> dict[str, torch.Tensor]:
+    def views(self, memory: torch.Tensor) -> Tensors:
+        """The arrays in a set's memory."""
         return {
             name: memory[place.start : place.end].view(_TYPES[place.itemsize][1]).view(place.shape)
             for name, place in self.places.items()
         }
 
 
-def _size(places: dict[str, Place]) -> int:
-    return max(place.end for place in places.values())
+class HostArrays:
+    """One set on the host; the engine fills its own part, `of_engine`."""
+
+    def __init__(self, layout: Layout, *, pinned: bool) -> None:
+        """Allocate it; the block table begins empty, as the engine takes it to be."""
+        self.memory = torch.zeros(layout.size, dtype=torch.uint8, pin_memory=pinned)
+        self.arrays: Arrays = {name: view.numpy() for name, view in layout.views(self.memory).items()}
+        self.arrays[_LAST].fill(-1)
+        self.of_engine = {name: self.arrays[name] for name in layout.of_engine}
+
+    def pad_tokens(self, tokens: int, padded: int) -> None:
+        """Make the tokens from `tokens` to `padded` such that they write nothing."""
+        self.arrays["token_ids"][tokens:padded] = 0
+        self.arrays["positions"][tokens:padded] = 0
+        self.arrays["slot_mapping"][tokens:padded] = -1
+
+    def pad_decodes(self, rows: int, padded: int) -> None:
+        """Make the rows of a step of decodes from `rows` to `padded` such that they change nothing."""
+        self.pad_tokens(rows, padded)
+        self.arrays["lanes"][rows:padded] = -1
+        self.arrays["context_lens"][rows:padded] = 0
+
+
+class DeviceArrays:
+    """The same arrays on the device, always at the same addresses; on a CPU they are the host's own."""
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        """Allocate them."""
+        self.layout, self.device = layout, device
+        self.memory = torch.zeros(layout.size, dtype=torch.uint8, device=device)
+        self.tensors = layout.views(self.memory)
+
+    def take(self, host: HostArrays, rows: int, *, extra: bool = False) -> Tensors:
+        """Return a step's arrays as tensors, up to its first `rows` rows, copied on the current stream.
+
+        `extra`: with those arrays that the engine does not know.
+        """
+        if self.device.type == "cpu":
+            return self.layout.views(host.memory)
+        table = self.layout.places[_LAST]
+        part = slice(0 if extra else self.layout.start, table.start + rows * table.shape[1] * table.itemsize)
+        self.memory[part].copy_(host.memory[part], non_blocking=True)
+        return self.tensors

@@ -8,7 +8,13 @@ from typing import Any, Protocol
 
 import torch
 
-from nano_batch.attention import DecodePlan, PrefillPlan, paged_attention_fwd, paged_attention_prefill
+from nano_batch.attention import (
+    DecodePlan,
+    PrefillPlan,
+    paged_attention_fwd,
+    paged_attention_planned,
+    paged_attention_prefill,
+)
 from nano_batch.display import Shown
 from nano_batch.errors import ShapeError
 from nano_batch.kv_cache import KVCache
@@ -58,6 +64,8 @@ class PagedInputs(Shown):
         None  # of the CUDA kernels for the decodes, updated; None: each layer's own
     )
     prefill_plan: PrefillPlan | None = None  # where the other rows find their keys; None: each layer's own
+    is_decode: torch.Tensor | None = None  # [tokens] bool: decodes and others in arrays of a fixed size, with
+    # both plans; tables and lengths are those of the decodes, with length 0 for all other rows
 
     def __repr__(self) -> str:
         return f"PagedInputs: {len(self.token_ids):,} tokens of {len(self.context_lens):,} rows"
@@ -125,6 +133,8 @@ def attend_paged(
         # Tables and lengths are the same in every layer: they are checked once a step.
         "validate": layer == 0 and not inputs.trusted,
     }  # fmt: skip
+    if inputs.is_decode is not None:
+        return _attend_either(query, caches, inputs, cache.block_size, options)
     parts = []
     if decodes or len(query) == 0:
         decoded = paged_attention_fwd(
@@ -132,9 +142,41 @@ def attend_paged(
             inputs.context_lens[:decodes], cache.block_size, plan=inputs.decode_plan, **options,
         )  # fmt: skip
         parts.append(decoded.squeeze(2))
-    if decodes < len(query):
+    if inputs.prefill_plan is not None:
+        parts.append(_planned(query[decodes:], caches, inputs.prefill_plan, options))
+    elif decodes < len(query):
         parts.append(paged_attention_prefill(
             query[decodes:], *caches, inputs.block_tables[decodes:], inputs.context_lens[decodes:],
-            starts[decodes:] - decodes, cache.block_size, plan=inputs.prefill_plan, **options,
+            starts[decodes:] - decodes, cache.block_size, **options,
         ))  # fmt: skip
     return torch.cat(parts) if len(parts) != 1 else parts[0]
+
+
+def _attend_either(
+    query: torch.Tensor,
+    caches: tuple[torch.Tensor, torch.Tensor],
+    inputs: PagedInputs,
+    block_size: int,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    """Both forms over all that they could concern, and of each token the result of its own."""
+    assert inputs.is_decode is not None
+    assert inputs.prefill_plan is not None
+    rows = len(inputs.context_lens)
+    decoded = paged_attention_fwd(
+        query[:rows].unsqueeze(2), *caches, inputs.block_tables, inputs.context_lens, block_size,
+        plan=inputs.decode_plan, **options,
+    ).squeeze(2)  # fmt: skip
+    attended = _planned(query, caches, inputs.prefill_plan, options)
+    attended[:rows] = torch.where(inputs.is_decode[:rows, None, None], decoded, attended[:rows])
+    return attended
+
+
+def _planned(
+    query: torch.Tensor,
+    caches: tuple[torch.Tensor, torch.Tensor],
+    plan: PrefillPlan,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    scales = {name: options[name] for name in ("key_scale", "value_scale")}
+    return paged_attention_planned(query, *caches, plan, **scales)

@@ -255,11 +255,17 @@ class PagedMistral:
         return F.rms_norm(hidden, weight.shape, weight, self.config.rms_norm_eps)
 
     def new_cache(
-        self, num_blocks: int, block_size: int, *, num_swap_blocks: int = 0, layout: Layout = "NHD"
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        num_swap_blocks: int = 0,
+        layout: Layout = "NHD",
+        dtype: torch.dtype | None = None,
     ) -> KVCache:
-        """Return a KV cache with this model's layers, heads, dtype and device."""
+        """Return a KV cache with this model's layers and heads, on its device; dtype None: the model's."""
         c = self.config
         return KVCache(
-            num_blocks, block_size, c.num_kv_heads, c.head_dim, self.dtype, self.device,
+            num_blocks, block_size, c.num_kv_heads, c.head_dim, dtype or self.dtype, self.device,
             num_layers=c.num_layers, layout=layout, num_swap_blocks=num_swap_blocks,
         )  # fmt: skip

@@ -73,6 +73,28 @@ def config_of(content: Mapping[str, Any], path: str = "config.json") -> MistralC
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def read_eos_token_ids(folder: str | Path) -> tuple[int, ...]:
+    """Read which tokens end an output: from `generation_config.json`, or else `config.json`; none is fine.
+
+    Raises `CheckpointError` where a file is no JSON, or the entry is neither a token id nor a list of them.
+    """
+    for name in ("generation_config.json", "config.json"):
+        path = Path(folder) / name
+        if not path.is_file():
+            continue
+        try:
+            ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        if ids is None:
+            continue
+        ids = ids if isinstance(ids, list) else [ids]
+        if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids):
+            raise CheckpointError(f"{path}: eos_token_id is {ids!r}; it needs token ids")
+        return tuple(ids)
+    return ()
+
+
 def _other_models(content: Mapping[str, Any]) -> list[str]:
     """What says that the checkpoint is of another architecture."""
     problems = []

@@ -34,22 +34,21 @@ class CudaAttention:
         return paged_decode(query, context, plan)
 
     def prefill(
-        self,
-        query: torch.Tensor,
-        query_start_loc: torch.Tensor,
-        context: PagedContext,
-        plan: PrefillPlan | None = None,
+        self, query: torch.Tensor, query_start_loc: torch.Tensor, context: PagedContext
     ) -> torch.Tensor:
         """See `AttentionBackend.prefill`. What the library cannot do, plain PyTorch does, and says so.
 
-        Without a plan the host waits for the lengths of the rows.
+        The host waits for the lengths of the rows; a `PrefillPlan` spares it that.
         """
-        refusal = library_refusal(query, context)
+        caches = context.key_cache, context.value_cache
+        refusal = library_refusal(query, *caches, context.scale, context.soft_cap)
         if refusal is None:
-            if plan is None:
-                lens, table, window = context.context_lens, context.block_table, context.sliding_window
-                plan = PrefillPlan(query_start_loc, lens, table, context.block_size, sliding_window=window)
-            return prefill_by_library(query, context, plan)
+            lens, table, window = context.context_lens, context.block_table, context.sliding_window
+            plan = PrefillPlan(query_start_loc, lens, table, context.block_size, sliding_window=window)
+            return prefill_by_library(
+                query, *caches, plan, scale=context.scale, key_scale=context.key_scale,
+                value_scale=context.value_scale,
+            )  # fmt: skip
         say_once(f"paged prefill on a CUDA device runs in plain PyTorch: {refusal}", warn=True)
         return TorchAttention().prefill(query, query_start_loc, context)
 

@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 
-from nano_batch.attention.base import PagedContext
 from nano_batch.attention.cache_ops import gather_kv
 from nano_batch.attention.fp8 import QUANTISED
 
@@ -68,6 +67,31 @@ class PrefillPlan:
         self.seen_starts = torch.cat([ends.new_zeros(1), ends]).int()  # [rows + 1]
         self.slots = _slots(counts, ends, oldest, int(host_counts.sum()), block_table, block_size)  # [seen]
 
+    @classmethod
+    def of_arrays(
+        cls,
+        starts: torch.Tensor,
+        seen_starts: torch.Tensor,
+        slots: torch.Tensor,
+        *,
+        tokens: int,
+        sliding_window: int | None = None,
+    ) -> PrefillPlan:
+        """A plan over arrays that someone else fills, of which only the sizes are known, for CUDA graphs.
+
+        Args:
+            starts, seen_starts: [rows + 1] int32: where each row's queries begin among the tokens, and its
+                keys among the slots; rows without queries come last.
+            slots: [at most that many] int64: of the keys, row after row; -1 where there is none.
+            tokens: queries there is room for.
+            sliding_window: as for `paged_attention_prefill`.
+        """
+        plan = cls.__new__(cls)
+        plan.rows, plan.window, plan.tokens, plan.padding = len(starts) - 1, sliding_window, tokens, []
+        plan.starts, plan.seen_starts, plan.slots = starts, seen_starts, slots
+        plan.most_queries, plan.most_seen = tokens, len(slots)
+        return plan
+
     def __repr__(self) -> str:
         return f"PrefillPlan: {self.tokens:,} queries of {self.rows:,} rows see {len(self.slots):,} keys"
 
@@ -80,7 +104,13 @@ def _slots(
     return table[row, position // size].long() * size + position % size
 
 
-def library_refusal(query: torch.Tensor, context: PagedContext) -> str | None:
+def library_refusal(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> str | None:
     """The reason why the library does not take this case; None where it does."""
     head_dim = query.shape[-1]
     if _options() is None:
@@ -89,45 +119,48 @@ def library_refusal(query: torch.Tensor, context: PagedContext) -> str | None:
         return f"the library takes float16 and bfloat16, not {query.dtype}"
     if head_dim % 8 or head_dim > LARGEST_HEAD_DIM:
         return f"the library takes head dims that are multiples of 8 up to {LARGEST_HEAD_DIM}, not {head_dim}"
-    if context.soft_cap is not None:
-        return f"the library has no soft cap; it is {context.soft_cap}"
-    if context.scale <= 0:
-        return f"the library takes scales above 0, not {context.scale}"
-    for tensor in (context.key_cache, context.value_cache):
+    if soft_cap is not None:
+        return f"the library has no soft cap; it is {soft_cap}"
+    if scale <= 0:
+        return f"the library takes scales above 0, not {scale}"
+    for tensor in (key_cache, value_cache):
         if tensor.stride(-1) != 1:
             return f"a cache has strides {tensor.stride()}; the last needs to be 1"
     return None
 
 
-def prefill_by_library(query: torch.Tensor, context: PagedContext, plan: PrefillPlan) -> torch.Tensor:
-    """See `AttentionBackend.prefill`; only where `library_refusal` finds no reason."""
-    output = torch.zeros_like(query, memory_format=torch.contiguous_format)
-    if plan.most_seen == 0:
-        return output
-    keys, values = gathered(context, plan, query.dtype)
-    window = -1 if context.sliding_window is None else context.sliding_window - 1
-    attended = _varlen(
-        query[: plan.tokens].to(keys.dtype).contiguous(), keys, values, plan.starts, plan.seen_starts,
-        plan.most_queries, plan.most_seen, scale=context.scale, window_size=(window, 0), **(_options() or {}),
-    )  # fmt: skip
-    output[: plan.tokens] = attended
-    for first, end in plan.padding:
-        output[first:end] = 0
-    return output
+def prefill_by_library(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    plan: PrefillPlan,
+    *,
+    scale: float,
+    key_scale: float | torch.Tensor | None = None,
+    value_scale: float | torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attend as the plan says: see `AttentionBackend.prefill`; only where `library_refusal` finds no reason.
 
-
-def gathered(
-    context: PagedContext, plan: PrefillPlan, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Copy what the plan's rows see, row after row: keys and values, each [seen, num_kv_heads, head_dim].
-
-    They come in `dtype`, or in float16 from a quantised cache.
+    A token that belongs to no row gets zeros, or in a plan of arrays anything. float8_e4m3fn caches have
+    scales, other caches have none.
     """
-    dtype = torch.float16 if context.key_cache.dtype == QUANTISED else dtype
-    shape = (len(plan.slots), *context.key_cache.shape[2:])
-    keys, values = (torch.empty(shape, dtype=dtype, device=plan.slots.device) for _ in range(2))
-    gather_kv(keys, values, context.key_cache, context.value_cache, plan.slots, *_scales(context))
-    return keys, values
+    if plan.most_seen == 0:
+        return torch.zeros_like(query, memory_format=torch.contiguous_format)
+    quantised = key_cache.dtype == QUANTISED
+    dtype = torch.float16 if quantised else query.dtype
+    shape = (len(plan.slots), *key_cache.shape[2:])
+    keys, values = (torch.empty(shape, dtype=dtype, device=query.device) for _ in range(2))
+    scales = [_per_head(one, key_cache) if quantised else None for one in (key_scale, value_scale)]
+    gather_kv(keys, values, key_cache, value_cache, plan.slots, *scales)
+    window = -1 if plan.window is None else plan.window - 1
+    attended = _varlen(
+        query[: plan.tokens].to(dtype).contiguous(), keys, values, plan.starts, plan.seen_starts,
+        plan.most_queries, plan.most_seen, scale=scale, window_size=(window, 0), **(_options() or {}),
+    ).to(query.dtype)  # fmt: skip
+    for first, end in plan.padding:
+        attended[first:end] = 0
+    rest = len(query) - plan.tokens
+    return torch.cat([attended, attended.new_zeros(rest, *attended.shape[1:])]) if rest else attended
 
 
 def _counts(
@@ -138,14 +171,10 @@ def _counts(
     return torch.where((queries > 0) & (lens > 0), lens - oldest, 0), oldest
 
 
-def _scales(context: PagedContext) -> list[torch.Tensor | None]:
-    if context.key_cache.dtype != QUANTISED:
-        return [None, None]
-    heads, device = context.key_cache.shape[2], context.key_cache.device
-    return [
-        scale if isinstance(scale, torch.Tensor) else torch.full((heads,), scale, device=device)
-        for scale in (context.key_scale, context.value_scale)
-    ]
+def _per_head(scale: float | torch.Tensor | None, cache: torch.Tensor) -> torch.Tensor:
+    if isinstance(scale, torch.Tensor):
+        return scale
+    return torch.full(cache.shape[2:3], 1.0 if scale is None else scale, device=cache.device)
 
 
 def _varlen(*args: Any, **options: Any) -> torch.Tensor:

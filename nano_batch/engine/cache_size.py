@@ -1,0 +1,93 @@
+"""How many blocks the KV cache gets: what the device's memory has room for, and what requests can fill."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+
+from nano_batch.display import readable_bytes
+from nano_batch.errors import CacheAllocationError, InvalidArgumentError
+from nano_batch.models import PagedInputs, PagedMistral
+
+_log = logging.getLogger("nano_batch.engine")
+HOST_SHARE = 0.25
+"""Of the host's free memory, on a CPU: others live there, too."""
+
+
+def blocks_that_fit(
+    model: PagedMistral,
+    block_size: int,
+    dtype: torch.dtype,
+    *,
+    fraction: float,
+    step_tokens: int,
+    most_blocks: int,
+) -> int:
+    """Return how many blocks of a KV cache in `dtype` to allocate; the log says of what.
+
+    On CUDA: `fraction` of the device's whole memory, less what is in use and what the largest step takes
+    (one is run, to see). On a CPU: a quarter of the memory that is free. Never more than `most_blocks`, which
+    is what as many sequences as may run fill at their longest.
+
+    Raises:
+        InvalidArgumentError: the fraction is not above 0 and at most 1.
+        CacheAllocationError: there is no room for a single block.
+    """
+    if not 0 < fraction <= 1:
+        raise InvalidArgumentError(f"gpu_memory_fraction={fraction} is not above 0 and at most 1")
+    block_bytes = model.new_cache(1, block_size, dtype=dtype).get_memory_usage().per_block_bytes
+    if model.device.type == "cuda":
+        room = _room_on_cuda(model, block_size, fraction, step_tokens)
+        source = f"{fraction:.0%} of {model.device}"
+    else:
+        room, source = int(HOST_SHARE * _free_host_bytes()), "a quarter of the host's free memory"
+    blocks = min(room // block_bytes, most_blocks)
+    if blocks < 1:
+        raise CacheAllocationError(
+            f"{readable_bytes(max(room, 0))} are left for the KV cache ({source}); "
+            f"a block takes {readable_bytes(block_bytes)}"
+        )
+    _log.info(
+        "KV cache: %s blocks of %s tokens, %s of %s left in %s: room for %s tokens",
+        f"{blocks:,}", block_size, readable_bytes(blocks * block_bytes), readable_bytes(room), source,
+        f"{blocks * block_size:,}",
+    )  # fmt: skip
+    return blocks
+
+
+def _room_on_cuda(model: PagedMistral, block_size: int, fraction: float, step_tokens: int) -> int:
+    device = model.device
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    _largest_step(model, block_size, step_tokens)
+    step = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    return int(total * fraction) - (total - free) - step
+
+
+def _largest_step(model: PagedMistral, block_size: int, tokens: int) -> None:
+    """Run one prompt of as many tokens as a step has, in a cache of its own."""
+    tokens = min(tokens, model.config.max_position_embeddings)
+    cache = model.new_cache(-(-tokens // block_size), block_size)
+    positions = torch.arange(tokens, device=model.device)
+    table = torch.arange(cache.num_blocks, dtype=torch.int32, device=model.device)[None]
+    starts = torch.tensor([0, tokens], dtype=torch.int32, device=model.device)
+    token_ids = positions % model.config.vocab_size
+    model.paged(
+        PagedInputs(
+            token_ids, positions, positions, table, starts[1:], starts, positions[-1:], num_decodes=0,
+            trusted=True,
+        ), cache,
+    )  # fmt: skip
+
+
+def _free_host_bytes() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 2**30  # a system that does not say

@@ -1,0 +1,65 @@
+"""CUDA graphs of whole steps: one for each of a ladder of sizes, all over the same arrays.
+
+A graph holds a step from the newest tokens, which it takes from where the last step left them, to the
+likeliest ones. What is in its arrays past the step's own rows and tokens has context 0, slot -1 and lane -1:
+it writes nothing and is read by nobody.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+def decode_sizes(most: int) -> list[int]:
+    """Sizes in rows up to `most`, ever further apart: padding wastes at most a third, from 8 on a fifth."""
+    sizes = [1, 2, 3, 4, 6, 8, 10, 12, 14, *range(16, 32, 4), *range(32, 128, 8), *range(128, 256, 16)]
+    sizes += range(256, most + 1, 32)
+    return [size for size in sizes if size < most] + [most]
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """A captured step and what it leaves."""
+
+    graph: torch.cuda.CUDAGraph
+    logits: torch.Tensor  # [samples, vocab_size]
+    tokens: torch.Tensor  # [samples] int64, the likeliest
+
+
+class StepGraphs:
+    """The graphs of a ladder of sizes, captured from `step(size)`, which gives logits and tokens."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        device: torch.device,
+        step: Callable[[int], tuple[torch.Tensor, torch.Tensor]],
+        pool: Any,
+    ) -> None:
+        """Capture all of them, the largest first: the smaller ones live in its memory, which is of `pool`."""
+        self.sizes = list(sizes)
+        self.graphs: dict[int, StepGraph] = {}
+        self._step, self._pool = step, pool
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for size in reversed(self.sizes):
+                self.graphs[size] = self._captured(size)
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+    def _captured(self, size: int) -> StepGraph:
+        self._step(size)  # compiles, and lets libraries allocate, outside of the graph
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits, tokens = self._step(size)
+        return StepGraph(graph, logits, tokens)
+
+    def size_for(self, needed: int) -> int | None:
+        """The smallest size of the ladder with room for what is needed; None where there is none."""
+        place = bisect.bisect_left(self.sizes, needed)
+        return self.sizes[place] if place < len(self.sizes) else None
