@@ -48,7 +48,8 @@ def attend_to_rows(query, keys, values, query_starts, key_starts, most_queries, 
 @settings(max_examples=100, deadline=None)
 def test_prefill_over_gathered_keys_equals_dense_attention(case):
     """The CUDA form with the library's part in plain PyTorch; it gathers on any device."""
-    options = dict(zip(SCALES, case.scales, strict=True)) | {"scale": case.scale or case.query.shape[2] ** -0.5}
+    options = dict(zip(SCALES, case.scales, strict=True))
+    options["scale"] = case.scale or case.query.shape[2] ** -0.5
     starts, lens = case.starts(), case.lens()
     for known in (None, (starts.long(), lens.long())):
         plan = prefill.PrefillPlan(
