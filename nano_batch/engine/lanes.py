@@ -58,12 +58,12 @@ class LaneParameters:
 
     def users(self, lanes: Rows) -> Users:
         """Who of a step uses what. Raises `InvalidArgumentError` where nobody has taken a lane."""
-        known = (lanes >= 0) & (lanes < len(self.params))
-        known[known] = self._flags[lanes[known], TAKEN]
+        flags = self._flags.take(lanes, axis=0, mode="clip")
+        known = (lanes >= 0) & (lanes < len(self.params)) & flags[:, TAKEN]
         if not known.all():
             lane = lanes[np.argmin(known)]
             raise InvalidArgumentError(f"lane {lane} of {len(self.params)} was given to nobody")
-        return Users(self._flags[lanes], self._top_k[lanes])
+        return Users(flags, self._top_k[lanes])
 
 
 class Users:
@@ -71,8 +71,7 @@ class Users:
 
     def __init__(self, flags: npt.NDArray[np.bool_], top_k: npt.NDArray[np.int64]) -> None:
         """Take the flags [rows, 8] of each row, and its top_k in tokens."""
-        used = flags.any(axis=0)
-        self.draws, self.min_p = bool(used[DRAWS]), bool(used[USES_MIN_P])
+        self.draws, self.min_p = bool(flags[:, DRAWS].any()), bool(flags[:, USES_MIN_P].any())
         self.all_greedy = bool(flags[:, GREEDY].all())
         self.penalised = np.flatnonzero(flags[:, PENALISED])
         self.barred = np.flatnonzero(flags[:, BARRED])

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 from nano_batch.display import Shown
@@ -96,8 +97,9 @@ class SamplingParams(Shown):
         return self.penalised or self.min_tokens > 1
 
     def _check_numbers(self) -> None:
-        coldest = 0.0 if self.temperature == 0 else MIN_TEMPERATURE
-        self._number("temperature", coldest, 1e3, f"0, or from {MIN_TEMPERATURE} to 1000")
+        self._number("temperature", 0.0, 1e3, f"0, or from {MIN_TEMPERATURE} to 1000")
+        if self.temperature:
+            self._number("temperature", MIN_TEMPERATURE, 1e3, f"0, or from {MIN_TEMPERATURE} to 1000")
         self._number("top_p", math.ulp(0.0), 1.0, "above 0 and at most 1")
         self._number("min_p", 0.0, 1.0, "from 0 to 1")
         self._number("repetition_penalty", 0.01, 100.0, "from 0.01 to 100")
@@ -116,9 +118,9 @@ class SamplingParams(Shown):
 
     def _number(self, name: str, low: float, high: float, limit: str) -> None:
         value = getattr(self, name)
-        # `float` would take a text as well; NaN is in no range.
-        known = hasattr(value, "__float__") and not isinstance(value, bool)
-        if not known or not low <= float(value) <= high:
+        # NaN is in no range.
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        if not real or not low <= float(value) <= high:
             raise InvalidArgumentError(f"{name} is {value!r}; it must be {limit}")
         self._set(name, float(value))
 
