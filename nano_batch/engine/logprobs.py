@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from nano_batch.display import Shown
+from nano_batch.engine.outputs import TokenLogprobs
 from nano_batch.engine.sampling_params import MAX_LOGPROBS
 
 
@@ -27,6 +28,17 @@ class Logprobs(Shown):
 
     def __repr__(self) -> str:
         return f"Logprobs: {len(self.rows)} rows, the likeliest {self.top.shape[1]} tokens of each"
+
+    def to_host(self) -> Logprobs:
+        """A copy in pinned memory, complete once the device's stream has come here."""
+        parts = (part.to("cpu", non_blocking=True) for part in (self.chosen, self.top_ids, self.top))
+        return Logprobs(self.rows, *parts)
+
+    def of_sample(self, sample: int, count: int) -> TokenLogprobs:
+        """What is told of one of the step's samples, with the `count` likeliest. Waits for the device."""
+        row = int(np.searchsorted(self.rows, sample))
+        ids, top = self.top_ids[row, :count].tolist(), self.top[row, :count].tolist()
+        return TokenLogprobs(float(self.chosen[row]), ids, top)
 
     @classmethod
     def of(cls, rows: npt.NDArray[np.int64], logits: torch.Tensor, tokens: torch.Tensor) -> Logprobs:

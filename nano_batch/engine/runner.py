@@ -21,7 +21,8 @@ from nano_batch.attention.cuda.prefill import library_refusal
 from nano_batch.block_pairs import BlockPairs
 from nano_batch.core import Engine, StepCounts
 from nano_batch.engine import mixed_rows
-from nano_batch.engine.sampler import Sampled, Sampler, greedy
+from nano_batch.engine.choice import greedy
+from nano_batch.engine.sampler import Sampled, Sampler
 from nano_batch.engine.step_arrays import DeviceArrays, HostArrays, Layout
 from nano_batch.engine.step_graphs import StepGraph, StepGraphs, decode_sizes
 from nano_batch.kv_cache import KVCache

@@ -35,10 +35,15 @@ from nano_batch.errors import DeviceError, DtypeError, InvalidArgumentError, Inv
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sampled(Shown):
-    """The tokens of a step, on the device."""
+    """The tokens of a step, on the device or copied from there."""
 
     tokens: torch.Tensor  # [samples] int64; −1 where the logits hold NaN or +inf, or nothing finite
     logprobs: Logprobs | None = None  # of the rows that ask for them
+
+    def to_host(self) -> Sampled:
+        """A copy in pinned memory, complete once the device's stream has come here."""
+        logprobs = None if self.logprobs is None else self.logprobs.to_host()
+        return Sampled(self.tokens.to("cpu", non_blocking=True), logprobs)
 
     def __repr__(self) -> str:
         return f"Sampled: {len(self.tokens)} tokens, {'no' if self.logprobs is None else 'with'} logprobs"
