@@ -60,6 +60,6 @@ def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """
     sums = weights.cumsum(dim=-1)
     totals = sums[:, -1]
-    # The product may be rounded up to the total itself.
-    target = torch.minimum((uniform * totals.double()).to(torch.int64), totals - 1)
+    # Rounding never takes it up to the total: uniform is at most the float64 before 1.
+    target = (uniform * totals.double()).to(torch.int64)
     return torch.searchsorted(sums, target[:, None], right=True).squeeze(1)

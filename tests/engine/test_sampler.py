@@ -339,6 +339,20 @@ def test_top_k_and_top_p_at_a_vocabulary_of_usual_size():
         assert torch.equal(kept[0][order[:stay]], torch.tensor(weights[0][order[:stay]]))
 
 
+def test_a_history_counts_and_forgets_who_was_there():
+    """Repeated outputs weigh more under a frequency penalty; a lane's earlier prompt does not matter."""
+    params = SamplingParams(
+        temperature=0, frequency_penalty=0.5, presence_penalty=0.3, repetition_penalty=1.5, logprobs=0
+    )
+    sampler = Sampler(1, 4)
+    sampler.admit(0, params, 0, [3], [3])
+    sampler.admit(0, params, 0, [0], [1, 2, 2, 2])
+    held = sampler._history.penalise(
+        torch.tensor([[3.0, 3.0, -3.0, 3.0]]), torch.tensor([0]), *torch.tensor([[1.5], [0.3], [0.5]])
+    )
+    torch.testing.assert_close(held, torch.tensor([[2.0, 2 - 0.8, -4.5 - 1.8, 3.0]]))
+
+
 def test_draw_at_the_ends():
     weights = torch.tensor([[0, 3, 0, 1, 0]]).expand(4, -1)
     uniform = torch.tensor([0.0, 0.75 - 2**-53, 0.75, 1 - 2**-53], dtype=torch.float64)
