@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from attention_cases import Case
-from cuda_on_cpu.build import HERE, SOURCES
+from cuda_on_cpu.build import HERE
 from cuda_on_cpu.device import cpu_device
+
+from nano_batch.attention.cuda import SOURCES
 
 SIZES = {"dtype": torch.float32, "head_dim": 12, "group": 6, "block_size": 7, "window": 150}
 
