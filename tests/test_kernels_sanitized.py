@@ -29,9 +29,9 @@ def sanitizer(libraries):
     return path.resolve()
 
 
-def run_sanitized(sanitizer, libraries, *words):
+def run_sanitized(sanitizer, libraries, *words, script="sanitized.py"):
     environment = os.environ | {"LD_PRELOAD": str(sanitizer), "ASAN_OPTIONS": "detect_leaks=0"}
-    command = [sys.executable, str(HERE / "sanitized.py"), str(libraries), str(HERE.parent), *words]
+    command = [sys.executable, str(HERE / script), str(libraries), str(HERE.parent), *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -40,6 +40,18 @@ def test_no_kernel_leaves_its_memory(sanitizer, libraries, source):
     run = run_sanitized(sanitizer, libraries, source, "good")
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith("all within\n")
+
+
+@pytest.mark.parametrize("kind", ["good", "short"])
+def test_no_kernel_of_a_layer_leaves_its_memory(sanitizer, libraries, kind):
+    run = run_sanitized(sanitizer, libraries, kind, script="layer_sanitized.py")
+    if kind == "good":
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.endswith("all within\n")
+    else:
+        assert run.returncode != 0
+        assert "AddressSanitizer: heap-buffer-overflow" in run.stderr
+        assert "few_rows.cu:" in run.stderr
 
 
 @pytest.mark.parametrize("entry", ["past", "before"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_cases import BF16, DTYPES, FP16, FP32, assert_close, check_norms, rows
 
-from nano_batch.models.cuda import layer
+from nano_batch.models.cuda import SOURCES, layer
 
 orders = pytest.mark.parametrize("backwards", [False, True])
 some = settings(max_examples=4, deadline=None)
@@ -46,7 +48,7 @@ def test_silu_mul_equals_the_plain_form(libraries, dtype, backwards, data):
     gate_up = 20 * rows(tokens, 2 * size, dtype, apart=data.draw(st.sampled_from([0, 16])))
     gate, up = gate_up.chunk(2, dim=1)
     with cpu_device(libraries, backwards=backwards):
-        assert_close(layer.silu_mul(gate_up), F.silu(gate) * up)
+        assert_close(layer.silu_mul(gate_up), F.silu(gate) * up, scale=0.01)
 
 
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
@@ -78,3 +80,38 @@ def test_every_vector_of_a_row_has_a_thread(vectors, expected):
     threads, each = layer.row_threads(vectors)
     assert (threads, each) == expected
     assert each == 0 or threads * each >= vectors
+
+
+SYNC = "    __syncthreads();\n"
+MISTAKES = [
+    ("rms_norm.cu", SYNC, ""),
+    ("rms_norm.cu", "piece.store(sum_row, from, size);", ""),
+    ("few_rows.cu", SYNC, ""),
+    ("few_rows.cu", "lane / 4 + 8, n - 1", "lane / 4 + 7, n - 1"),
+    ("silu_mul.cu", "at % lanes * VEC", "at % (lanes - 1) * VEC"),
+]
+
+
+@pytest.mark.parametrize(("file", "text", "mistake"), [("rms_norm.cu", "", ""), *MISTAKES])
+def test_a_planted_mistake_is_found(libraries, tmp_path, file, text, mistake):
+    sources = shutil.copytree(SOURCES, tmp_path / "sources")
+    changed = (sources / file).read_text(encoding="utf-8")
+    assert changed.count(text) == 1 or not text
+    (sources / file).write_text(changed.replace(text, mistake) if text else changed, encoding="utf-8")
+    assert all(outcomes(libraries, sources)) == (not text)
+
+
+def outcomes(libraries, sources):
+    """For both orders of lanes: whether the kernels of these sources compute what they should."""
+    torch.manual_seed(3)
+    x, weight, gate_up = rows(4, 512, BF16), rows(20, 512, BF16), rows(3, 64, BF16)
+    gate, up = gate_up.chunk(2, dim=1)
+    for backwards in (False, True):
+        with cpu_device(libraries, backwards=backwards, sources=sources):
+            try:
+                check_norms(norm, layer.rms_norm, F.rms_norm, 2, 520, BF16, 0)
+                assert_close(layer.few_rows(x, weight), F.linear(x, weight), scale=512**0.5)
+                assert_close(layer.silu_mul(gate_up), F.silu(gate) * up, scale=0.01)
+                yield True
+            except AssertionError:
+                yield False

@@ -6,6 +6,10 @@ for on CUDA the kernels wait for no host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
 import torch
 import torch.nn.functional as F
 
@@ -21,7 +25,46 @@ SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 KERNEL_DTYPES = (*SIXTEEN_BITS, torch.float32)
 
 
-@torch.library.custom_op("nano_batch::rms_norm", mutates_args=())
+P = ParamSpec("P")
+Form = Callable[Concatenate[torch.Tensor, P], torch.Tensor]
+
+
+def _operator(fake: Callable[..., torch.Tensor], *mutated: str) -> Callable[[Form[P]], Form[P]]:
+    """Make a function an operator on CUDA tensors; on others the detour would cost more than a few rows do.
+
+    Args:
+        fake: an output as the operator's, without values.
+        mutated: the arguments that it changes.
+    """
+
+    def decorate(function: Form[P]) -> Form[P]:
+        name = f"nano_batch::{function.__name__}"
+        operator = torch.library.custom_op(name, function, mutates_args=mutated)
+        operator.register_fake(fake)
+
+        @wraps(function)
+        def call(first: torch.Tensor, /, *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
+            chosen: Form[P] = operator if first.is_cuda else function
+            return chosen(first, *args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def _fake_rows(hidden: torch.Tensor, *args: object) -> torch.Tensor:
+    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
+
+
+def _fake_half(gate_up: torch.Tensor) -> torch.Tensor:
+    return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
+
+
+def _fake_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@_operator(_fake_rows)
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Return hidden / sqrt(mean(hidden²) + eps) * weight of each row (Zhang and Sennrich, 2019).
 
@@ -39,7 +82,7 @@ def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Te
     return F.rms_norm(hidden, weight.shape, weight, eps)
 
 
-@torch.library.custom_op("nano_batch::add_rms_norm", mutates_args=("residual",))
+@_operator(_fake_rows, "residual")
 def add_rms_norm(
     hidden: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> torch.Tensor:
@@ -53,7 +96,7 @@ def add_rms_norm(
     return F.rms_norm(residual.add_(hidden), weight.shape, weight, eps)
 
 
-@torch.library.custom_op("nano_batch::silu_mul", mutates_args=())
+@_operator(_fake_half)
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """Return silu(gate) * up of rows that hold first gate, then up, each rounded once (Shazeer, 2020).
 
@@ -74,7 +117,7 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * up
 
 
-@torch.library.custom_op("nano_batch::linear_few_rows", mutates_args=())
+@_operator(_fake_product)
 def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return x weightᵀ, for so few rows that reading the weight is all the time it takes.
 
@@ -99,28 +142,6 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             return on_cuda.few_rows(x, weight)
         say_once(f"a linear layer of few rows is computed by plain PyTorch: {reason}", warn=True)
     return F.linear(x, weight)
-
-
-@rms_norm.register_fake
-def _fake_rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
-
-
-@add_rms_norm.register_fake
-def _fake_add_rms_norm(
-    hidden: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
-) -> torch.Tensor:
-    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
-
-
-@silu_mul.register_fake
-def _fake_silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
-
-
-@linear_few_rows.register_fake
-def _fake_linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
 
 
 def _on_kernel(what: str, *tensors: torch.Tensor) -> bool:
