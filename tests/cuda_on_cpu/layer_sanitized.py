@@ -1,4 +1,4 @@
-"""Run under AddressSanitizer by test_kernels_sanitized.py: a layer's kernels, allocations of their exact size.
+"""Run under AddressSanitizer by test_kernels_sanitized.py: a layer's kernels, exact allocations.
 
 Arguments: the folder of the libraries, the tests' folder, and `good` or `short`: a weight ends too early.
 """
