@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 
 from nano_batch.attention import DecodePlan, PrefillPlan
-from nano_batch.attention.cuda.available import why_not
 from nano_batch.attention.cuda.backend import decode_refusal
 from nano_batch.attention.cuda.prefill import library_refusal
 from nano_batch.block_pairs import BlockPairs
 from nano_batch.core import Engine, StepCounts
+from nano_batch.cuda.available import why_not
 from nano_batch.engine import mixed_rows
 from nano_batch.engine.choice import greedy
 from nano_batch.engine.sampler import Sampled, Sampler

@@ -23,6 +23,7 @@ from nano_batch.display import Shown, html_table, readable_bytes
 from nano_batch.errors import ContextLengthError, InvalidArgumentError
 from nano_batch.kv_cache import KVCache, Layout
 from nano_batch.models.base import Attend, PagedInputs, attend_paged, check_fits
+from nano_batch.models.ops import add_rms_norm, rms_norm, silu_mul
 from nano_batch.models.rope_scaling import RopeScaling
 
 MistralName = Literal["mistral-7b-v0.1", "mistral-7b-v0.3", "small", "tiny"]
@@ -239,20 +240,18 @@ class PagedMistral:
     def _forward(self, tokens: torch.Tensor, attend: Attend, wanted: torch.Tensor | None) -> torch.Tensor:
         c = self.config
         heads = [c.num_heads, c.num_kv_heads, c.num_kv_heads]
-        hidden = self.embedding[tokens]
-        for index, layer in enumerate(self.layers):
-            normed = self._norm(hidden, layer.attention_norm)
+        # Each matrix but the first is followed by the norm before the next: one pass adds and normalises.
+        norms = [*(layer.attention_norm for layer in self.layers[1:]), self.final_norm]
+        residual = self.embedding[tokens]
+        normed = rms_norm(residual, self.layers[0].attention_norm, c.rms_norm_eps)
+        for index, (layer, next_norm) in enumerate(zip(self.layers, norms, strict=True)):
             projected = F.linear(normed, layer.qkv).view(len(tokens), -1, c.head_dim)
             query, keys, values = torch.split(projected, heads, dim=1)
-            hidden = hidden + F.linear(attend(index, query, keys, values).flatten(1), layer.output)
-            gate, up = F.linear(self._norm(hidden, layer.mlp_norm), layer.gate_up).chunk(2, dim=1)
-            hidden = hidden + F.linear(F.silu(gate) * up, layer.down)
-        if wanted is not None:
-            hidden = hidden[wanted]
-        return F.linear(self._norm(hidden, self.final_norm), self.head)
-
-    def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(hidden, weight.shape, weight, self.config.rms_norm_eps)
+            attended = F.linear(attend(index, query, keys, values).flatten(1), layer.output)
+            normed = add_rms_norm(attended, residual, layer.mlp_norm, c.rms_norm_eps)
+            moved = F.linear(silu_mul(F.linear(normed, layer.gate_up)), layer.down)
+            normed = add_rms_norm(moved, residual, next_norm, c.rms_norm_eps)
+        return F.linear(normed if wanted is None else normed[wanted], self.head)
 
     def new_cache(
         self,
