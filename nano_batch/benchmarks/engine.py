@@ -26,6 +26,7 @@ NANO_BATCH_RUNS=1 so many runs (3); NANO_BATCH_COMMIT names the commit where the
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from nano_batch.benchmarks.engines.base import EngineUnderTest, Served, check_served
 from nano_batch.benchmarks.engines.measured_file import MeasuredFile
@@ -117,6 +120,7 @@ def measured(contest: Serves, plan: Plan, folder: Path) -> dict[str, Any]:
     rows: list[Row] = []
     failures: list[str] = []
     content: dict[str, Any] = {}
+    known = {"date": date.today().isoformat(), "commit": commit(), "machine": machine()}
     for case in plan.cases:
         for engine in _suited(contest, plan, case):
             try:
@@ -126,7 +130,7 @@ def measured(contest: Serves, plan: Plan, folder: Path) -> dict[str, Any]:
                     raise
                 failures.append(f"{engine.name}, {case.label}: {type(error).__name__}: {error}")
                 print(f"nano-batch: {failures[-1]}", file=sys.stderr)
-            content = file.merged(_session(contest, failures), rows)
+            content = file.merged({**known, **contest.session(), "failures": failures}, rows)
             file.write(content)
     return {**content, "failures": failures}
 
@@ -136,22 +140,29 @@ def _suited(contest: Serves, plan: Plan, case: Case) -> Iterable[EngineUnderTest
     return (engine for engine in engines if engine.suits(case))
 
 
-def _session(contest: Serves, failures: Sequence[str]) -> dict[str, Any]:
-    known = {"date": date.today().isoformat(), "commit": commit(), "machine": machine()}
-    return {**known, **contest.session(), "failures": list(failures)}
-
-
 def served(engine: EngineUnderTest, case: Case, vocab_size: int, runs: int) -> list[list[Served]]:
     """What became of the requests in each run; before the first the engine gets some to warm up with.
 
     Raises:
         BenchmarkError: it did not give exactly the tokens asked for.
     """
-    requests = requests_of(case, vocab_size)
+    try:
+        return _runs(engine, requests_of(case, vocab_size), case.concurrency, runs)
+    finally:
+        if (
+            torch.cuda.is_available()
+        ):  # nothing refers to the engine any more: the next one takes what is free
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def _runs(
+    engine: EngineUnderTest, requests: Sequence[Request], concurrency: int, runs: int
+) -> list[list[Served]]:
     found = []
-    with engine.opened(case.concurrency) as serve:
+    with engine.opened(concurrency) as serve:
         if engine.clocked:
-            serve(_warming(requests[: case.concurrency]))
+            serve(_warming(requests[:concurrency]))
         for _ in range(runs if engine.clocked else 1):
             found.append(serve(requests))
             check_served(engine.name, requests, found[-1], clocked=engine.clocked)

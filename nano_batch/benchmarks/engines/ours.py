@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
-
-import torch
 
 from nano_batch.benchmarks.engines.base import Serve, Served
 from nano_batch.benchmarks.engines.work import LONGEST, Case, Request
@@ -50,16 +47,12 @@ class NanoBatch:
 
     @contextmanager
     def opened(self, concurrency: int) -> Iterator[Serve]:
-        """An engine of `max_num_seqs=concurrency`; its KV cache goes when it is left."""
+        """An engine of `max_num_seqs=concurrency`; its KV cache goes with the last reference to it."""
         make = self._make or _inference_engine()
         engine = make(
             self.model, max_num_seqs=concurrency, max_model_len=LONGEST, enable_prefix_caching=False
         )
-        try:
-            yield partial(serve, engine, greedy)
-        finally:
-            del engine
-            release_memory()
+        yield partial(serve, engine, greedy)
 
 
 def _inference_engine() -> Callable[..., SteppedEngine]:
@@ -103,10 +96,3 @@ def serve(
         )
         for name, request in zip(times, requests, strict=True)
     ]  # fmt: skip
-
-
-def release_memory() -> None:
-    """Give back what an engine held: the next one takes what is free."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -10,16 +10,17 @@ from functools import partial
 from typing import Any
 
 from nano_batch.benchmarks.engines.base import Serve, Served
-from nano_batch.benchmarks.engines.ours import release_memory
 from nano_batch.benchmarks.engines.transformers_model import (
     greedy_config,
     transformers_model,
     transformers_module,
 )
-from nano_batch.benchmarks.engines.work import OUTPUT_LENGTHS, PROMPT_LENGTHS, Case, Request
+from nano_batch.benchmarks.engines.work import LONGEST, OUTPUT_LENGTHS, PROMPT_LENGTHS, Case, Request
 from nano_batch.errors import BenchmarkError
 from nano_batch.models import PagedMistral
 
+PAGE, BUDGET = 256, 2048
+"""On a CPU: token slots of a page, and tokens of a step."""
 WAIT_S = 1.0
 """Between two looks at whether the manager's thread still lives."""
 
@@ -47,18 +48,25 @@ class TransformersBatch:
 
         theirs = transformers_model(self.model)
         config = transformers_module().ContinuousBatchingConfig(
-            max_requests_per_batch=concurrency, allow_block_sharing=False
+            max_requests_per_batch=concurrency, allow_block_sharing=False, **_memory(theirs, concurrency)
         )
         hints = WorkloadHints(PROMPT_LENGTHS[1], OUTPUT_LENGTHS[1], concurrency)
-        try:
-            with theirs.continuous_batching_context_manager(
-                generation_config=greedy_config(max_new_tokens=OUTPUT_LENGTHS[1]),
-                continuous_batching_config=config, workload_hints=hints, timeout=5,
-            ) as manager:  # fmt: skip
-                yield partial(serve, manager)
-        finally:
-            del theirs
-            release_memory()
+        with theirs.continuous_batching_context_manager(
+            generation_config=greedy_config(max_new_tokens=OUTPUT_LENGTHS[1]),
+            continuous_batching_config=config, workload_hints=hints, timeout=5,
+        ) as manager:  # fmt: skip
+            yield partial(serve, manager)
+
+
+def _memory(theirs: Any, concurrency: int) -> dict[str, int]:
+    """On a GPU what it takes by itself; on a CPU that would be nearly all of the host's memory."""
+    if theirs.device.type == "cuda":
+        return {}
+    return {
+        "page_size": PAGE,
+        "num_blocks": concurrency * -(-LONGEST // PAGE) + 1,
+        "max_batch_tokens": BUDGET,
+    }
 
 
 def serve(manager: Any, requests: Sequence[Request]) -> list[Served]:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from nano_batch.benchmarks.engines.base import Serve, Served
-from nano_batch.benchmarks.engines.ours import release_memory
 from nano_batch.benchmarks.engines.transformers_model import PAD, greedy_config, transformers_model
 from nano_batch.benchmarks.engines.work import Case, Request
 from nano_batch.models import PagedMistral
@@ -36,12 +35,7 @@ class TransformersGenerate:
     @contextmanager
     def opened(self, concurrency: int) -> Iterator[Serve]:
         """Transformers' model on the same weights."""
-        theirs = transformers_model(self.model)
-        try:
-            yield partial(serve, theirs, concurrency)
-        finally:
-            del theirs
-            release_memory()
+        yield partial(serve, transformers_model(self.model), concurrency)
 
 
 class TransformersGenerateSingle(TransformersGenerate):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from nano_batch._choices import unknown_option
@@ -84,8 +85,9 @@ def requests_of(case: Case, vocab_size: int) -> list[Request]:
     return [Request(*each) for each in zip(prompts, (length for _, length in drawn), arrivals, strict=True)]
 
 
+@cache
 def _all_drawn() -> list[tuple[list[int], int]]:
-    """Prompt and output length of all 256; of each the prompt's length is drawn, its ids, the output's length.
+    """Prompt and output length of all 256: of each its prompt's length is drawn, its ids, and its output's.
 
     The generator is that of `random.seed(0)`, without touching the one that others share.
     """
