@@ -562,7 +562,10 @@ def test_each_picture_has_its_source_and_every_engine(pictures, result):
         view = picture("h900")
         assert "recorded: NVIDIA H900, tiny in float32, " in view.caption()
         assert result["sessions"][0]["date"] in view.caption()
-        names = {series.name.split(", p")[0] for panel in view.chart.panels for series in panel.series}
+        told = " ".join(panel.note for panel in view.chart.panels)
+        assert f"commit {result['sessions'][0]['commit']}" in told
+        assert "NVIDIA H900, tiny" in told
+        names = {series.name for panel in view.chart.panels for series in panel.series}
         assert {"nano_batch", "Transformers, continuous batching", "Transformers, static batches"} <= names
         assert all(panel.x.title and panel.y.unit for panel in view.chart.panels)
         assert view.poster()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -586,8 +589,8 @@ def test_the_bound_is_drawn_and_the_numbers_are_the_rows(pictures, result):
     assert drawn(scaling, 0, "nano_batch") == {at: each / expected[1] for at, each in expected.items()}
     assert drawn(scaling, 0, "Transformers, static batches").keys() == {4, 8}
     assert drawn(scaling, 1, "nano_batch")[1] == pytest.approx(50, rel=1e-3)
-    assert drawn(latency, 2, "nano_batch") == {1: 2.0, 4: 2.0}
-    assert drawn(latency, 2, "the device's limit") == {1: 1.0, 4: 1.0}
+    assert drawn(latency, 4, "nano_batch") == {1: 2.0, 4: 2.0}
+    assert drawn(latency, 4, "the device's limit") == {1: 1.0, 4: 1.0}
     assert "50" in " ".join(throughput.chart.says)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import nan
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from nano_batch.lessons.measured_engines import (
     MeasuredEngines,
     measured_engines,
 )
-from nano_batch.viz.chart import Axis, Band, Chart, Line, Panel, Points, Rule, Series
+from nano_batch.viz.chart import Axis, Band, Chart, Line, Panel, PointMark, Points, Rule, Series
 from nano_batch.viz.chart_view import ChartView
 from nano_batch.viz.table import Table
 
@@ -111,22 +112,23 @@ def scaling_chart(recorded: MeasuredEngines, here: MeasuredEngines | None = None
 
 
 def latency_chart(recorded: MeasuredEngines, here: MeasuredEngines | None = None) -> Chart:
-    """TTFT from arrival and TPOT, p50 and p99, over concurrency; a decode step; TTFT over arrivals."""
-    x, rate = _concurrency(recorded), Axis("arrivals", "requests/s", "log2", ticks=_rates(recorded) or None)
-
-    def panel(title: str, across: Axis, y: Axis, case: str, *columns: str) -> Panel:
-        series: list[Series] = []
-        for column in columns:
-            part = column.split("_")[1] if len(columns) > 1 else ""
-            series += _series(recorded, here, case, _column(column), part=part)
-        return Panel(title, across, y, series, height=320)
-
+    """TTFT from arrival and TPOT over concurrency; a decode step; TTFT over the rate of arrivals."""
+    across, rate = (
+        _concurrency(recorded),
+        Axis("arrivals", "requests/s", "log2", ticks=_rates(recorded) or None),
+    )
     seconds, ms = Axis("from arrival", "s", "log10"), Axis("per token", "ms", "log10")
+    drawn = (
+        ("time to first token, p50", across, seconds, "offline", "ttft_p50_s"),
+        ("time to first token, p99", across, seconds, "offline", "ttft_p99_s"),
+        ("time per output token, p50", across, ms, "offline", "tpot_p50_ms"),
+        ("time per output token, p99", across, ms, "offline", "tpot_p99_ms"),
+        ("a decode step", across, Axis("step", "ms", "log10"), "steady", "step_ms"),
+        ("time to first token of Poisson arrivals, p99", rate, seconds, "poisson", "ttft_p99_s"),
+    )
     panels = [
-        panel("time to first token", x, seconds, "offline", "ttft_p50_s", "ttft_p99_s"),
-        panel("time per output token", x, ms, "offline", "tpot_p50_ms", "tpot_p99_ms"),
-        panel("a decode step", x, Axis("step", "ms", "log10"), "steady", "step_ms"),
-        panel("time to first token, Poisson arrivals", rate, seconds, "poisson", "ttft_p50_s", "ttft_p99_s"),
+        Panel(title, x, y, _series(recorded, here, case, _column(column)), height=290)
+        for title, x, y, case, column in drawn
     ]
     return _chart("How long a token takes", recorded, [each for each in panels if each.series], columns=2)
 
@@ -139,14 +141,10 @@ def _chart(
     columns: Literal[1, 2] = 1,
     says: Sequence[str] = (),
 ) -> Chart:
-    return Chart(
-        panels,
-        title,
-        columns=columns,
-        settings=recorded.source,
-        says=says,
-        table=_table(recorded),
-    )
+    """What was measured when stands beside the titles of the first row, so that a bare picture has it."""
+    notes = [recorded.source] if columns == 1 else [recorded.what, recorded.when]
+    noted = [replace(panel, note=note) for panel, note in zip(panels, notes, strict=False)]
+    return Chart([*noted, *panels[len(noted) :]], title, columns=columns, says=says, table=_table(recorded))
 
 
 def _series(
@@ -155,7 +153,6 @@ def _series(
     case: str,
     value: Value,
     *,
-    part: str = "",
     without: Sequence[str] = (),
 ) -> list[Series]:
     """A line and circles an engine, the limit a line alone; what was measured here, diamonds."""
@@ -163,12 +160,11 @@ def _series(
     for engine in recorded.engines(case):
         name, colour = ENGINES[engine]
         rows = recorded.rows(case, engine)
-        dash = "4 3" if part == "p50" else ""
         if engine not in without and len(rows) > 1:
-            series.append(Line(_named(name, part), _across(rows), _values(rows, value), colour, dash))
-    series += _points(recorded, case, value, part=part, without=(LIMIT, *without))
+            series.append(Line(name, _across(rows), _values(rows, value), colour))
+    series += _points(recorded, case, value, without=(LIMIT, *without))
     if here is not None:
-        series += _points(here, case, value, part=part, without=without, live=True)
+        series += _points(here, case, value, without=without, live=True)
     return series
 
 
@@ -177,20 +173,19 @@ def _points(
     case: str,
     value: Value,
     *,
-    part: str = "",
     without: Sequence[str] = (),
     live: bool = False,
 ) -> list[Series]:
-    """Circles of what was recorded, diamonds of what was measured here; a median is a ring beside a p99."""
+    """Circles of what was recorded, diamonds of what was measured here."""
     series: list[Series] = []
     for engine in found.engines(case):
         if engine in without:
             continue
         name, colour = ENGINES[engine]
         rows = found.rows(case, engine)
-        hollow, mark = [part == "p50"] * len(rows), "diamond" if live else "circle"
-        named = _named(name, part) + (", live" if live else "")
-        series.append(Points(named, _across(rows), _values(rows, value), colour, hollow, mark))  # type: ignore[arg-type]
+        mark: PointMark = "diamond" if live else "circle"
+        named = f"{name}, live" if live else name
+        series.append(Points(named, _across(rows), _values(rows, value), colour, mark=mark))
     return series
 
 
@@ -204,10 +199,6 @@ def _spread(recorded: MeasuredEngines) -> list[Series]:
             low, high = ([row[column] for row in rows] for column in ("tok_per_s_least", "tok_per_s_most"))
             bands.append(Band(f"{name}, least to most", _across(rows), low, high, colour))
     return bands
-
-
-def _named(name: str, part: str) -> str:
-    return f"{name}, {part}" if part else name
 
 
 def _across(rows: Sequence[Row]) -> list[float]:

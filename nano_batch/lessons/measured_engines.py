@@ -24,6 +24,7 @@ ENGINES = {
     LIMIT: ("the device's limit", "bound"),
 }
 """What each is called in a picture, and its colour."""
+WHEN = ("date", "commit")
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,21 @@ class MeasuredEngines:
     content: Mapping[str, Any]
 
     @property
+    def what(self) -> str:
+        """Device and model in words."""
+        return f"{self.content['device']}, {self.content['model']} in {self.content['dtype']}"
+
+    @property
+    def when(self) -> str:
+        """Dates and commits in words."""
+        sessions = self.content["sessions"]
+        dates, commits = (", ".join(dict.fromkeys(str(each[name]) for each in sessions)) for name in WHEN)
+        return f"{dates}, commit {commits}"
+
+    @property
     def source(self) -> str:
-        """Device, model, dates and commits in words."""
-        found = self.content
-        dates, commits = (
-            ", ".join(dict.fromkeys(str(each[name]) for each in found["sessions"]))
-            for name in ("date", "commit")
-        )
-        return f"{found['device']}, {found['model']} in {found['dtype']}, {dates}, commit {commits}"
+        """What was measured when."""
+        return f"{self.what}, {self.when}"
 
     def rows(self, case: str, engine: str) -> list[Row]:
         """The rows of an engine, by the rate of arrivals and the concurrency."""

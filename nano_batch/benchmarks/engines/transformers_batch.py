@@ -20,7 +20,7 @@ from nano_batch.errors import BenchmarkError
 from nano_batch.models import PagedMistral
 
 PAGE, BUDGET = 256, 2048
-"""On a CPU: token slots of a page, and tokens of a step."""
+"""Token slots of a block by default, and on a CPU tokens of a step."""
 WAIT_S = 1.0
 """Between two looks at whether the manager's thread still lives."""
 
