@@ -63,7 +63,6 @@ def _memory(theirs: Any, concurrency: int) -> dict[str, int]:
     if theirs.device.type == "cuda":
         return {}
     return {
-        "page_size": PAGE,
         "num_blocks": concurrency * -(-LONGEST // PAGE) + 1,
         "max_batch_tokens": BUDGET,
     }
