@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nano_batch._choices import check_choice
-from nano_batch.core import Engine
+from nano_batch.core import Engine, StepCounts
 from nano_batch.display import html_table, readable_bytes
 from nano_batch.engine.cache_size import blocks_that_fit
 from nano_batch.engine.outputs import RequestOutput, TokenLogprobs
@@ -239,6 +239,7 @@ class InferenceEngine:
 
     def _launch(self) -> _Pending | None:
         counts = self.engine.step_arrays()
+        self._planned(counts)
         self._note_lanes()
         arrays = self.runner.host_arrays
         lanes = arrays["sample_lanes"][: counts.samples].tolist()
@@ -255,6 +256,9 @@ class InferenceEngine:
         # A lane may be another's before this step is taken in: who had it is noted now.
         failed = [self._lanes[lane] for lane in launched.out_of_memory]
         return _Pending(launched, sequences, failed) if counts.rows else None
+
+    def _planned(self, counts: StepCounts) -> None:
+        """A step has been planned and is not launched yet: where a subclass looks."""
 
     def _note_lanes(self) -> None:
         """Who took a lane in the step just planned: the sampler's state of it is made anew."""
