@@ -278,8 +278,11 @@ class PagedMistral:
 
 
 def _to_residual(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """A product with one of the two matrices whose outputs are few: there the library splits its sums and adds
-    them up in a second kernel, and for few rows ours is a tenth faster (docs/notes/engine.md)."""
+    """A product with one of the two matrices that have few rows of their own.
+
+    The library splits its sums there and adds them up in a second kernel: for few tokens ours is a tenth
+    faster (docs/notes/engine.md).
+    """
     if x.is_cuda and len(x) <= MOST_ROWS and x.dtype in SIXTEEN_BITS:
         return linear_few_rows(x, weight)
     return F.linear(x, weight)
