@@ -182,8 +182,9 @@ def _drawn(
     """A token of each row at its temperature; of the `filtered` rows only those that their filters leave."""
     number = uniform(*counters.unbind(1))
     temperature = numbers[:, TEMPERATURE, None]
-    scaled = scores / torch.where(temperature > 0, temperature, 1)
-    weights = (scaled - scaled.amax(1, keepdim=True)).exp()
+    # The largest is taken off first: divided by a small temperature, it would be infinite.
+    below = scores - scores.amax(1, keepdim=True)
+    weights = (below / torch.where(temperature > 0, temperature, 1)).exp()
     tokens = _first_beyond(weights, number)
     if filtered:
         rows = torch.tensor(filtered, device=scores.device)

@@ -12,7 +12,8 @@ from nano_batch.errors import InvalidArgumentError
 
 MOST_LOGPROBS = 20
 MOST_SEQUENCES = 2**16
-_UNBOUNDED = math.inf
+_MOST = 1e6
+"""Of temperatures and penalties: logits stay finite in float32 whatever is asked for."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,22 +61,24 @@ class SamplingParams(Shown):
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _number("temperature", self.temperature, 0, _UNBOUNDED)
+        _number("temperature", self.temperature, 0, _MOST)
         _number("top_p", self.top_p, 0, 1, above=True)
         _number("min_p", self.min_p, 0, 1)
-        _number("repetition_penalty", self.repetition_penalty, 0, _UNBOUNDED, above=True)
+        _number("repetition_penalty", self.repetition_penalty, 1 / _MOST, _MOST)
         for name in ("presence_penalty", "frequency_penalty"):
-            _number(name, getattr(self, name), -_UNBOUNDED, _UNBOUNDED)
+            _number(name, getattr(self, name), -_MOST, _MOST)
         _whole("top_k", 0 if self.top_k is None else self.top_k, 0, 2**31 - 1)
         _whole("max_tokens", self.max_tokens, 1, 2**31 - 1)
         _whole("min_tokens", self.min_tokens, 0, self.max_tokens)
         _whole("n", self.n, 1, MOST_SEQUENCES)
         _whole("seed", 0 if self.seed is None else self.seed, 0, 2**63 - 1)
         _whole("logprobs", 0 if self.logprobs is None else self.logprobs, 0, MOST_LOGPROBS)
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not isinstance(self.ignore_eos, bool):
+            raise InvalidArgumentError(f"ignore_eos={self.ignore_eos!r} is neither True nor False")
+        stop = _several("stop", (self.stop,) if isinstance(self.stop, str) else self.stop)
         if not all(isinstance(word, str) and word for word in stop):
             raise InvalidArgumentError(f"stop={self.stop!r} needs strings that are not empty")
-        tokens = tuple(self.stop_token_ids)
+        tokens = _several("stop_token_ids", self.stop_token_ids)
         for token in tokens:
             _whole("a token of stop_token_ids", token, 0, 2**31 - 1)
         object.__setattr__(self, "stop", stop)
@@ -114,9 +117,14 @@ class SamplingParams(Shown):
 def _number(name: str, value: Any, least: float, most: float, *, above: bool = False) -> None:
     real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not real or not least <= value <= most or (above and value == least):
-        limits = f"above {least}" if above else f"at least {least}"
-        limits += f" and at most {most}" if most != _UNBOUNDED else ""
-        raise InvalidArgumentError(f"{name}={value!r} is not a finite number {limits}")
+        limits = f"above {least}" if above else f"at least {least:g}"
+        raise InvalidArgumentError(f"{name}={value!r} is not a number {limits} and at most {most:g}")
+
+
+def _several(name: str, values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, Iterable):
+        raise InvalidArgumentError(f"{name}={values!r} is not a sequence")
+    return tuple(values)
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> None:
