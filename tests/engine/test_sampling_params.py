@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from nano_batch import SamplingParams  # noqa: E402
-from nano_batch.errors import InvalidArgumentError  # noqa: E402
+from nano_batch import SamplingParams
+from nano_batch.errors import InvalidArgumentError
 
 WRONG = {
     "temperature": [-0.1, math.nan, math.inf, 1.1e6, "1", True, None],
