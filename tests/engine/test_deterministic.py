@@ -32,7 +32,7 @@ def content(output):
 
 @pytest.fixture(scope="module")
 def alone(model):
-    """Each request in an engine of its own, its tokens checked against the reference where they are greedy."""
+    """Each request in an engine of its own; greedy tokens are the reference's."""
     outputs = []
     for prompt, params in REQUESTS:
         engine = model.engine(deterministic=True, steps_in_flight=0, enable_prefix_caching=False)
