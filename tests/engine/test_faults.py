@@ -125,7 +125,9 @@ def spoiled(row_holds, value=math.nan):
 
 @IN_FLIGHT
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("params", [GREEDY, SamplingParams(temperature=0, max_tokens=24, n=2, logprobs=1)], ids=repr)
+@pytest.mark.parametrize(
+    "params", [GREEDY, SamplingParams(temperature=0, max_tokens=24, n=2, logprobs=1)], ids=repr
+)
 def test_logits_that_are_no_numbers_end_their_request(model, faulty, params, value, in_flight):
     engine = model.engine(steps_in_flight=in_flight)
     faulty.after = spoiled(lambda inputs, row: int(inputs.context_lens[row]) == 14, value)
