@@ -32,7 +32,13 @@ torch = pytest.importorskip("torch")
 
 from nano_batch import InferenceEngine, SamplingParams  # noqa: E402
 from nano_batch.attention.rope import Rope, rope_tables  # noqa: E402
-from nano_batch.engine import RequestMetrics, RequestOutput, SequenceOutput, TokenLogprobs  # noqa: E402
+from nano_batch.engine import (  # noqa: E402
+    AsyncInferenceEngine,
+    RequestMetrics,
+    RequestOutput,
+    SequenceOutput,
+    TokenLogprobs,
+)
 from nano_batch.kv_cache import KVCache, MemoryUsage  # noqa: E402
 from nano_batch.models import (  # noqa: E402
     MistralConfig,
@@ -131,6 +137,9 @@ def examples():
     cache = KVCache(8, 4, 2, 8, torch.float32, "cpu", num_layers=2)
     model = TinyTransformer()
     served = small_output()
+    inference = InferenceEngine(
+        PagedMistral(MistralConfig.named("tiny")), num_blocks=4, max_num_seqs=2, max_num_batched_tokens=64
+    )
     view = lab.block_table(run, workload)
     prefixes = BlockCache(8)
     prefixes.access(np.arange(5, dtype=np.int32))
@@ -200,9 +209,8 @@ def examples():
         RopeScaling("linear", 2.0),
         PagedMistral(MistralConfig.named("tiny")),
         PagedRunner(model, cache),
-        InferenceEngine(
-            PagedMistral(MistralConfig.named("tiny")), num_blocks=4, max_num_seqs=2, max_num_batched_tokens=64
-        ),
+        inference,
+        AsyncInferenceEngine(inference),
         SamplingParams(temperature=0.5, stop="\n"),
         served,
         served.sequences[0],
