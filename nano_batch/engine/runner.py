@@ -169,7 +169,8 @@ class StepRunner:
             return self.decode_graphs.graphs[size]
         if self.mixed_graphs is None:
             return None
-        size = self.mixed_graphs.size_for(counts.tokens)
+        # A prompt of few tokens may have more sequences than tokens.
+        size = self.mixed_graphs.size_for(max(counts.tokens, counts.samples))
         window, block_size = self.model.config.sliding_window, self.cache.block_size
         if size is None or not mixed_rows.fill(counts, host, size, block_size, window):
             return None

@@ -60,7 +60,7 @@ def test_tokens_equal_a_cpus_in_float32(steps_in_flight, graphs, crowded):
 def test_graphs_of_any_mix_compute_what_eager_steps_do(window, kv_cache_dtype):
     """Decodes, chunks of prompts and cached prefixes in one graph: the same probabilities, in float16."""
     config = MistralConfig(512, 256, 640, 3, 8, 2, 64, 10_000.0, sliding_window=window, dtype=torch.float16)
-    model = moved(load_dummy(config), "cuda")
+    model = moved(load_dummy(config), "cuda", config.dtype)
     prompts, lengths = work(40, vocab=512)
     prompts[7:14] = [prompts[6][:50] + prompt for prompt in prompts[7:14]]
     params = [SamplingParams(temperature=0, max_tokens=length, logprobs=4) for length in lengths]
