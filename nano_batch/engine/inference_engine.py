@@ -210,7 +210,10 @@ class InferenceEngine:
             if self.tokenizer is None:
                 raise InvalidArgumentError("a prompt is a string, and there is no tokenizer: give token ids")
             return self.tokenizer.encode(prompt)
-        tokens = np.asarray(prompt)
+        try:
+            tokens = np.asarray(prompt)
+        except ValueError as error:
+            raise InvalidTokenError(f"a prompt is no list of token ids: {error}") from error
         if tokens.size and (tokens.ndim != 1 or tokens.dtype.kind not in "iu"):
             raise InvalidTokenError(
                 f"a prompt has dtype {tokens.dtype} and {tokens.ndim} dimensions; it needs token ids"
@@ -228,14 +231,20 @@ class InferenceEngine:
             StalledError: there are requests, and none of them can be scheduled.
             Whatever the model raises: the requests of that step end with its name, the others stay.
         """
+        moved: dict[str, RequestOutput] = {}
+        self._take_in(self.steps_in_flight, moved)  # more are on their way after an interrupt
         pending = self._launch() if self.engine.has_unfinished else None
         if pending is not None:
             self._pending.append(pending)
-        moved: dict[str, RequestOutput] = {}
-        while len(self._pending) > self.steps_in_flight or (self._pending and pending is None):
-            self._retire(self._pending.popleft(), moved)
+        self._take_in(0 if pending is None else self.steps_in_flight, moved)
         self._forget(moved)
         return list(moved.values())
+
+    def _take_in(self, left: int, moved: dict[str, RequestOutput]) -> None:
+        """Take in the oldest steps on their way but for so many."""
+        while len(self._pending) > left:
+            self._pending[0].launched.wait()  # interrupted here, the step is still to be taken in
+            self._retire(self._pending.popleft(), moved)
 
     def _launch(self) -> _Pending | None:
         counts = self.engine.step_arrays()
@@ -349,14 +358,15 @@ class InferenceEngine:
             if output.finished:
                 for name in self._requests.pop(request_id).names():
                     del self._sequences[name]
+        if not self._requests:
+            self._take_in(0, {})  # a step that computed tokens past the end of all keeps blocks
 
     def _abandon(self, step: int, lanes: list[int], samples: int, reason: str) -> None:
         """A planned step could not be run: its requests end, and the steps before it are taken in."""
         moved: dict[str, RequestOutput] = {}
         for lane in lanes:
             self._end(self._lanes[lane], reason, moved)
-        while self._pending:
-            self._retire(self._pending.popleft(), moved)
+        self._take_in(0, moved)
         self.engine.update_arrays(step, np.zeros(samples, np.int32))
         self._forget(moved)
 

@@ -22,6 +22,7 @@ from nano_batch.core import Engine, StepCounts
 from nano_batch.cuda.available import why_not
 from nano_batch.engine import mixed_rows
 from nano_batch.engine.choice import greedy
+from nano_batch.engine.penalties import on_device
 from nano_batch.engine.sampler import Sampled, Sampler
 from nano_batch.engine.step_arrays import DeviceArrays, HostArrays, Layout
 from nano_batch.engine.step_graphs import StepGraph, StepGraphs, decode_sizes
@@ -168,7 +169,8 @@ class StepRunner:
             return self.decode_graphs.graphs[size]
         if self.mixed_graphs is None:
             return None
-        size = self.mixed_graphs.size_for(counts.tokens)
+        # A prompt of few tokens may have more sequences than tokens.
+        size = self.mixed_graphs.size_for(max(counts.tokens, counts.samples))
         window, block_size = self.model.config.sliding_window, self.cache.block_size
         if size is None or not mixed_rows.fill(counts, host, size, block_size, window):
             return None
@@ -242,11 +244,11 @@ class StepRunner:
         begin, end = int(starts[0]), int(starts[-1])
         decodes = min(max(step.counts.decodes - first, 0), last - first)
         samples = step.samples_of(first, last)
-        ends = torch.from_numpy(arrays["query_start_loc"][arrays["sample_rows"][samples] + 1] - (1 + begin))
+        ends = arrays["query_start_loc"][arrays["sample_rows"][samples] + 1].astype(np.int64) - (1 + begin)
         table = self._table(step, first, last)
         lens = tensors["context_lens"][first:last]
         starts_there = tensors["query_start_loc"][first : last + 1] - begin
-        counts = torch.from_numpy(np.diff(starts)).to(self.device)
+        counts = on_device(np.diff(starts), self.device)
         lanes = tensors["lanes"][first:last].long()
         of_tokens = torch.repeat_interleave(lanes, counts, output_size=end - begin)
         plans = self._plans(
@@ -255,7 +257,7 @@ class StepRunner:
         return PagedInputs(
             self._token_ids(tensors["token_ids"][begin:end], of_tokens), tensors["positions"][begin:end],
             tensors["slot_mapping"][begin:end], table, lens, starts_there,
-            ends.to(self.device, torch.int64), decodes, True, *plans,
+            on_device(ends, self.device), decodes, True, *plans,
         )  # fmt: skip
 
     def _tokens(self, step: Step, row: int) -> Iterator[PagedInputs]:
