@@ -3,11 +3,13 @@
 from nano_batch.engine.async_engine import AsyncInferenceEngine
 from nano_batch.engine.inference_engine import InferenceEngine
 from nano_batch.engine.outputs import RequestMetrics, RequestOutput, SequenceOutput, TokenLogprobs
+from nano_batch.engine.recorded import RecordedEngine
 from nano_batch.engine.sampling_params import SamplingParams
 
 __all__ = [
     "AsyncInferenceEngine",
     "InferenceEngine",
+    "RecordedEngine",
     "RequestMetrics",
     "RequestOutput",
     "SamplingParams",

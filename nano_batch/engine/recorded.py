@@ -85,6 +85,15 @@ class RecordedEngine(InferenceEngine):
         kept = {"engine": own, "model": repr(self.model), **(settings or {})}
         return Run(self._requests_table(log, origin), self._steps_table(origin), log, kept)
 
+    def sequences(self) -> dict[str, tuple[int, RequestOutput, int]]:
+        """By the scheduler's name: number in the events, output, index in it; of an id used twice, the last."""
+        names = dict(sorted(self.engine.events().request_ids.items()))
+        rows = self._sequences_named(list(names.values()))
+        return {
+            name: (number, row.output, row.index)
+            for (number, name), row in zip(names.items(), rows, strict=True)
+        }
+
     def _steps_table(self, origin: float) -> Steps:
         rows = [
             (step, start - origin, duration, *counts)

@@ -113,6 +113,13 @@ ROLES: dict[str, dict[str, str]] = {
     "external": {"light": "#4A1040", "dark": "#E7A6CC"},
     "free": _state("free"),
     "cached": _state("cached"),
+    "computed": _state("computed"),
+    "shared": _state("shared"),
+    # From most to least: what a cell holds of something, such as attention.
+    **{
+        f"share-{place}": {theme: RAMPS["age"][theme][place - 1] for theme in ("light", "dark")}
+        for place in range(1, 6)
+    },
     **{
         f"series-{place}": {theme: OWNERS["ABCDEFGH".index(letter)][theme] for theme in ("light", "dark")}
         for place, letter in enumerate("EFCGABDH", start=1)

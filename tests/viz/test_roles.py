@@ -26,7 +26,13 @@ def test_two_kinds_of_slots_differ(theme, sight):
 
 def test_what_the_block_table_shows_too_has_its_colour():
     states = {state.key: state for state in STATES}
-    for role, key in (("used", "in_use"), ("free", "free"), ("cached", "cached")):
+    for role, key in (
+        ("used", "in_use"),
+        ("free", "free"),
+        ("cached", "cached"),
+        ("computed", "computed"),
+        ("shared", "shared"),
+    ):
         assert ROLES[role] == {"light": states[key].light, "dark": states[key].dark}
 
 
