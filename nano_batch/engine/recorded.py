@@ -86,7 +86,7 @@ class RecordedEngine(InferenceEngine):
         return Run(self._requests_table(log, origin), self._steps_table(origin), log, kept)
 
     def sequences(self) -> dict[str, tuple[int, RequestOutput, int]]:
-        """By the scheduler's name: number in the events, output, index in it; of an id used twice, the last."""
+        """By the scheduler's name: number in the events, output, index in it; the last of a name."""
         names = dict(sorted(self.engine.events().request_ids.items()))
         rows = self._sequences_named(list(names.values()))
         return {

@@ -9,7 +9,12 @@ from nano_batch.viz.chart import Axis, Cells, Panel, Series
 
 
 def token_cells(
-    name: str, colour: str, tokens: Sequence[int], block_size: int, words: Mapping[int, str], tips: Sequence[str]
+    name: str,
+    colour: str,
+    tokens: Sequence[int],
+    block_size: int,
+    words: Mapping[int, str],
+    tips: Sequence[str],
 ) -> Cells:
     """The cells of the tokens at these positions; `words` and `tips` are of all positions."""
     x = [token % block_size for token in tokens]

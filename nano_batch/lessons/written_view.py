@@ -14,7 +14,7 @@ from nano_batch.lessons.fragmentation import set_all
 from nano_batch.lessons.held_tokens import Held, held_at
 from nano_batch.lessons.token_cells import token_cells, token_panel
 from nano_batch.records import EventLog, State, replay
-from nano_batch.viz.chart import Cells, Chart, Panel
+from nano_batch.viz.chart import Chart, Panel
 from nano_batch.viz.chart_view import ChartView
 from nano_batch.viz.controls import Control
 from nano_batch.viz.table import Table
@@ -46,13 +46,16 @@ class Sequence:
         """Prompt and output."""
         return self.prompt + self.output
 
-    def tips(self) -> list[str]:
-        """What is said of each token."""
-        kinds = ["prompt"] * len(self.prompt) + ["written by the model"] * len(self.output)
-        return [
-            f"{self.name}, position {place}: token {token}, {kind}"
-            for place, (token, kind) in enumerate(zip(self.tokens, kinds, strict=True))
-        ]
+    def known(self, stored: int) -> int:
+        """Tokens known when so many are stored: the prompt, or one more, which was sampled last."""
+        return min(max(len(self.prompt), stored + 1), len(self.tokens))
+
+    def tips(self, known: int) -> list[str]:
+        """What is said of each position."""
+        told = [f"token {token}, " + ("prompt" if place < len(self.prompt) else "written by the model")
+                for place, token in enumerate(self.tokens[:known])]  # fmt: skip
+        told += ["not written yet"] * (len(self.tokens) - known)
+        return [f"{self.name}, position {place}: {words}" for place, words in enumerate(told)]
 
 
 def written(engine: RecordedEngine, *requests: str, **settings: Any) -> ChartView:
@@ -78,7 +81,6 @@ def written(engine: RecordedEngine, *requests: str, **settings: Any) -> ChartVie
         return Chart(
             [_panel(each, held[each.number], state, log.block_size) for each in served],
             "What is stored where",
-            columns=2 if len(served) > 1 else 1,
             settings=f"step {step} of {steps[-1]}, blocks of {log.block_size} tokens",
             says=[_said(each, held[each.number]) for each in served],
             numbers={"blocks in use": float(state.block_counts[0])},
@@ -108,20 +110,17 @@ def _sequences(engine: RecordedEngine, requests: tuple[str, ...]) -> list[Sequen
 
 def _panel(one: Sequence, held: Held, state: State, block_size: int) -> Panel:
     rows = -(-len(one.tokens) // block_size)
-    words = {place: str(token) for place, token in enumerate(one.tokens)}
+    known = one.known(held.stored)
+    words = {place: str(token) for place, token in enumerate(one.tokens[:known])}
     groups: dict[str, list[int]] = {look: [] for look in LOOKS}
     for place in range(len(one.tokens)):
         groups[_look(place, held, state, block_size)].append(place)
     series = [
-        _cells(look, places, block_size, words, one.tips()) for look, places in groups.items() if places
+        token_cells(look, LOOKS[look], places, block_size, words, one.tips(known))
+        for look, places in groups.items()
+        if places
     ]
     return token_panel(f"request {one.name}", series, held.table, rows, block_size)
-
-
-def _cells(
-    look: str, places: list[int], block_size: int, words: Mapping[int, str], tips: list[str]
-) -> Cells:
-    return token_cells(look, LOOKS[look], places, block_size, words, tips)
 
 
 def _look(place: int, held: Held, state: State, block_size: int) -> str:
@@ -150,9 +149,7 @@ def _said(one: Sequence, held: Held) -> str:
     )
 
 
-def _table(
-    served: list[Sequence], held: Mapping[int, Held], state: State, log: EventLog
-) -> Table:
+def _table(served: list[Sequence], held: Mapping[int, Held], state: State, log: EventLog) -> Table:
     rows = [
         (one.name, f"{index}", f"{block}", f"{_filled(mine, index, log.block_size)}",
          f"{state.block_references[block]}", "yes" if state.block_cached[block] else "no")
@@ -160,7 +157,14 @@ def _table(
         for mine in [held[one.number]]
         for index, block in sorted(mine.table.items())
     ]  # fmt: skip
-    columns = ("request", "its block", "physical block", "tokens stored", "held by", "known to the prefix cache")
+    columns = (
+        "request",
+        "its block",
+        "physical block",
+        "tokens stored",
+        "held by",
+        "known to the prefix cache",
+    )
     return Table("blocks of the requests", columns, tuple(rows))
 
 
