@@ -85,14 +85,13 @@ class _Picture:
         return Chart(
             [self._cells_panel(weights), self._blocks_panel(weights)],
             "Where the newest token looks",
-            columns=2,
             settings=f"layer {layer}, head {head}, position {len(weights) - 1} of request {self.request}",
             says=[self._said(weights)],
             table=self._table(weights),
         )
 
     def _cells_panel(self, weights: Weights) -> Panel:
-        words = {place: f"{100 * weight:.1f}" for place, weight in enumerate(weights)}
+        words = {place: _percent(weight) for place, weight in enumerate(weights)}
         tips = [
             f"position {place}: token {self.tokens[place]}, block {self._block(place)}, "
             f"slot {place % self.block_size}: {number(100 * weight)} % of the attention"
@@ -112,9 +111,9 @@ class _Picture:
 
     def _blocks_panel(self, weights: Weights) -> Panel:
         names = [f"block {self.held.table[row]}" for row in range(len(self._shares(weights)))]
-        bars = Bars("attention", names, 100 * self._shares(weights), "share-2")
+        bars = Bars("attention", names, 100 * self._shares(weights), "used")
         y = Axis("of the attention", "%", low=0.0, high=100.0)
-        return Panel("attention on each block", Axis("in the order of the table"), y, [bars], height=270)
+        return Panel("attention on each block", Axis("in the order of the table"), y, [bars], height=240)
 
     def _shares(self, weights: Weights) -> Weights:
         """The weight of each block of the table."""
@@ -142,3 +141,8 @@ class _Picture:
         )
         columns = ("its block", "physical block", "keys read", "of the attention (%)")
         return Table("attention by blocks", columns, rows)
+
+
+def _percent(weight: float) -> str:
+    """Short enough for a cell."""
+    return f"{100 * weight:.1f}" if weight < 0.0995 else f"{100 * weight:.0f}"

@@ -163,7 +163,7 @@ def _table(served: list[Sequence], held: Mapping[int, Held], state: State, log: 
         "physical block",
         "tokens stored",
         "held by",
-        "known to the prefix cache",
+        "known to the cache",
     )
     return Table("blocks of the requests", columns, tuple(rows))
 

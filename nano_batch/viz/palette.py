@@ -8,6 +8,7 @@ vision deficiency (a test computes it). The same hue means the same state in bot
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 FREE, IN_USE, SHARED, CACHED, COMPUTED = range(5)  # as in static/replay.js
 
@@ -60,7 +61,7 @@ OWNERS = [
 OTHERS = {"light": ["#8A8F94", "#585E64"], "dark": ["#B4BAC0", "#727A82"]}
 # One hue from pale to full, 3:1 from the page even where palest; the ends are fixed, so that the same
 # shade is the same number at every step.
-RAMPS = {
+RAMPS: dict[str, dict[str, Any]] = {
     "age": {
         "light": ["#002238", "#00436A", "#00608F", "#357CAA", "#6696BD"],
         "dark": ["#E4EFFB", "#A8CAEA", "#77ABD7", "#4D8FBF", "#2074A6"],
