@@ -151,7 +151,7 @@ def served(engine: EngineUnderTest, case: Case, vocab_size: int, runs: int) -> l
         BenchmarkError: it did not give exactly the tokens asked for.
     """
     try:
-        return _runs(engine, requests_of(case, vocab_size), case.concurrency, runs)
+        return served_in_runs(engine, requests_of(case, vocab_size), case.concurrency, runs)
     finally:
         if (
             torch.cuda.is_available()
@@ -160,9 +160,10 @@ def served(engine: EngineUnderTest, case: Case, vocab_size: int, runs: int) -> l
             torch.cuda.empty_cache()
 
 
-def _runs(
+def served_in_runs(
     engine: EngineUnderTest, requests: Sequence[Request], concurrency: int, runs: int
 ) -> list[list[Served]]:
+    """What became of these requests in each run, as `served` has it for those of a case."""
     found = []
     with engine.opened(concurrency) as serve:
         if engine.clocked:

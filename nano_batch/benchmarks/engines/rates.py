@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,17 +49,18 @@ class Rates:
         }
 
 
-def measure_rates(model: PagedMistral) -> Rates:
+def measure_rates(model: PagedMistral, row_counts: Sequence[int] = ROWS) -> Rates:
     """Time a large copy, and products with the model's own matrices; half a minute at most.
 
     A rate of products is the best over the matrices, which are read again and again: some of them stay in the
     device's cache, so that with few rows it is not their reading that is timed where that can be avoided.
+    `row_counts` ascend; what is to be bound by the rates has no more rows than the last of them.
     """
     best = [0.0]
     with torch.no_grad():
-        for rows in ROWS:
+        for rows in row_counts:
             best.append(max(best[-1], *_product_rates(model, rows)))
-        return Rates(_copy_rate(model.device), ROWS, tuple(best[1:]))
+        return Rates(_copy_rate(model.device), tuple(row_counts), tuple(best[1:]))
 
 
 def _copy_rate(device: torch.device) -> float:
