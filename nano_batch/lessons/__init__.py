@@ -4,6 +4,7 @@ Every number comes from the real scheduler: a run's event log, or a run made for
 """
 
 from nano_batch.lessons.accounts import evictions, growth, preemptions
+from nano_batch.lessons.attention_view import attention_read
 from nano_batch.lessons.block_sizes import block_sizes, gpu_memory
 from nano_batch.lessons.decode_step import DecodeStep
 from nano_batch.lessons.engine_speed import engine_latency, engine_scaling, engine_throughput
@@ -11,16 +12,22 @@ from nano_batch.lessons.exercises import Hint, Verdict, check, hint, question
 from nano_batch.lessons.experiments import last_block, sharing
 from nano_batch.lessons.fragmentation import allocators, holes, memory_split
 from nano_batch.lessons.kernel_speed import kernel_speed
+from nano_batch.lessons.live_view import live_throughput
 from nano_batch.lessons.prefix_cache import hit_rates, prefix_hits
 from nano_batch.lessons.reads_view import blocks_read
+from nano_batch.lessons.same_model import SameModel, same_as_transformers
 from nano_batch.lessons.shares_view import tile_shares
+from nano_batch.lessons.tiny_engine import paged_mistral
 from nano_batch.lessons.warp_view import warp_reads
+from nano_batch.lessons.written_view import written
 
 __all__ = [
     "DecodeStep",
     "Hint",
+    "SameModel",
     "Verdict",
     "allocators",
+    "attention_read",
     "block_sizes",
     "blocks_read",
     "check",
@@ -35,11 +42,15 @@ __all__ = [
     "holes",
     "kernel_speed",
     "last_block",
+    "live_throughput",
     "memory_split",
+    "paged_mistral",
     "preemptions",
     "prefix_hits",
     "question",
+    "same_as_transformers",
     "sharing",
     "tile_shares",
     "warp_reads",
+    "written",
 ]

@@ -183,6 +183,7 @@ def exercises() -> dict[str, Exercise]:
         batching_exercises,
         block_tables,
         cache_exercises,
+        engine_exercises,
         kernel_exercises,
         load_exercises,
         memory_exercises,
@@ -195,6 +196,7 @@ def exercises() -> dict[str, Exercise]:
         load_exercises,
         cache_exercises,
         kernel_exercises,
+        engine_exercises,
     )
     return {exercise.name: exercise for room in rooms for exercise in room.EXERCISES}
 

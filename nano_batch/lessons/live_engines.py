@@ -78,12 +78,11 @@ def requests(concurrency: int, vocab_size: int) -> list[Request]:
     from nano_batch.benchmarks.engines.work import Request
 
     draw = random.Random(SEED)
-    return [
-        Request(
-            [draw.randrange(3, vocab_size) for _ in range(draw.randint(*PROMPTS))], draw.randint(*OUTPUTS)
-        )
+    prompts = [
+        [draw.randrange(3, vocab_size) for _ in range(draw.randint(*PROMPTS))]
         for _ in range(max(LEAST_REQUESTS, 2 * concurrency))
     ]
+    return [Request(prompt, draw.randint(*OUTPUTS)) for prompt in prompts]
 
 
 @contextmanager

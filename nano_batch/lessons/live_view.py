@@ -90,7 +90,7 @@ def _live_panel(here: LiveEngines, concurrency: int) -> Panel:
     at_once = Axis("requests at once", "", "log2", ticks=CONCURRENCIES)
     marks = [Rule("x", concurrency)]
     return Panel(
-        "live: the tiny model on this CPU", at_once, Axis("output", "tokens/s", "log10"), series, marks,
+        "live: the tiny model on this CPU", at_once, Axis("output", "tokens/s", "log10", low=50), series, marks,
         height=HEIGHT,
     )  # fmt: skip
 
@@ -100,7 +100,7 @@ def _recorded_panel(recorded: MeasuredEngines | None) -> Panel:
     if recorded is None:
         x = Axis("requests at once", "", "log2", ticks=(1, 4, 16, 64, 256), low=1, high=256)
         y = Axis("output", "tokens/s", "log10", low=10, high=10_000)
-        return Panel(title, x, y, (), [Text(16, 316, NOT_MEASURED)], height=HEIGHT)
+        return Panel(title, x, y, (), [Text(2, 316, "not measured yet")], height=HEIGHT)
     found = throughput_chart(recorded).panels[0]
     return Panel(title, found.x, found.y, found.series, found.marks, note=recorded.source, height=HEIGHT)
 

@@ -1,4 +1,4 @@
-"""Whether the paged model is Transformers' own: the same weights, the same tokens in, logits and tokens out."""
+"""Whether the paged model is Transformers' own: the same weights and tokens in, logits and tokens out."""
 
 from __future__ import annotations
 
