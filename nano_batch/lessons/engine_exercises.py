@@ -113,9 +113,8 @@ def _conversation() -> tuple[Engine, list[int]]:
     """Two turns, and what each of them found in the cache."""
     engine, first = _engine(), list(range(100, 100 + PROMPT))
     second = [*first, *[ANSWER] * OUTPUT, *range(900, 900 + QUESTION)]
-    return engine, [
-        _serve(engine, f"turn {n}", prompt, OUTPUT) for n, prompt in enumerate((first, second), 1)
-    ]
+    turns = {"turn 1": first, "turn 2": second}
+    return engine, [_serve(engine, name, prompt, OUTPUT) for name, prompt in turns.items()]
 
 
 EXERCISES = (

@@ -23,6 +23,7 @@ CONTROL = Control(
     "concurrency", "Requests at once", "", CONCURRENCIES, 4, "more: a step of the model serves more of them"
 )
 NOT_MEASURED = "not measured yet: on a GPU, nano-batch bench engine"
+LIVE, RECORDED = "live: the tiny model on this CPU", "recorded: a large model on a GPU"
 HEIGHT = 340
 
 
@@ -88,21 +89,17 @@ def _live_panel(here: LiveEngines, concurrency: int) -> Panel:
             x, y = ([row[column] for row in rows] for column in ("concurrency", "tok_per_s"))
             series.append(Points(f"{name}, live", x, y, colour, mark="diamond"))
     at_once = Axis("requests at once", "", "log2", ticks=CONCURRENCIES)
-    marks = [Rule("x", concurrency)]
-    return Panel(
-        "live: the tiny model on this CPU", at_once, Axis("output", "tokens/s", "log10", low=50), series, marks,
-        height=HEIGHT,
-    )  # fmt: skip
+    rate, marks = Axis("output", "tokens/s", "log10", low=50), [Rule("x", concurrency)]
+    return Panel(LIVE, at_once, rate, series, marks, height=HEIGHT)
 
 
 def _recorded_panel(recorded: MeasuredEngines | None) -> Panel:
-    title = "recorded: a large model on a GPU"
     if recorded is None:
         x = Axis("requests at once", "", "log2", ticks=(1, 4, 16, 64, 256), low=1, high=256)
         y = Axis("output", "tokens/s", "log10", low=10, high=10_000)
-        return Panel(title, x, y, (), [Text(2, 316, "not measured yet")], height=HEIGHT)
+        return Panel(RECORDED, x, y, (), [Text(2, 316, "not measured yet")], height=HEIGHT)
     found = throughput_chart(recorded).panels[0]
-    return Panel(title, found.x, found.y, found.series, found.marks, note=recorded.source, height=HEIGHT)
+    return Panel(RECORDED, found.x, found.y, found.series, found.marks, note=recorded.source, height=HEIGHT)
 
 
 def _said(here: LiveEngines, now: list[Row]) -> str:
