@@ -34,6 +34,7 @@ from nano_batch import InferenceEngine, SamplingParams  # noqa: E402
 from nano_batch.attention.rope import Rope, rope_tables  # noqa: E402
 from nano_batch.engine import (  # noqa: E402
     AsyncInferenceEngine,
+    RecordedEngine,
     RequestMetrics,
     RequestOutput,
     SequenceOutput,
@@ -211,6 +212,8 @@ def examples():
         PagedRunner(model, cache),
         inference,
         AsyncInferenceEngine(inference),
+        RecordedEngine(inference.model, num_blocks=8, max_num_seqs=2, max_model_len=16),
+        lab.SameModel(61, 1e-6, (5, 6, 7), (5, 6, 7)),
         SamplingParams(temperature=0.5, stop="\n"),
         served,
         served.sequences[0],

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 # How many times the mean a weight is at least, from most to least, and its colour.
 CLASSES = (
     (4.0, "4 times the mean and more", "share-1"),
-    (2.0, "2 to 4 times", "share-2"),
-    (1.0, "the mean to 2 times", "share-3"),
-    (0.5, "half the mean and more", "share-4"),
+    (2.0, "2 to 4 times the mean", "share-2"),
+    (1.0, "the mean to twice the mean", "share-3"),
+    (0.5, "half the mean to the mean", "share-4"),
     (0.0, "less than half the mean", "share-5"),
 )
 Weights = NDArray[np.float64]

@@ -30,9 +30,7 @@ def last_blocks() -> Truth:
     taken = log.kind == Kind.ALLOCATED
     stored = FIRST_PROMPT + FIRST_OUTPUT - 1
     mistakes = {
-        float(
-            -(-(stored + 1) // BLOCK)
-        ): "The last token of the answer is read by no step: nothing is stored of it.",
+        float(-(-(stored + 1) // BLOCK)): "No step reads the last token: nothing is stored of it.",
         float(-(-FIRST_PROMPT // BLOCK)): "The answer is stored, too.",
         float(stored): "So many tokens are stored; how many blocks do they fill?",
     }

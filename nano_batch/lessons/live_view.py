@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CONTROL = Control(
     "concurrency", "Requests at once", "", CONCURRENCIES, 4, "more: a step of the model serves more of them"
 )
-NOT_MEASURED = "not measured yet: on a GPU, nano-batch bench engine"
+NOT_MEASURED = "none yet: nano-batch bench engine, on a GPU, makes it"
 LIVE, RECORDED = "live: the tiny model on this CPU", "recorded: a large model on a GPU"
 HEIGHT = 340
 
@@ -90,14 +90,14 @@ def _live_panel(here: LiveEngines, concurrency: int) -> Panel:
             series.append(Points(f"{name}, live", x, y, colour, mark="diamond"))
     at_once = Axis("requests at once", "", "log2", ticks=CONCURRENCIES)
     rate, marks = Axis("output", "tokens/s", "log10", low=50), [Rule("x", concurrency)]
-    return Panel(LIVE, at_once, rate, series, marks, height=HEIGHT)
+    return Panel(LIVE, at_once, rate, series, marks, note=here.device, height=HEIGHT)
 
 
 def _recorded_panel(recorded: MeasuredEngines | None) -> Panel:
     if recorded is None:
         x = Axis("requests at once", "", "log2", ticks=(1, 4, 16, 64, 256), low=1, high=256)
         y = Axis("output", "tokens/s", "log10", low=10, high=10_000)
-        return Panel(RECORDED, x, y, (), [Text(2, 316, "not measured yet")], height=HEIGHT)
+        return Panel(RECORDED, x, y, (), [Text(2, 316, "not measured yet")], note=NOT_MEASURED, height=HEIGHT)
     found = throughput_chart(recorded).panels[0]
     return Panel(RECORDED, found.x, found.y, found.series, found.marks, note=recorded.source, height=HEIGHT)
 

@@ -22,7 +22,7 @@ NOT_MEASURED = (
     re.compile(r"^#+ .*$", re.MULTILINE),
     re.compile(r"\*\*Minutes\.\*\* \d+\."),
 )
-WITH_TORCH = {"07_paged_attention_kernel.ipynb"}
+WITH_TORCH = {"07_paged_attention_kernel.ipynb", "08_paged_mistral.ipynb"}
 FORBIDDEN = re.compile(r"\bOutput\(|\binteract(?:ive|_manual)?\b|\bFigureWidget\b")
 
 
@@ -117,7 +117,7 @@ def test_an_exercise_is_asked_unanswered_and_solved_folded(name):
 def test_notebooks_have_two_to_four_exercises():
     counts = Counter(name[:2] for name in exercises())
     assert counts["01"] == 4
-    assert {"01", "02", "03", "04", "05", "06", "07"} <= set(counts)
+    assert {"01", "02", "03", "04", "05", "06", "07", "08"} <= set(counts)
     assert all(2 <= count <= 4 for count in counts.values())
 
 

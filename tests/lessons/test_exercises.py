@@ -55,6 +55,12 @@ BY_HAND = {
     "07-2": (12, {26: "whole pairs", 13: "is cut, too", 11: "evenly"}),
     # Cuts at 9, 18, 27 and 36; row 1 of head 1 begins at 36.
     "07-3": (3, {4: "between two pairs", 8: "written at once"}),
+    # 20 + 29 - 1 = 48 tokens in blocks of 16.
+    "08-1": (3, {4: "No step reads", 2: "stored, too", 48: "how many blocks"}),
+    # 32 + 16 - 1 = 47 stored: two full blocks.
+    "08-2": (32, {48: "never stored", 47: "Whole blocks", 0: "still there"}),
+    # 44 tokens, of which two blocks of 16 are a's.
+    "08-3": (12, {4: "inside a block", 44: "they are shared", 32: "are computed"}),
     # 6 + 4 blocks in 8: p's last two go, its prefix of 4 stays.
     "06-3": (4, {2: "the last go first", 6: "own blocks are new"}),
 }
