@@ -12,10 +12,11 @@ from pathlib import Path
 
 from nano_batch import __version__
 from nano_batch._choices import unknown_option
-from nano_batch.errors import NanoBatchError
+from nano_batch.errors import InvalidArgumentError, NanoBatchError
 
 QUICKSTART = "00_quickstart.ipynb"
 MEMORY_TOKENS = 524_288
+NOT_BENCHMARKS = {"dummy_nano_batch_benchmark", "memory", "report"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure on this machine")
     bench.add_argument("name", metavar="NAME", help="which benchmark, such as scheduler")
+    bench.add_argument("--model", metavar="NAME", help="of the benchmark engine, such as tiny")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=_bench)
 
@@ -144,10 +146,13 @@ def _bench(options: argparse.Namespace) -> int:
     from nano_batch import benchmarks
 
     modules = [module for module in pkgutil.iter_modules(benchmarks.__path__) if not module.ispkg]
-    names = sorted({module.name for module in modules} - {"memory", "report"})
+    names = sorted({module.name for module in modules} - NOT_BENCHMARKS)
     if options.name not in names:
         raise unknown_option("benchmark", options.name, tuple(names))
-    result = importlib.import_module(f"nano_batch.benchmarks.{options.name}").run()
+    if options.model is not None and options.name != "engine":
+        raise InvalidArgumentError(f"--model={options.model} is for the benchmark engine, not {options.name}")
+    given = {} if options.model is None else {"model": options.model}
+    result = importlib.import_module(f"nano_batch.benchmarks.{options.name}").run(**given)
     if options.json:
         print(json.dumps(result))
     else:

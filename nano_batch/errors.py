@@ -194,3 +194,7 @@ class ViewError(NanoBatchError, ValueError):
 
 class LabError(NanoBatchError, RuntimeError):
     """JupyterLab, the browser or the notebooks are not as a command needs them."""
+
+
+class BenchmarkError(NanoBatchError, RuntimeError):
+    """An engine under test did not do the work that is timed; the message says what is missing."""

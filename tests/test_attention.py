@@ -274,9 +274,9 @@ def test_bad_scales_are_refused_by_name(form, change, error, message):
 
 
 def test_the_choice_is_said_once(caplog, monkeypatch):
-    monkeypatch.setattr("nano_batch.attention.loud._said", set())
+    monkeypatch.setattr("nano_batch.cuda.loud._said", set())
     case = Case(14, [9, 4], [1, 1])
-    with caplog.at_level("INFO", logger="nano_batch.attention"):
+    with caplog.at_level("INFO", logger="nano_batch.cuda"):
         for _ in range(3):
             case.decode()
             case.prefill()

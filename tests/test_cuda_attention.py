@@ -138,10 +138,10 @@ def test_tokens_past_the_last_row_and_rows_without_context_get_zeros():
 
 
 def test_what_no_kernel_does_is_done_plainly_and_said(caplog, monkeypatch):
-    monkeypatch.setattr("nano_batch.attention.loud._said", set())
+    monkeypatch.setattr("nano_batch.cuda.loud._said", set())
     capped = Case(5, [90], [40], head_dim=64, dtype=torch.bfloat16, soft_cap=5.0, device="cuda")
     exact = Case(6, [90], [1], head_dim=64, dtype=torch.float64, device="cuda")
-    with caplog.at_level("INFO", logger="nano_batch.attention"):
+    with caplog.at_level("INFO", logger="nano_batch.cuda"):
         for _ in range(2):
             capped.check(capped.prefill())
             exact.check(exact.decode())

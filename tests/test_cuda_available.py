@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nano_batch import errors
-from nano_batch.attention.cuda import available
-from nano_batch.attention.cuda.available import why_not
+from nano_batch.cuda import available
+from nano_batch.cuda.available import why_not
 
 DEVICE = torch.device("cuda", 1)
 

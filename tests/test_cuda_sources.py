@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from nano_batch import errors
-from nano_batch.attention.cuda import program
-from nano_batch.attention.cuda.program import compiled
+from nano_batch.attention.cuda import SOURCES as ATTENTION
 from nano_batch.attention.cuda.variant import choose
+from nano_batch.cuda import program
+from nano_batch.cuda.program import compiled
+from nano_batch.models.cuda import SOURCES as LAYERS
 
 pytest.importorskip("cuda.core", reason="needs the extra 'cuda'")
 ARCHITECTURES = ["sm_80", "sm_90a", "sm_120"]
-COPY = {"UNIT": 16}
+PACKAGE = Path(program.__file__).parents[1]
+COPY_BLOCKS, COPY = ATTENTION / "copy_blocks.cu", {"UNIT": 16}
 COLD_SPILLS = 128
 """Bytes that 256 dimensions may spill: what is only needed from one pair of row and head to the next."""
 
@@ -64,9 +69,32 @@ def decode_configurations():
             yield "plan.cu", {"TILE": tile, "LENGTH_TYPE": length}, 64
 
 
+def layer_configurations():
+    norms = [  # with 32 registers a multiprocessor takes all the threads that it can
+        ("bf16", 8, 0, 512, 1, 32), ("bf16", 8, 1, 512, 1, 32), ("half", 8, 1, 1024, 1, 32),
+        ("float", 4, 1, 1024, 1, 32), ("bf16", 8, 1, 1024, 2, 48), ("bf16", 8, 1, 1024, 0, 56),
+        ("float", 4, 0, 1024, 0, 56), ("half", 1, 1, 1024, 0, 32),
+    ]  # fmt: skip
+    for *values, registers in norms:
+        names = "ELEMENT", "VEC", "RESIDUAL", "THREADS", "VECTORS"
+        yield "rms_norm.cu", dict(zip(names, values, strict=True)), registers
+    for element, vector in [("bf16", 8), ("half", 8), ("float", 4), ("bf16", 1)]:
+        yield "silu_mul.cu", {"ELEMENT": element, "VEC": vector, "THREADS": 128, "VECTORS": 2}, 40
+    for element in ("bf16", "half"):
+        yield "few_rows.cu", {"ELEMENT": element}, 128
+
+
+def name_of(value):
+    return value.name if isinstance(value, Path) else str(value)
+
+
 def configurations():
     """(source, defines, most registers of a thread) of every kernel."""
-    return [*cache_configurations(), *decode_configurations()]
+    of_attention = [*cache_configurations(), *decode_configurations()]
+    of_layers = layer_configurations()
+    return [(ATTENTION / source, *rest) for source, *rest in of_attention] + [
+        (LAYERS / source, *rest) for source, *rest in of_layers
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +103,12 @@ def private_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize(("source", "defines", "registers"), configurations(), ids=str)
+@pytest.mark.parametrize(("source", "defines", "registers"), configurations(), ids=name_of)
 def test_a_kernel_compiles_without_spills(source, defines, registers, arch):
     made = compiled(source, defines, arch)
     assert made.cubin.startswith(b"\x7fELF")
     assert made.resources
-    allowed = COLD_SPILLS if source == "decode.cu" and defines["HEAD_DIM"] == 256 else 0
+    allowed = COLD_SPILLS if source.name == "decode.cu" and defines["HEAD_DIM"] == 256 else 0
     assert made.spills <= 2 * allowed  # each byte is stored and loaded
     for name, one in made.resources.items():
         assert name.encode() in made.cubin
@@ -89,13 +117,10 @@ def test_a_kernel_compiles_without_spills(source, defines, registers, arch):
 
 
 def test_every_source_is_compiled():
-    assert {source for source, _, _ in configurations()} == {
-        file.name for file in program.FOLDER.glob("*.cu")
-    }
+    assert {source for source, _, _ in configurations()} == set(PACKAGE.rglob("*.cu"))
 
 
-def test_spills_are_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(program, "FOLDER", tmp_path)
+def test_spills_are_seen(tmp_path):
     (tmp_path / "spill.cu").write_text("""
         extern "C" __global__ void __launch_bounds__(1024, 2) spill(float* x) {
             float y[64];
@@ -103,7 +128,7 @@ def test_spills_are_seen(tmp_path, monkeypatch):
             __syncthreads();
             for (int i = 0; i < 64; i++) for (int j = 0; j < 64; j++) x[i * 64 + j] = y[i] * y[j];
         }""")
-    made = compiled("spill.cu", {}, "sm_80")
+    made = compiled(tmp_path / "spill.cu", {}, "sm_80")
     assert made.registers("spill") <= 32
     assert made.spills > 0
 
@@ -118,47 +143,46 @@ def compilations(monkeypatch):
 
 
 def test_a_binary_is_made_once(compilations, tmp_path):
-    first = compiled("copy_blocks.cu", COPY, "sm_80")
-    assert compiled("copy_blocks.cu", COPY, "sm_80") == first
+    first = compiled(COPY_BLOCKS, COPY, "sm_80")
+    assert compiled(COPY_BLOCKS, COPY, "sm_80") == first
     assert len(compilations) == 1
     (entry,) = (tmp_path / "kernels").iterdir()
     assert entry.name.startswith("copy_blocks-")
 
 
 def test_defines_architecture_compiler_and_sources_each_make_another(compilations, tmp_path, monkeypatch):
-    folder = tmp_path / "sources"
-    folder.mkdir()
-    for file in program.FOLDER.glob("*.cu*"):
-        (folder / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-    compiled("copy_blocks.cu", COPY, "sm_80")
-    monkeypatch.setattr(program, "FOLDER", folder)
-    compiled("copy_blocks.cu", COPY, "sm_80")
+    room = Path(shutil.copytree(ATTENTION, tmp_path / "room"))
+    shared = Path(shutil.copytree(program.SHARED, tmp_path / "shared"))
+    source = room / COPY_BLOCKS.name
+    compiled(COPY_BLOCKS, COPY, "sm_80")
+    monkeypatch.setattr(program, "SHARED", shared)
+    compiled(source, COPY, "sm_80")
     assert len(compilations) == 1
-    compiled("copy_blocks.cu", {"UNIT": 8}, "sm_80")
-    compiled("copy_blocks.cu", COPY, "sm_90a")
+    compiled(source, {"UNIT": 8}, "sm_80")
+    compiled(source, COPY, "sm_90a")
     assert len(compilations) == 3
-    for name in ("copy_blocks.cu", "elements.cuh"):
-        with (folder / name).open("a", encoding="utf-8") as file:
+    for changed in (source, room / "walk.cuh", shared / "elements.cuh"):
+        with changed.open("a", encoding="utf-8") as file:
             file.write("\n// changed\n")
-        compiled("copy_blocks.cu", COPY, "sm_80")
-    assert len(compilations) == 5
+        compiled(source, COPY, "sm_80")
+    assert len(compilations) == 6
     headers = program._toolchain()[1]
     monkeypatch.setattr(program, "_toolchain", lambda: ("99.0", headers))
-    compiled("copy_blocks.cu", COPY, "sm_80")
-    assert len(compilations) == 6
+    compiled(source, COPY, "sm_80")
+    assert len(compilations) == 7
 
 
 @pytest.mark.parametrize(
     "damage", [lambda kept: kept[:-1], lambda kept: b"", lambda kept: kept[:-9] + b"123456789"]
 )
 def test_a_damaged_entry_is_made_anew(damage, compilations, tmp_path):
-    first = compiled("copy_blocks.cu", COPY, "sm_80")
+    first = compiled(COPY_BLOCKS, COPY, "sm_80")
     (entry,) = (tmp_path / "kernels").iterdir()
     whole = entry.read_bytes()
     entry.write_bytes(damage(whole))
-    assert compiled("copy_blocks.cu", COPY, "sm_80") == first
+    assert compiled(COPY_BLOCKS, COPY, "sm_80") == first
     assert len(compilations) == 2
-    compiled("copy_blocks.cu", COPY, "sm_80")
+    compiled(COPY_BLOCKS, COPY, "sm_80")
     assert len(compilations) == 2
 
 
@@ -166,15 +190,16 @@ def test_a_folder_that_cannot_be_written_only_costs_time(compilations, tmp_path,
     (tmp_path / "file").touch()
     monkeypatch.setenv("NANO_BATCH_CACHE", str(tmp_path / "file"))
     for _ in range(2):
-        compiled("copy_blocks.cu", COPY, "sm_80")
+        compiled(COPY_BLOCKS, COPY, "sm_80")
     assert len(compilations) == 2
     assert "compiles it anew" in caplog.text
 
 
 def test_two_processes_at_once(tmp_path):
     command = (
-        "from nano_batch.attention.cuda.program import compiled; import hashlib;"
-        "print(hashlib.sha256(compiled('copy_blocks.cu', {'UNIT': 16}, 'sm_80').cubin).hexdigest())"
+        "from nano_batch.attention.cuda import SOURCES; from nano_batch.cuda.program import compiled;"
+        "import hashlib; binary = compiled(SOURCES / 'copy_blocks.cu', {'UNIT': 16}, 'sm_80').cubin;"
+        "print(hashlib.sha256(binary).hexdigest())"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True) for _ in range(2)
@@ -185,21 +210,20 @@ def test_two_processes_at_once(tmp_path):
     assert [entry.suffix for entry in (tmp_path / "kernels").iterdir()] == [".bin"]
 
 
-def test_an_error_names_the_source_and_brings_the_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(program, "FOLDER", tmp_path)
+def test_an_error_names_the_source_and_brings_the_log(tmp_path):
     (tmp_path / "wrong.cu").write_text('extern "C" __global__ void wrong() { nothing_known(SIZE); }')
     with pytest.raises(
         errors.KernelCompileError, match=r"wrong.cu for sm_80 with -DSIZE=3(.|\n)*nothing_known"
     ):
-        compiled("wrong.cu", {"SIZE": 3}, "sm_80")
+        compiled(tmp_path / "wrong.cu", {"SIZE": 3}, "sm_80")
     with pytest.raises(errors.KernelCompileError, match="sm_12345"):
-        compiled("wrong.cu", {"SIZE": 3}, "sm_12345")
+        compiled(tmp_path / "wrong.cu", {"SIZE": 3}, "sm_12345")
     assert not list(tmp_path.rglob("*.bin"))
 
 
 def test_an_unknown_source_is_refused():
     with pytest.raises(errors.InvalidArgumentError, match=r"no CUDA source 'cash.cu'; there are .*cache.cu"):
-        compiled("cash.cu", {}, "sm_80")
+        compiled(ATTENTION / "cash.cu", {}, "sm_80")
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
@@ -207,4 +231,4 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
     with pytest.raises(errors.MissingExtraError, match=r"pip install 'nano-batch\[cuda\]'"):
-        compiled("copy_blocks.cu", COPY, "sm_80")
+        compiled(COPY_BLOCKS, COPY, "sm_80")

@@ -90,8 +90,10 @@ def test_the_plain_plan_is_the_recorded_one():
 def planner(tmp_path_factory):
     from cuda_on_cpu.build import CpuKernel
 
+    from nano_batch.attention.cuda import SOURCES
+
     folder = tmp_path_factory.mktemp("plan")
-    return CpuKernel("plan.cu", {"TILE": TILE, "LENGTH_TYPE": "int"}, "plan", folder=folder)
+    return CpuKernel(SOURCES / "plan.cu", {"TILE": TILE, "LENGTH_TYPE": "int"}, "plan", folder=folder)
 
 
 @compiles

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nano_batch.attention import DecodePlan
-from nano_batch.attention.cuda import decode, plan
+from nano_batch.attention.cuda import SOURCES, decode, plan
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 TENSOR_CORES = [
@@ -50,8 +50,8 @@ def built(libraries):
             chosen = variant(case)
             assert chosen.source == source
             lengths = "int" if case.integers == torch.int32 else "long long"
-            wanted.append((source, chosen.defines(), "decode"))
-            wanted.append(("plan.cu", {"TILE": chosen.tile, "LENGTH_TYPE": lengths}, "plan"))
+            wanted.append((SOURCES / source, chosen.defines(), "decode"))
+            wanted.append((SOURCES / "plan.cu", {"TILE": chosen.tile, "LENGTH_TYPE": lengths}, "plan"))
     unique = {str(one): one for one in wanted}.values()
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda one: build(*one, libraries), unique))

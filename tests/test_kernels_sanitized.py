@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from attention_cases import Case
-from cuda_on_cpu.build import HERE, SOURCES
+from cuda_on_cpu.build import HERE
 from cuda_on_cpu.device import cpu_device
+
+from nano_batch.attention.cuda import SOURCES
 
 SIZES = {"dtype": torch.float32, "head_dim": 12, "group": 6, "block_size": 7, "window": 150}
 
@@ -27,9 +29,9 @@ def sanitizer(libraries):
     return path.resolve()
 
 
-def run_sanitized(sanitizer, libraries, *words):
+def run_sanitized(sanitizer, libraries, *words, script="sanitized.py"):
     environment = os.environ | {"LD_PRELOAD": str(sanitizer), "ASAN_OPTIONS": "detect_leaks=0"}
-    command = [sys.executable, str(HERE / "sanitized.py"), str(libraries), str(HERE.parent), *words]
+    command = [sys.executable, str(HERE / script), str(libraries), str(HERE.parent), *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -38,6 +40,18 @@ def test_no_kernel_leaves_its_memory(sanitizer, libraries, source):
     run = run_sanitized(sanitizer, libraries, source, "good")
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith("all within\n")
+
+
+@pytest.mark.parametrize("kind", ["good", "short"])
+def test_no_kernel_of_a_layer_leaves_its_memory(sanitizer, libraries, kind):
+    run = run_sanitized(sanitizer, libraries, kind, script="layer_sanitized.py")
+    if kind == "good":
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.endswith("all within\n")
+    else:
+        assert run.returncode != 0
+        assert "AddressSanitizer: heap-buffer-overflow" in run.stderr
+        assert "few_rows.cu:" in run.stderr
 
 
 @pytest.mark.parametrize("entry", ["past", "before"])

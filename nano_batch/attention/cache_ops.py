@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 
 from nano_batch.attention.cuda import cache as on_cuda
-from nano_batch.attention.cuda.available import why_not
 from nano_batch.attention.fp8 import as_bits, dequantised, quantised
-from nano_batch.attention.loud import say_once
 from nano_batch.attention.rope import Rope, rotated
+from nano_batch.cuda.available import why_not
+from nano_batch.cuda.loud import say_once
 from nano_batch.errors import DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
 
 

@@ -10,12 +10,12 @@ import torch
 from nano_batch._choices import check_choice
 from nano_batch.attention import checks
 from nano_batch.attention.base import AttentionBackend, PagedContext
-from nano_batch.attention.cuda.available import why_not
 from nano_batch.attention.cuda.backend import CudaAttention, decode_refusal
 from nano_batch.attention.cuda.plan import DecodePlan
 from nano_batch.attention.cuda.prefill import PrefillPlan, library_refusal, prefill_by_library
-from nano_batch.attention.loud import say_once
 from nano_batch.attention.torch_backend import TorchAttention
+from nano_batch.cuda.available import why_not
+from nano_batch.cuda.loud import say_once
 from nano_batch.errors import DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
 
 Backend = Literal["auto", "cuda", "torch"]

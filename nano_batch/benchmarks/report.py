@@ -51,7 +51,9 @@ def driver() -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with "+" where files differ from it; outside one what NANO_BATCH_COMMIT says."""
+    """What NANO_BATCH_COMMIT says, or else the checkout's commit, with "+" where files differ from it."""
+    if told := os.environ.get("NANO_BATCH_COMMIT"):
+        return told
     root = Path(__file__).parents[2]
     try:
         described = subprocess.run(
@@ -62,5 +64,5 @@ def commit() -> str | None:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("NANO_BATCH_COMMIT")
+        return None
     return described.stdout.strip()

@@ -184,8 +184,7 @@ class InferenceEngine:
             DuplicateRequestError, ReservedRequestIdError, EmptyPromptError, InvalidTokenError,
             RequestTooLargeError, InvalidArgumentError; nothing is queued then.
         """
-        params = SamplingParams() if params is None else params
-        params = self._with_eos(params)
+        params = self._resolved(SamplingParams() if params is None else params)
         tokens = self._tokens(prompt)
         if params.stop and self.tokenizer is None:
             raise InvalidArgumentError(f"stop={params.stop!r} needs a tokenizer; stop_token_ids needs none")
@@ -194,17 +193,17 @@ class InferenceEngine:
             priority=priority, stop_token_ids=params.stop_token_ids,
             arrival_time=time.perf_counter() - self._started, cache_salt=cache_salt,
         )  # fmt: skip
-        seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
-        request = ServedRequest.of(request_id, tokens, params, seed, self.tokenizer)
+        request = ServedRequest.of(request_id, tokens, params, self.tokenizer)
         self._requests[request_id] = request
         self._sequences[request_id] = request.sequences[0]
         self._sequences.update({sequence.name: sequence for sequence in request.sequences})
         return request.output
 
-    def _with_eos(self, params: SamplingParams) -> SamplingParams:
-        if params.ignore_eos or not self.eos_token_ids:
-            return params
-        return replace(params, stop_token_ids=(*params.stop_token_ids, *self.eos_token_ids))
+    def _resolved(self, params: SamplingParams) -> SamplingParams:
+        """With a seed, and the model's end tokens among those that end the output."""
+        seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
+        ends = () if params.ignore_eos else self.eos_token_ids
+        return replace(params, seed=seed, stop_token_ids=(*params.stop_token_ids, *ends))
 
     def _tokens(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -278,9 +277,12 @@ class InferenceEngine:
                 output.metrics.first_scheduled_s = time.perf_counter()
                 output.metrics.cached_tokens = cached
             self.runner.sampler.admit(
-                lane, request.params, request.seed, sequence.output.index, output.prompt_token_ids,
+                lane,
+                request.params,
+                sequence.output.index,
+                output.prompt_token_ids,
                 sequence.output.token_ids,
-            )  # fmt: skip
+            )
 
     def _check_progress(self) -> None:
         self._empty_steps = 0 if self._pending else self._empty_steps + 1
@@ -305,8 +307,11 @@ class InferenceEngine:
         now = time.perf_counter()
         for at, (sequence, token) in enumerate(zip(pending.sequences, tokens, strict=True)):
             if sequence.output.finish_reason is None:
-                logprobs = sampled.logprobs_of(at, sequence.request.params.logprobs)
-                self._give(sequence, token, logprobs, now, ended, moved)
+                asked = sequence.request.params.logprobs
+                told = None
+                if asked is not None and sampled.logprobs is not None:
+                    told = sampled.logprobs.of_sample(at, asked)
+                self._give(sequence, token, told, now, ended, moved)
         self._note_ended(ended, moved)
 
     def _give(

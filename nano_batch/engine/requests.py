@@ -57,7 +57,6 @@ class ServedRequest:
     """A request that is being served."""
 
     params: SamplingParams
-    seed: int
     output: RequestOutput
     sequences: list[ServedSequence] = field(default_factory=list)
 
@@ -67,7 +66,6 @@ class ServedRequest:
         request_id: str,
         prompt: list[int],
         params: SamplingParams,
-        seed: int,
         tokenizer: Tokenizer | None,
     ) -> ServedRequest:
         """A request that has just arrived."""
@@ -80,7 +78,7 @@ class ServedRequest:
             for index in range(params.n)
         ]
         metrics = RequestMetrics(time.perf_counter(), len(prompt))
-        request = cls(params, seed, RequestOutput(request_id, prompt, outputs, metrics))
+        request = cls(params, RequestOutput(request_id, prompt, outputs, metrics))
         for output in outputs:
             name = request_id if params.n == 1 else f"{request_id}/{output.index}"
             growing = None if tokenizer is None else GrowingText(tokenizer)

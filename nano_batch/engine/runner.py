@@ -15,13 +15,15 @@ import numpy.typing as npt
 import torch
 
 from nano_batch.attention import DecodePlan, PrefillPlan
-from nano_batch.attention.cuda.available import why_not
 from nano_batch.attention.cuda.backend import decode_refusal
 from nano_batch.attention.cuda.prefill import library_refusal
 from nano_batch.block_pairs import BlockPairs
 from nano_batch.core import Engine, StepCounts
+from nano_batch.cuda.available import why_not
 from nano_batch.engine import mixed_rows
-from nano_batch.engine.sampler import Sampled, Sampler, greedy
+from nano_batch.engine.choice import greedy
+from nano_batch.engine.penalties import on_device
+from nano_batch.engine.sampler import Sampled, Sampler
 from nano_batch.engine.step_arrays import DeviceArrays, HostArrays, Layout
 from nano_batch.engine.step_graphs import StepGraph, StepGraphs, decode_sizes
 from nano_batch.kv_cache import KVCache
@@ -242,11 +244,11 @@ class StepRunner:
         begin, end = int(starts[0]), int(starts[-1])
         decodes = min(max(step.counts.decodes - first, 0), last - first)
         samples = step.samples_of(first, last)
-        ends = torch.from_numpy(arrays["query_start_loc"][arrays["sample_rows"][samples] + 1] - (1 + begin))
+        ends = arrays["query_start_loc"][arrays["sample_rows"][samples] + 1].astype(np.int64) - (1 + begin)
         table = self._table(step, first, last)
         lens = tensors["context_lens"][first:last]
         starts_there = tensors["query_start_loc"][first : last + 1] - begin
-        counts = torch.from_numpy(np.diff(starts)).to(self.device)
+        counts = on_device(np.diff(starts), self.device)
         lanes = tensors["lanes"][first:last].long()
         of_tokens = torch.repeat_interleave(lanes, counts, output_size=end - begin)
         plans = self._plans(
@@ -255,7 +257,7 @@ class StepRunner:
         return PagedInputs(
             self._token_ids(tensors["token_ids"][begin:end], of_tokens), tensors["positions"][begin:end],
             tensors["slot_mapping"][begin:end], table, lens, starts_there,
-            ends.to(self.device, torch.int64), decodes, True, *plans,
+            on_device(ends, self.device), decodes, True, *plans,
         )  # fmt: skip
 
     def _tokens(self, step: Step, row: int) -> Iterator[PagedInputs]:

@@ -1,228 +1,234 @@
-"""Samples a step's tokens on the device, each row from its own parameters; nothing waits for the device.
-
-What a sequence needs lives by lane on the device: parameters, seed, how many tokens it has got, and where
-penalties ask for it which. A step may so be sampled before the host has seen the tokens of the one before it.
-Which work there is to do is decided on the host, which knows the parameters of each lane.
-"""
+"""Chooses the tokens of a step on the device, which the host does not wait for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from nano_batch.engine.outputs import TokenLogprobs
-from nano_batch.engine.random_numbers import uniform
+from nano_batch.display import Shown, html_table
+from nano_batch.engine.choice import MAX_VOCAB, NO_TOKEN, draw, greedy, likeliest, weights_of
+from nano_batch.engine.filters import keep_min_p, keep_top
+from nano_batch.engine.lanes import (
+    FREQUENCY,
+    MIN_P,
+    MIN_TOKENS,
+    PLACE,
+    PRESENCE,
+    REPETITION,
+    STREAM,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    LaneParameters,
+    Users,
+)
+from nano_batch.engine.logprobs import Logprobs
+from nano_batch.engine.penalties import StopTokens, TokenHistory, Tokens, on_device
+from nano_batch.engine.random_numbers import uniforms
 from nano_batch.engine.sampling_params import SamplingParams
-
-# Columns of the lanes' parameters.
-TEMPERATURE, TOP_K, TOP_P, MIN_P, REPETITION, PRESENCE, FREQUENCY = range(7)
-# Columns of the lanes' counters.
-SEED, SEQUENCE, PLACE = range(3)
+from nano_batch.errors import DeviceError, DtypeError, InvalidArgumentError, InvalidTokenError, ShapeError
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """What a step sampled."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Sampled(Shown):
+    """The tokens of a step, on the device or copied from there."""
 
-    tokens: torch.Tensor  # [samples] int64; -1 where the logits were no numbers
-    logprobs: torch.Tensor | None = None  # [samples] float32, of the tokens
-    top_ids: torch.Tensor | None = None  # [samples, k] int64, the likeliest, k the most that a row asked for
-    top_logprobs: torch.Tensor | None = None  # [samples, k] float32
+    tokens: torch.Tensor  # [samples] int64; −1 where the logits hold NaN or +inf, or nothing finite
+    logprobs: Logprobs | None = None  # of the rows that ask for them
 
     def to_host(self) -> Sampled:
         """A copy in pinned memory, complete once the device's stream has come here."""
-        parts = (self.tokens, self.logprobs, self.top_ids, self.top_logprobs)
-        return Sampled(*(None if part is None else part.to("cpu", non_blocking=True) for part in parts))  # type: ignore[arg-type]
+        logprobs = None if self.logprobs is None else self.logprobs.to_host()
+        return Sampled(self.tokens.to("cpu", non_blocking=True), logprobs)
 
-    def logprobs_of(self, sample: int, count: int | None) -> TokenLogprobs | None:
-        """A sample's log probabilities with `count` likeliest; None where they were not asked for."""
-        if count is None or self.logprobs is None or self.top_ids is None or self.top_logprobs is None:
-            return None
-        top = self.top_ids[sample, :count].tolist(), self.top_logprobs[sample, :count].tolist()
-        return TokenLogprobs(float(self.logprobs[sample]), *top)
-
-
-def greedy(logits: torch.Tensor) -> torch.Tensor:
-    """[rows, vocab_size] -> [rows] int64, the likeliest tokens; -1 for a row that holds NaN or infinity.
-
-    A CUDA graph can hold it.
-    """
-    largest, token = logits.max(dim=1)
-    return torch.where(largest.isfinite(), token, -1)
+    def __repr__(self) -> str:
+        return f"Sampled: {len(self.tokens)} tokens, {'no' if self.logprobs is None else 'with'} logprobs"
 
 
 class Sampler:
-    """The sampling state of all lanes.
+    """Samples by the parameters of each lane, whose state it keeps on the device.
 
-    Args:
-        max_num_seqs: lanes.
-        vocab_size: columns of the logits.
-        device: of the logits.
+    A row's token depends on its logits, its parameters and what its request holds so far, and its random
+    number on (seed, sequence index, place in the output) alone: not on the lane, nor on who else is in the
+    step. A request that is admitted again goes on as if it had never left.
     """
 
-    def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device) -> None:
-        """Begin with empty lanes."""
-        self.vocab_size, self.device = vocab_size, device
-        self._params = [SamplingParams()] * max_num_seqs  # the host's copy
-        self._numbers = torch.zeros(max_num_seqs, 7, dtype=torch.float32, device=device)
-        self._counters = torch.zeros(max_num_seqs, 3, dtype=torch.int64, device=device)
-        self._admitted: dict[int, tuple[list[float], list[int]]] = {}  # not on the device yet
-        # Allocated when a request is penalised: [lanes, vocab_size].
-        self._in_prompt: torch.Tensor | None = None
-        self._in_output: torch.Tensor | None = None
+    def __init__(
+        self,
+        max_num_seqs: int,
+        vocab_size: int,
+        device: torch.device | str = "cpu",
+        *,
+        eos_token_id: int | None = None,
+    ) -> None:
+        """Make the state of `max_num_seqs` lanes; that of penalties is allocated when first needed.
+
+        Raises:
+            InvalidArgumentError: no lanes, or a vocabulary that is empty or of more than 2²² tokens.
+        """
+        if max_num_seqs < 1:
+            raise InvalidArgumentError(f"max_num_seqs is {max_num_seqs}; it must be at least 1")
+        if not 1 <= vocab_size <= MAX_VOCAB:
+            raise InvalidArgumentError(f"vocab_size is {vocab_size}; it must be from 1 to {MAX_VOCAB}")
+        self.max_num_seqs, self.vocab_size = max_num_seqs, vocab_size
+        self.device, self.eos_token_id = torch.empty(0, device=device).device, eos_token_id
+        self._sizes = max_num_seqs, vocab_size, self.device
+        self._lanes = LaneParameters(*self._sizes)
+        self._history: TokenHistory | None = None
+        self._stops: StopTokens | None = None
+
+    def __repr__(self) -> str:
+        return f"Sampler: {self.max_num_seqs} lanes, {self.vocab_size:,} tokens, on {self.device}"
+
+    def _repr_html_(self) -> str:
+        taken = [(lane, params) for lane, params in enumerate(self._lanes.params) if params is not None]
+        return html_table(repr(self), ["lane", "parameters"], taken)
 
     def admit(
         self,
         lane: int,
         params: SamplingParams,
-        seed: int,
-        sequence: int,
-        prompt_token_ids: Sequence[int],
-        output_token_ids: Sequence[int],
+        sequence_index: int,
+        prompt_token_ids: Tokens,
+        output_token_ids: Tokens,
     ) -> None:
-        """A sequence takes a lane, for the first time or again after it lost another.
+        """Give a lane to a sequence of a request, which may have tokens already. The host does not wait.
 
         Args:
-            lane: below `max_num_seqs`.
-            params: of its request; `seed` stands for theirs.
-            sequence: its index among the request's n.
-            prompt_token_ids, output_token_ids: what it has.
+            lane: 0 to max_num_seqs − 1; whoever had it is forgotten.
+            params: with a seed, unless the temperature is 0.
+            sequence_index: 0 to n − 1.
+            prompt_token_ids: the request's prompt.
+            output_token_ids: what the sequence has sampled so far, the newest token included.
+
+        Raises:
+            InvalidArgumentError: no such lane, a negative sequence index or no seed; the state is unchanged.
+            InvalidTokenError: a token that matters (of a penalty or a stop) is outside of the vocabulary.
         """
-        self._params[lane] = params
-        top_k = min(params.top_k or self.vocab_size, self.vocab_size)
-        numbers = [params.temperature, top_k, params.top_p, params.min_p]
-        numbers += [params.repetition_penalty, params.presence_penalty, params.frequency_penalty]
-        self._admitted[lane] = numbers, [seed, sequence, len(output_token_ids)]
+        if not 0 <= lane < self.max_num_seqs:
+            raise InvalidArgumentError(f"lane is {lane}; it must be from 0 to {self.max_num_seqs - 1}")
+        if sequence_index < 0:
+            raise InvalidArgumentError(f"sequence_index is {sequence_index}; it must be at least 0")
+        if params.seed is None and params.temperature > 0:
+            raise InvalidArgumentError("seed is None; sampling at a temperature above 0 needs a number")
+        stops = self._stop_tokens(params)
         if params.penalised:
-            self._remember(lane, prompt_token_ids, output_token_ids)
+            self._check_tokens("prompt_token_ids", prompt_token_ids)
+            self._check_tokens("output_token_ids", output_token_ids)
+        if params.min_tokens > 1:
+            self._check_tokens("stop_token_ids", stops)
+            self._stops = self._stops or StopTokens(*self._sizes)
+            self._stops.admit(lane, stops)
+        if params.penalised:
+            self._history = self._history or TokenHistory(*self._sizes)
+            self._history.admit(lane, prompt_token_ids, output_token_ids)
+        self._lanes.admit(lane, params, sequence_index, len(output_token_ids))
 
-    def _remember(self, lane: int, prompt: Sequence[int], output: Sequence[int]) -> None:
-        if self._in_prompt is None or self._in_output is None:
-            shape = len(self._params), self.vocab_size
-            self._in_prompt = torch.zeros(shape, dtype=torch.bool, device=self.device)
-            self._in_output = torch.zeros(shape, dtype=torch.int32, device=self.device)
-        self._in_prompt[lane] = False
-        self._in_prompt[lane, torch.tensor(prompt, dtype=torch.int64, device=self.device)] = True
-        tokens = torch.tensor(output, dtype=torch.int64, device=self.device)
-        self._in_output[lane] = torch.bincount(tokens, minlength=self.vocab_size).int()
+    def only_greedy(self, host_lanes: Sequence[int] | npt.NDArray[np.integer]) -> bool:
+        """Whether `greedy` chooses the tokens of all these lanes: then `sample` need not be called."""
+        return self._lanes.users(np.asarray(host_lanes, dtype=np.int64)).all_greedy
 
-    def sample(self, logits: torch.Tensor, lanes: torch.Tensor, host_lanes: Sequence[int]) -> Sampled:
-        """Choose a token for each row, and count it.
+    def sample(
+        self,
+        logits: torch.Tensor,
+        lanes: torch.Tensor,
+        host_lanes: Sequence[int] | npt.NDArray[np.integer],
+    ) -> Sampled:
+        """Choose a token for each row, and move its lane to the next place. The host does not wait.
 
         Args:
-            logits: [samples, vocab_size], any float dtype; not changed.
-            lanes: [samples] int64, on the device.
-            host_lanes: the same on the host.
+            logits: [samples, vocab_size], of any float dtype; not changed.
+            lanes: int64 [samples] on the device, no lane twice, all admitted.
+            host_lanes: the same lanes on the host.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: a tensor does not fit; the state is unchanged.
+            InvalidArgumentError: a lane that nobody was admitted to.
         """
-        self._upload()
-        params = [self._params[lane] for lane in host_lanes]
-        numbers, counters = self._numbers[lanes], self._counters[lanes]
+        self._check(logits, lanes, len(host_lanes))
+        users = self._lanes.users(np.asarray(host_lanes, dtype=np.int64))
+        if users.all_greedy:
+            return Sampled(greedy(logits))
         raw = logits.float()
-        scores = self._penalised(raw, lanes, numbers, params)
-        scores = self._without_stops(scores, counters, params)
-        likeliest = greedy(scores)
-        tokens = likeliest
-        if any(one.temperature > 0 for one in params):
-            drawn = _drawn(scores, numbers, counters, [row for row, one in enumerate(params) if one.filtered])
-            # Where no score is a number there is nothing to draw from, either.
-            tokens = torch.where((numbers[:, TEMPERATURE] > 0) & (likeliest >= 0), drawn, likeliest)
-        self._count(lanes, tokens, params)
-        return Sampled(tokens, *_logprobs(raw, tokens, params))
+        tokens = self._choose(raw, lanes, users)
+        self._lanes.advance(lanes)
+        if len(users.penalised) and self._history is not None:
+            rows = self._index(users.penalised)
+            self._history.add(lanes[rows], tokens[rows])
+        if not len(users.logprobs):
+            return Sampled(tokens)
+        rows = self._index(users.logprobs)
+        return Sampled(tokens, Logprobs.of(users.logprobs, raw[rows], tokens[rows]))
 
-    def _upload(self) -> None:
-        if not self._admitted:
-            return
-        lanes = torch.tensor(list(self._admitted), device=self.device)
-        numbers, counters = zip(*self._admitted.values(), strict=True)
-        self._numbers[lanes] = torch.tensor(numbers, dtype=torch.float32, device=self.device)
-        self._counters[lanes] = torch.tensor(counters, dtype=torch.int64, device=self.device)
-        self._admitted.clear()
+    def _choose(self, raw: torch.Tensor, lanes: torch.Tensor, users: Users) -> torch.Tensor:
+        largest, tokens = likeliest(raw)
+        numbers, counts = self._lanes.of(lanes)
+        scores = self._adjusted(raw, lanes, users, numbers.float(), counts)
+        if scores is not raw:
+            largest, best = likeliest(scores)
+            tokens = torch.where(tokens < 0, NO_TOKEN, best)
+        if not users.draws:
+            return tokens
+        temperature = numbers[TEMPERATURE].float()
+        weights = weights_of(scores, largest, torch.where(temperature > 0, temperature, 1.0))
+        drawn = draw(self._filtered(weights, users, numbers, counts), uniforms(counts[STREAM], counts[PLACE]))
+        return torch.where((temperature > 0) & (tokens >= 0), drawn, tokens)
 
-    def _penalised(
-        self, scores: torch.Tensor, lanes: torch.Tensor, numbers: torch.Tensor, params: list[SamplingParams]
+    def _adjusted(
+        self,
+        logits: torch.Tensor,
+        lanes: torch.Tensor,
+        users: Users,
+        numbers: torch.Tensor,
+        counts: torch.Tensor,
     ) -> torch.Tensor:
-        rows = [row for row, one in enumerate(params) if one.penalised]
-        if not rows or self._in_prompt is None or self._in_output is None:
-            return scores
-        chosen = torch.tensor(rows, device=self.device)
-        lanes, numbers = lanes[chosen], numbers[chosen, :, None]
-        counts, part = self._in_output[lanes], scores[chosen]
-        factor = numbers[:, REPETITION]
-        repeated = torch.where(part > 0, part / factor, part * factor)
-        part = torch.where(self._in_prompt[lanes] | (counts > 0), repeated, part)
-        part = part - numbers[:, PRESENCE] * (counts > 0) - numbers[:, FREQUENCY] * counts
-        return scores.index_copy(0, chosen, part)
+        """Penalties and barred stop tokens, in the rows that have them; `logits` itself where none has."""
+        if len(users.penalised) and self._history is not None:
+            rows = self._index(users.penalised)
+            penalties = numbers[REPETITION, rows], numbers[PRESENCE, rows], numbers[FREQUENCY, rows]
+            penalised = self._history.penalise(logits[rows], lanes[rows], *penalties)
+            logits = logits.index_copy(0, rows, penalised)
+        if len(users.barred) and self._stops is not None:
+            rows = self._index(users.barred)
+            short = counts[PLACE, rows] + 1 < counts[MIN_TOKENS, rows]
+            logits = logits.index_copy(0, rows, self._stops.bar(logits[rows], lanes[rows], short))
+        return logits
 
-    def _without_stops(
-        self, scores: torch.Tensor, counters: torch.Tensor, params: list[SamplingParams]
+    def _filtered(
+        self, weights: torch.Tensor, users: Users, numbers: torch.Tensor, counts: torch.Tensor
     ) -> torch.Tensor:
-        rows = [row for row, one in enumerate(params) if one.waits_to_stop]
-        if not rows:
-            return scores
-        scores = scores.clone()
-        for row in rows:
-            known = [token for token in params[row].stop_token_ids if token < self.vocab_size]
-            stops = torch.tensor(known, dtype=torch.int64, device=self.device)
-            early = counters[row, PLACE] < params[row].min_tokens
-            scores[row, stops] = torch.where(early, -torch.inf, scores[row, stops])
-        return scores
+        if len(users.top):
+            rows = self._index(users.top)
+            kept = keep_top(weights[rows], counts[TOP_K, rows], numbers[TOP_P, rows], users.widest)
+            weights = weights.index_copy(0, rows, kept)
+        return keep_min_p(weights, numbers[MIN_P]) if users.min_p else weights
 
-    def _count(self, lanes: torch.Tensor, tokens: torch.Tensor, params: list[SamplingParams]) -> None:
-        self._counters[lanes, PLACE] += 1
-        if self._in_output is not None and any(one.penalised for one in params):
-            one = torch.ones_like(tokens, dtype=torch.int32)
-            self._in_output.index_put_((lanes, tokens.clamp(min=0)), one, accumulate=True)
+    def _index(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        return on_device(rows, self.device)
 
+    def _stop_tokens(self, params: SamplingParams) -> list[int]:
+        ends = [] if params.ignore_eos or self.eos_token_id is None else [self.eos_token_id]
+        return [*params.stop_token_ids, *ends]
 
-def _drawn(
-    scores: torch.Tensor, numbers: torch.Tensor, counters: torch.Tensor, filtered: list[int]
-) -> torch.Tensor:
-    """A token of each row at its temperature; of the `filtered` rows only those that their filters leave."""
-    number = uniform(*counters.unbind(1))
-    temperature = numbers[:, TEMPERATURE, None]
-    # The largest is taken off first: divided by a small temperature, it would be infinite.
-    below = scores - scores.amax(1, keepdim=True)
-    weights = (below / torch.where(temperature > 0, temperature, 1)).exp()
-    tokens = _first_beyond(weights, number)
-    if filtered:
-        rows = torch.tensor(filtered, device=scores.device)
-        weights, order = torch.sort(weights[rows], dim=1, descending=True, stable=True)
-        kept = _kept(weights, numbers[rows])
-        place = _first_beyond(torch.where(kept, weights, 0), number[rows])
-        tokens = tokens.index_copy(0, rows, order.gather(1, place[:, None])[:, 0])
-    return tokens
+    def _check_tokens(self, name: str, tokens: Tokens) -> None:
+        ids = np.asarray(tokens, dtype=np.int64)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
+            worst = ids.min() if ids.min() < 0 else ids.max()
+            raise InvalidTokenError(f"{name} holds {worst}; a token id is from 0 to {self.vocab_size - 1}")
 
-
-def _kept(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Which of the weights, largest first and at most 1, top-k, top-p and min-p leave; always the first."""
-    columns = numbers[:, :, None]
-    rank = torch.arange(weights.shape[1], device=weights.device)
-    kept = rank < columns[:, TOP_K]
-    total = torch.where(kept, weights.double(), 0).cumsum(1)
-    before = total - torch.where(kept, weights.double(), 0)
-    kept &= (before < columns[:, TOP_P].double() * total[:, -1:]) | (columns[:, TOP_P] >= 1)
-    kept &= weights >= columns[:, MIN_P]
-    return kept | (rank == 0)
-
-
-def _first_beyond(weights: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-    """The place in each row where the sum of weights passes `number` (from 0 to 1) times their total."""
-    sums = weights.double().cumsum(1)
-    place = torch.searchsorted(sums, number[:, None] * sums[:, -1:], right=True)[:, 0]
-    # Rounding may leave the target at the total: then the last of the weights that count for something.
-    last = torch.searchsorted(sums, sums[:, -1:].contiguous())[:, 0]
-    # A row that is no number may find no place.
-    return torch.minimum(place, last).clamp(max=weights.shape[1] - 1)
-
-
-def _logprobs(
-    raw: torch.Tensor, tokens: torch.Tensor, params: list[SamplingParams]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | tuple[()]:
-    asked = [one.logprobs for one in params if one.logprobs is not None]
-    if not asked:
-        return ()
-    logprobs = raw.log_softmax(1)
-    top, ids = logprobs.topk(min(max(asked), raw.shape[1]), dim=1)
-    return logprobs.gather(1, tokens.clamp(min=0)[:, None])[:, 0], ids, top
+    def _check(self, logits: torch.Tensor, lanes: torch.Tensor, samples: int) -> None:
+        if tuple(logits.shape) != (samples, self.vocab_size):
+            needed = [samples, self.vocab_size]
+            raise ShapeError(f"logits have shape {list(logits.shape)}; these lanes need {needed}")
+        if tuple(lanes.shape) != (samples,):
+            raise ShapeError(f"lanes has shape {list(lanes.shape)}; host_lanes has {samples}")
+        if not logits.is_floating_point() or lanes.dtype != torch.int64:
+            raise DtypeError(
+                f"logits are {logits.dtype} and lanes {lanes.dtype}; they must be float and int64"
+            )
+        if logits.device != self.device or lanes.device != self.device:
+            raise DeviceError(f"logits are on {logits.device}, lanes on {lanes.device}; not on {self.device}")

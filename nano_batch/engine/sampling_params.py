@@ -1,50 +1,59 @@
-"""How a request's tokens are chosen, and when it ends."""
+"""How a request's tokens are chosen, and when its output ends."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 from nano_batch.display import Shown
-from nano_batch.errors import InvalidArgumentError
+from nano_batch.errors import InvalidArgumentError, InvalidTokenError
 
-MOST_LOGPROBS = 20
-MOST_SEQUENCES = 2**16
-_MOST = 1e6
-"""Of temperatures and penalties: logits stay finite in float32 whatever is asked for."""
+MAX_TOKENS = 2**31 - 1
+MAX_SEED = 2**63 - 1
+MAX_LOGPROBS = 20
+#: below it a temperature is greedy in all but name, and logits / temperature leave float32
+MIN_TEMPERATURE = 1e-3
 
 
 @dataclass(frozen=True, repr=False)
 class SamplingParams(Shown):
-    """What a request asks of its sampling; the fields' defaults sample from the model's own distribution.
+    """How the tokens of a request are chosen, in this order, and when its output ends.
 
-    In this order: penalties, temperature, top-k, top-p over what top-k left, min-p.
+    Stop tokens are barred while an output is shorter than `min_tokens`; penalties change the logits; these
+    are divided by the temperature; top-k keeps the likeliest tokens, top-p the likeliest of these, min-p
+    those that are likely enough beside the likeliest; one of what is left is drawn.
 
-    Args:
-        temperature: what logits are divided by; 0 takes the likeliest token.
-        top_k: only the k likeliest tokens; None or 0, all.
-        top_p: only the likeliest tokens that together reach this probability (Holtzman et al., 2020).
-        min_p: only tokens at least this share as likely as the likeliest (Nguyen et al., 2024).
-        repetition_penalty: what positive logits of tokens in prompt or output are divided by, and negative
-            ones multiplied with (CTRL; Keskar et al., 2019).
-        presence_penalty, frequency_penalty: subtracted from the logits of tokens in the output, once, or once
-            for each time.
-        max_tokens: output tokens at most. min_tokens: as many before a stop token may be taken.
-        n: sequences to sample from the prompt.
-        seed: of the random numbers, with a sequence's index and a token's place; None, one is drawn.
-        stop: strings that end the output, which is cut before them; a string or several.
-        stop_token_ids: tokens that end the output, of which they are the last.
-        ignore_eos: go on after the model's end-of-sequence tokens.
-        logprobs: for each output token its log probability and those of so many likeliest; None, none.
+    Attributes:
+        temperature: 0 takes the likeliest token, else 0.001 to 1000.
+        top_k: how many of the likeliest tokens stay (Fan et al., 2018); 0 or None for all.
+        top_p: the fewest likeliest tokens of at least this share of the probability stay (Holtzman et al.,
+            2020); 1 for all.
+        min_p: tokens stay that are at least this share as likely as the likeliest (Nguyen et al., 2024).
+        repetition_penalty: divides the positive and multiplies the negative logits of tokens that the prompt
+            or the output holds (Keskar et al., 2019); 0.01 to 100.
+        presence_penalty: taken from the logits of tokens that the output holds; −2 to 2.
+        frequency_penalty: the same, once for each time that the output holds the token; −2 to 2.
+        max_tokens: the longest output, in tokens.
+        min_tokens: the shortest output, in tokens, a stop token among them.
+        n: sequences sampled from the prompt, each with random numbers of its own.
+        seed: of the random numbers, 0 to 2⁶³ − 1; None for a fresh one.
+        stop: texts that end the output, one or several.
+        stop_token_ids: tokens that end it, beside the model's end token.
+        ignore_eos: True: the model's end token does not end it.
+        logprobs: how many of the likeliest tokens are told with their log-probabilities beside each output
+            token, 0 to 20; None tells none, not even the token's own.
 
     Raises:
-        InvalidArgumentError: a value is out of range.
+        InvalidArgumentError: a value is outside of its range, which the message tells.
+        InvalidTokenError: a stop token is negative or too large.
     """
 
     temperature: float = 1.0
-    top_k: int | None = None
+    top_k: int | None = 0
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
@@ -54,79 +63,98 @@ class SamplingParams(Shown):
     min_tokens: int = 0
     n: int = 1
     seed: int | None = None
-    stop: str | Sequence[str] = ()
+    stop: str | Iterable[str] = ()
     stop_token_ids: Iterable[int] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        _number("temperature", self.temperature, 0, _MOST)
-        _number("top_p", self.top_p, 0, 1, above=True)
-        _number("min_p", self.min_p, 0, 1)
-        _number("repetition_penalty", self.repetition_penalty, 1 / _MOST, _MOST)
-        for name in ("presence_penalty", "frequency_penalty"):
-            _number(name, getattr(self, name), -_MOST, _MOST)
-        _whole("top_k", 0 if self.top_k is None else self.top_k, 0, 2**31 - 1)
-        _whole("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        _whole("min_tokens", self.min_tokens, 0, self.max_tokens)
-        _whole("n", self.n, 1, MOST_SEQUENCES)
-        _whole("seed", 0 if self.seed is None else self.seed, 0, 2**63 - 1)
-        _whole("logprobs", 0 if self.logprobs is None else self.logprobs, 0, MOST_LOGPROBS)
+        self._check_numbers()
+        self._check_counts()
+        self._set("stop", _texts(self.stop))
+        self._set("stop_token_ids", _tokens(self.stop_token_ids))
         if not isinstance(self.ignore_eos, bool):
-            raise InvalidArgumentError(f"ignore_eos={self.ignore_eos!r} is neither True nor False")
-        stop = _several("stop", (self.stop,) if isinstance(self.stop, str) else self.stop)
-        if not all(isinstance(word, str) and word for word in stop):
-            raise InvalidArgumentError(f"stop={self.stop!r} needs strings that are not empty")
-        tokens = _several("stop_token_ids", self.stop_token_ids)
-        for token in tokens:
-            _whole("a token of stop_token_ids", token, 0, 2**31 - 1)
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tokens)
+            raise InvalidArgumentError(f"ignore_eos is {self.ignore_eos!r}; it must be True or False")
 
     def __repr__(self) -> str:
-        changed = [
-            f"{name}={getattr(self, name)!r}"
-            for name, field in self.__dataclass_fields__.items()
-            if getattr(self, name) != field.default
-        ]
-        return f"SamplingParams({', '.join(changed)})"
-
-    @property
-    def penalised(self) -> bool:
-        """Whether earlier tokens matter."""
-        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
-
-    @property
-    def filtered(self) -> bool:
-        """Whether some tokens cannot be drawn, whatever came before."""
-        return bool(self.top_k) or self.top_p < 1 or self.min_p > 0
-
-    @property
-    def waits_to_stop(self) -> bool:
-        """Whether stop tokens are out of reach at first."""
-        return self.min_tokens > 0 and bool(self.stop_token_ids)
+        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        return f"SamplingParams({', '.join(f'{name}={getattr(self, name)!r}' for name in changed)})"
 
     @property
     def greedy(self) -> bool:
-        """Whether the token is the likeliest of the model's own logits, and nothing else is asked for."""
-        plain = not self.penalised and not self.waits_to_stop and self.logprobs is None
-        return self.temperature == 0 and plain
+        """Whether the tokens are the likeliest of the raw logits, and nothing else is asked for."""
+        return self.temperature == 0 and not self.adjusts_logits and self.logprobs is None
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the tokens so far change the logits."""
+        neutral = self.repetition_penalty == 1 and self.presence_penalty == 0 and self.frequency_penalty == 0
+        return not neutral
+
+    @property
+    def adjusts_logits(self) -> bool:
+        """Whether the logits are changed before a token is chosen."""
+        return self.penalised or self.min_tokens > 1
+
+    def _check_numbers(self) -> None:
+        self._number("temperature", 0.0, 1e3, f"0, or from {MIN_TEMPERATURE} to 1000")
+        if self.temperature:
+            self._number("temperature", MIN_TEMPERATURE, 1e3, f"0, or from {MIN_TEMPERATURE} to 1000")
+        self._number("top_p", math.ulp(0.0), 1.0, "above 0 and at most 1")
+        self._number("min_p", 0.0, 1.0, "from 0 to 1")
+        self._number("repetition_penalty", 0.01, 100.0, "from 0.01 to 100")
+        self._number("presence_penalty", -2.0, 2.0, "from -2 to 2")
+        self._number("frequency_penalty", -2.0, 2.0, "from -2 to 2")
+
+    def _check_counts(self) -> None:
+        self._set("top_k", 0 if self.top_k is None else _whole("top_k", self.top_k, 0, MAX_TOKENS))
+        self._set("max_tokens", _whole("max_tokens", self.max_tokens, 1, MAX_TOKENS))
+        self._set("min_tokens", _whole("min_tokens", self.min_tokens, 0, self.max_tokens, "max_tokens = "))
+        self._set("n", _whole("n", self.n, 1, MAX_TOKENS))
+        if self.seed is not None:
+            self._set("seed", _whole("seed", self.seed, 0, MAX_SEED))
+        if self.logprobs is not None:
+            self._set("logprobs", _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS))
+
+    def _number(self, name: str, low: float, high: float, limit: str) -> None:
+        value = getattr(self, name)
+        # NaN is in no range.
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        if not real or not low <= float(value) <= high:
+            raise InvalidArgumentError(f"{name} is {value!r}; it must be {limit}")
+        self._set(name, float(value))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen
 
 
-def _number(name: str, value: Any, least: float, most: float, *, above: bool = False) -> None:
-    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not real or not least <= value <= most or (above and value == least):
-        limits = f"above {least}" if above else f"at least {least:g}"
-        raise InvalidArgumentError(f"{name}={value!r} is not a number {limits} and at most {most:g}")
+def _whole(name: str, value: Any, low: int, high: int, what: str = "") -> int:
+    whole = not isinstance(value, bool) and hasattr(value, "__index__")
+    if not whole or not low <= operator.index(value) <= high:
+        raise InvalidArgumentError(
+            f"{name} is {value!r}; it must be a whole number from {low} to {what}{high}"
+        )
+    return operator.index(value)
 
 
-def _several(name: str, values: Any) -> tuple[Any, ...]:
-    if not isinstance(values, Iterable):
-        raise InvalidArgumentError(f"{name}={values!r} is not a sequence")
-    return tuple(values)
+def _texts(stop: Any) -> tuple[str, ...]:
+    texts = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(texts, Iterable):
+        raise InvalidArgumentError(f"stop is {stop!r}; it must be a text or several")
+    texts = tuple(texts)
+    for text in texts:
+        if not isinstance(text, str) or not text:
+            raise InvalidArgumentError(f"stop holds {text!r}; it must hold texts of at least 1 character")
+    return texts
 
 
-def _whole(name: str, value: Any, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise InvalidArgumentError(f"{name}={value!r} is not a whole number from {least} to {most}")
+def _tokens(ids: Any) -> tuple[int, ...]:
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InvalidArgumentError(f"stop_token_ids is {ids!r}; it must be token ids")
+    tokens = tuple(ids)
+    for token in tokens:
+        if isinstance(token, bool) or not hasattr(token, "__index__"):
+            raise InvalidArgumentError(f"stop_token_ids holds {token!r}; it must hold whole numbers")
+        if not 0 <= operator.index(token) <= MAX_TOKENS:
+            raise InvalidTokenError(f"stop_token_ids holds {token}; a token id is from 0 to {MAX_TOKENS}")
+    return tuple(operator.index(token) for token in tokens)

@@ -6,6 +6,7 @@ Every number comes from the real scheduler: a run's event log, or a run made for
 from nano_batch.lessons.accounts import evictions, growth, preemptions
 from nano_batch.lessons.block_sizes import block_sizes, gpu_memory
 from nano_batch.lessons.decode_step import DecodeStep
+from nano_batch.lessons.engine_speed import engine_latency, engine_scaling, engine_throughput
 from nano_batch.lessons.exercises import Hint, Verdict, check, hint, question
 from nano_batch.lessons.experiments import last_block, sharing
 from nano_batch.lessons.fragmentation import allocators, holes, memory_split
@@ -23,6 +24,9 @@ __all__ = [
     "block_sizes",
     "blocks_read",
     "check",
+    "engine_latency",
+    "engine_scaling",
+    "engine_throughput",
     "evictions",
     "gpu_memory",
     "growth",

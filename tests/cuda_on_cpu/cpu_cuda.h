@@ -120,6 +120,7 @@ static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
     for (int i = 0; i < 4; i++) result |= static_cast<unsigned>(both >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
     return result;
 }
+static inline float __fdividef(float x, float y) { return x / y; }
 template <class T> static T __ldcg(const T* at) { return *at; }
 template <class T> static T __ldg(const T* at) { return *at; }
 

@@ -17,6 +17,8 @@ inline uint4 load_once(const void* from) {
     return x;
 }
 
+inline void prefetch(const void* at) { static_cast<void>(*static_cast<const volatile char*>(at)); }
+
 // Lane 4 r + c / 2 holds the elements (r, c) and (r, c + 1), c even.
 inline unsigned short element(unsigned (*all)[8], int reg, int row, int column) {
     unsigned short pair[2];

@@ -13,8 +13,9 @@ import torch
 from nano_batch.attention import paged
 from nano_batch.attention.cuda import cache as cache_kernels
 from nano_batch.attention.cuda import decode, plan
+from nano_batch.models.cuda import layer
 
-from .build import SOURCES, CpuKernel
+from .build import CpuKernel
 
 
 @contextmanager
@@ -24,11 +25,14 @@ def cpu_device(
     backwards: bool = False,
     multiprocessors: int = 3,
     sanitize: bool = False,
-    sources: Path = SOURCES,
+    sources: Path | None = None,
 ) -> Iterator[None]:
-    """The kernels run here, in libraries kept in `folder`; memory that is not written yet holds NaN."""
+    """The kernels run here, in libraries kept in `folder`; memory that is not written yet holds NaN.
+
+    `sources` is a folder with other sources of the same names.
+    """
     kernel = kernels(folder, backwards, sanitize, sources)
-    changes = [(module, "kernel", kernel) for module in (decode, plan, cache_kernels)]
+    changes = [(module, "kernel", kernel) for module in (decode, plan, cache_kernels, layer)]
     changes += [(module, "why_not", lambda device: None) for module in (paged, plan)]
     changes += [(plan, "multiprocessors", lambda device: multiprocessors)]
     with ExitStack() as stack:
@@ -40,15 +44,17 @@ def cpu_device(
 
 
 @cache
-def kernels(folder: Path, backwards: bool, sanitize: bool, sources: Path) -> Callable[..., CpuKernel]:
+def kernels(folder: Path, backwards: bool, sanitize: bool, sources: Path | None) -> Callable[..., CpuKernel]:
     """What stands for `launch.kernel`."""
     made: dict[object, CpuKernel] = {}
 
     def kernel(source, defines, entry, device):  # type: ignore[no-untyped-def]
         key = source, frozenset(defines.items()), entry
         if key not in made:
-            made[key] = CpuKernel(source, defines, entry, backwards=backwards, sanitize=sanitize,
-                                  folder=folder, sources=sources)  # fmt: skip
+            taken = sources / source.name if sources else source
+            made[key] = CpuKernel(
+                taken, defines, entry, backwards=backwards, sanitize=sanitize, folder=folder
+            )
         return made[key]
 
     return kernel

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.decode import decode_arguments
 from nano_batch.attention.cuda.plan import LEAST_TILES, PLAN_THREADS, SHARE_WORDS
 from nano_batch.attention.cuda.variant import Variant, choose
@@ -63,7 +64,8 @@ def record(folder: Path) -> Recording:
     variant, heads, rows = step.variant, small.KV_HEADS * step.variant.parts_of_group, len(small.CONTEXTS)
     plan = torch.empty((SHARE_WORDS + 1) * small.WORKERS + rows, dtype=torch.int32)
     numbers = [c_int32(number) for number in (rows, heads, 0, small.WORKERS, LEAST_TILES)]
-    planner = CpuKernel("plan.cu", {"TILE": variant.tile, "LENGTH_TYPE": "int"}, "plan", folder=folder)
+    plan_for = {"TILE": variant.tile, "LENGTH_TYPE": "int"}
+    planner = CpuKernel(SOURCES / "plan.cu", plan_for, "plan", folder=folder)
     planner.launch((1, 1, 1), PLAN_THREADS, 4 * (rows + 1), [step.lens, *numbers, plan])
     shares = plan[: SHARE_WORDS * small.WORKERS].view(-1, SHARE_WORDS)[:, :4].tolist()
 
@@ -73,7 +75,7 @@ def record(folder: Path) -> Recording:
         variant, step.query, step.keys, step.values, step.table, plan, parts, output,
         small.HEAD_DIM**-0.5, 0.0, 0, None, None, 1.0,
     )  # fmt: skip
-    decode = CpuKernel(variant.source, variant.defines(), "decode", folder=folder)
+    decode = CpuKernel(SOURCES / variant.source, variant.defines(), "decode", folder=folder)
     noted, shared = folder / "reads.txt", variant.shared_bytes(small.WORKERS)
     noted.unlink(missing_ok=True)
     os.environ["NANO_BATCH_READS"] = str(noted)

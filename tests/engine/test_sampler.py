@@ -1,10 +1,9 @@
-"""The sampler against a row by row reference in float64, written from the definitions."""
+"""The sampler beside sampling by its definitions, on random logits, parameters and batches."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from types import SimpleNamespace
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,334 +12,448 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from nano_batch import SamplingParams  # noqa: E402
-from nano_batch.engine.random_numbers import uniform  # noqa: E402
-from nano_batch.engine.sampler import Sampler, greedy  # noqa: E402
+sys.path.append(str(Path(__file__).parent))  # so that the reference is found however pytest was started
 
-CPU = torch.device("cpu")
-VOCAB = 23
+import sampling_reference as reference  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
+
+from nano_batch.engine.choice import UNIT, draw, greedy  # noqa: E402
+from nano_batch.engine.filters import keep_top  # noqa: E402
+from nano_batch.engine.random_numbers import random_bits, stream_of, uniforms  # noqa: E402
+from nano_batch.engine.sampler import Sampler  # noqa: E402
+from nano_batch.engine.sampling_params import SamplingParams  # noqa: E402
+from nano_batch.errors import (  # noqa: E402
+    DtypeError,
+    InvalidArgumentError,
+    InvalidTokenError,
+    ShapeError,
+)
+
+torch.set_num_threads(1)
+EOS = 1
 
 
-def row_of(params, *, seed=0, sequence=0, prompt=(), output=()):
-    return SimpleNamespace(params=params, seed=seed, sequence=sequence, prompt=prompt, output=output)
+class Row:
+    """A sequence: its parameters, prompt and output, and logits that follow from its name and the place."""
+
+    def __init__(self, params, index=0, prompt=(), vocab=24, dtype=torch.float32):
+        self.params, self.index, self.prompt, self.output = params, index, list(prompt), []
+        self.vocab, self.dtype = vocab, dtype
+
+    def logits(self, place):
+        rng = np.random.default_rng([self.params.seed, self.index, place])
+        # Quarters, so that many are equal.
+        row = np.round(rng.normal(0, 2, self.vocab) * 4) / 4
+        row[rng.random(self.vocab) < 0.1] = -np.inf
+        row[0] = 0.0
+        return torch.tensor(row, dtype=self.dtype)
 
 
 def admit(sampler, lane, row):
-    sampler.admit(lane, row.params, row.seed, row.sequence, row.prompt, row.output)
+    sampler.admit(lane, row.params, row.index, row.prompt, row.output)
 
 
-def sample(sampler, logits, lanes):
-    return sampler.sample(logits, torch.tensor(lanes), lanes)
-
-
-def sampled(rows, logits, lanes=None):
-    """What a new sampler makes of rows, each in the lane of its place unless others are given."""
-    lanes = list(range(len(rows))) if lanes is None else lanes
-    sampler = Sampler(max(lanes) + 1, logits.shape[1], CPU)
-    for lane, row in zip(lanes, rows, strict=True):
+def sampler_of(rows, lanes=None, count=None):
+    sampler = Sampler(count or len(rows), rows[0].vocab, eos_token_id=EOS)
+    for lane, row in zip(range(len(rows)) if lanes is None else lanes, rows, strict=True):
         admit(sampler, lane, row)
-    return sample(sampler, logits, lanes)
+    return sampler
 
 
-def penalised(logits, row):
-    """float64 logits after the penalties and, before min_tokens, without the stop tokens."""
-    p, scores = row.params, logits.double().tolist()
-    for token in {*row.prompt, *row.output}:
-        scores[token] *= 1 / p.repetition_penalty if scores[token] > 0 else p.repetition_penalty
-    for token, count in Counter(row.output).items():
-        scores[token] -= p.presence_penalty + p.frequency_penalty * count
-    for token in p.stop_token_ids:
-        if len(row.output) < p.min_tokens and token < len(scores):
-            scores[token] = -math.inf
-    return scores
+def step(sampler, rows, lanes):
+    """Sample one token for each row, which its output takes."""
+    logits = torch.stack([row.logits(len(row.output)) for row in rows])
+    given = logits.clone()
+    sampled = sampler.sample(logits, torch.tensor(lanes), lanes)
+    assert torch.equal(logits, given)
+    for row, token in zip(rows, sampled.tokens.tolist(), strict=True):
+        row.output.append(token)
+    return sampled
 
 
-def probabilities(logits, row):
-    """The exact probability of each token, by the definitions, in float64."""
-    p, scores = row.params, penalised(logits, row)
-    if p.temperature == 0:
-        return [float(token == scores.index(max(scores))) for token in range(len(scores))]
-    weights = [math.exp((score - max(scores)) / p.temperature) for score in scores]
-    order = sorted(range(len(weights)), key=lambda token: -weights[token])
-    kept = order[: p.top_k or len(order)]
-    total, before, nucleus = sum(weights[token] for token in kept), 0.0, []
-    for token in kept:
-        if before < p.top_p * total or p.top_p == 1:
-            nucleus.append(token)
-        before += weights[token]
-    kept = {token for token in nucleus if weights[token] >= p.min_p * weights[order[0]]}
-    total = sum(weights[token] for token in kept)
-    return [weights[token] / total if token in kept else 0.0 for token in range(len(weights))]
-
-
-def by_inversion(logits, row):
-    """The token that the row's number falls on, and how far it is from the border of another's part."""
-    chances = probabilities(logits, row)
-    order = list(range(len(chances)))
-    if row.params.filtered:
-        scores = penalised(logits, row)
-        order.sort(key=lambda token: -scores[token])
-    ints = (torch.tensor([one]) for one in (row.seed, row.sequence, len(row.output)))
-    number, reached = float(uniform(*ints)), 0.0
-    borders = []
-    for token in order:
-        borders.append(reached)
-        reached += chances[token]
-    found = max(
-        at for at, border in enumerate(borders) if border <= number and (chances[order[at]] > 0 or at == 0)
-    )
-    return order[found], min(abs(number - border) for border in [*borders, reached])
-
-
-PARAMS = st.builds(
-    SamplingParams,
-    temperature=st.sampled_from([0, 0.3, 1.0, 2.5]),
-    top_k=st.sampled_from([None, 1, 3, 10, 500]),
-    top_p=st.sampled_from([1.0, 0.9, 0.5, 0.01]),
-    min_p=st.sampled_from([0.0, 0.05, 0.6]),
-    repetition_penalty=st.sampled_from([1.0, 1.3, 0.7]),
-    presence_penalty=st.sampled_from([0.0, 0.8, -0.8]),
-    frequency_penalty=st.sampled_from([0.0, 0.4, -0.4]),
-    min_tokens=st.sampled_from([0, 3, 8]),
-    stop_token_ids=st.sampled_from([(), (3,), (1, 7, 500)]),
-)
-TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=12)
-ROWS = st.builds(
-    lambda params, seed, sequence, prompt, output: row_of(
-        params, seed=seed, sequence=sequence, prompt=prompt, output=output
-    ),
-    PARAMS,
-    st.integers(0, 2**63 - 1),
-    st.integers(0, 5),
-    TOKENS,
-    TOKENS,
-)
-
-
-@given(rows=st.lists(ROWS, min_size=1, max_size=5), seed=st.integers(0, 2**32), data=st.data())
-@settings(max_examples=300, deadline=None)
-def test_tokens_are_those_of_the_definitions(rows, seed, data):
-    logits = torch.randn(len(rows), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
-    before = logits.clone()
-    lanes = data.draw(st.permutations(range(len(rows))))
-    tokens = sampled(rows, logits, lanes).tokens.tolist()
-    for token, row, scores in zip(tokens, rows, logits, strict=True):
-        expected, margin = by_inversion(scores, row)
-        # Where float32 may see the number on the other side of a border, the token must be possible at all.
-        assert token == expected or (margin < 1e-5 and probabilities(scores, row)[token] > 0)
-    assert torch.equal(logits, before)
-
-
-# Chi-square with as many degrees of freedom: the value passed once in a million.
-def chi_square_limit(freedom):
-    return freedom * (1 - 2 / (9 * freedom) + 4.753 * math.sqrt(2 / (9 * freedom))) ** 3  # Wilson, Hilferty
-
-
-def chi_square(counts, expected):
-    return sum((count - want) ** 2 / want for count, want in zip(counts, expected, strict=True))
-
-
-@pytest.mark.parametrize(
-    "params",
-    [
-        SamplingParams(),
-        SamplingParams(temperature=0.6),
-        SamplingParams(top_k=6),
-        SamplingParams(top_p=0.8),
-        SamplingParams(min_p=0.1),
-        SamplingParams(temperature=1.7, top_k=15, top_p=0.9, min_p=0.05),
-        SamplingParams(repetition_penalty=1.4, presence_penalty=0.5, frequency_penalty=0.3, top_p=0.95),
-    ],
-    ids=repr,
-)
-def test_tokens_are_drawn_as_often_as_their_probability_says(params):
-    draws = 20_000
-    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(5)) * 1.5
-    rows = [row_of(params, seed=seed, prompt=(1, 2), output=(2, 5, 5)) for seed in range(draws)]
-    counts = torch.bincount(sampled(rows, logits.expand(draws, -1)).tokens, minlength=VOCAB).tolist()
-    chances = probabilities(logits[0], rows[0])
-    assert all(count == 0 for count, chance in zip(counts, chances, strict=True) if chance == 0)
-    likely = [token for token in range(VOCAB) if chances[token] * draws >= 5]
-    assert len(likely) >= 3
-    statistic = chi_square([counts[token] for token in likely], [chances[token] * draws for token in likely])
-    assert statistic < chi_square_limit(len(likely))
-    # The test can fail: a quarter more for the likeliest token is seen.
-    moved = [chances[token] * draws * (1.25 if chances[token] == max(chances) else 1) for token in likely]
-    assert chi_square([counts[token] for token in likely], moved) > chi_square_limit(len(likely))
-
-
-def test_a_sequence_of_tokens_is_drawn_independently():
-    """Pairs of tokens at following places come as often as the product of their probabilities says."""
-    sampler, logits = Sampler(8000, 3, CPU), torch.tensor([[0.0, 0.5, 1.0]]).expand(8000, -1)
-    for lane in range(8000):
-        admit(sampler, lane, row_of(SamplingParams(), seed=7, sequence=lane))
-    lanes = list(range(8000))
-    first, second = (sample(sampler, logits, lanes).tokens for _ in range(2))
-    chances = logits[0].double().softmax(0)
-    expected = (chances[:, None] * chances * 8000).flatten().tolist()
-    assert chi_square(torch.bincount(first * 3 + second, minlength=9).tolist(), expected) < chi_square_limit(
-        8
+def parameters():
+    """Every feature alone, together with others, and at its ends."""
+    return st.builds(
+        SamplingParams,
+        temperature=st.sampled_from([0.0, 0.001, 0.3, 1.0, 1.0, 2.5]),
+        top_k=st.sampled_from([0, 0, 1, 2, 7, 24, 1000]),
+        top_p=st.sampled_from([1.0, 1.0, 0.95, 0.5, 0.1, 1e-9]),
+        min_p=st.sampled_from([0.0, 0.0, 0.05, 0.4, 1.0]),
+        repetition_penalty=st.sampled_from([1.0, 1.0, 1.3, 0.7]),
+        presence_penalty=st.sampled_from([0.0, 0.0, 1.1, -0.6]),
+        frequency_penalty=st.sampled_from([0.0, 0.0, 0.7, -0.3]),
+        min_tokens=st.sampled_from([0, 0, 1, 2, 4]),
+        stop_token_ids=st.lists(st.integers(2, 23), max_size=3),
+        ignore_eos=st.booleans(),
+        seed=st.integers(0, 2**63 - 1),
+        logprobs=st.sampled_from([None, None, 0, 5, 20]),
     )
 
 
-GRIDS = {
-    "seeds": lambda i: (i, 0 * i, 0 * i),
-    "sequences": lambda i: (0 * i + 9, i, 0 * i),
-    "places": lambda i: (0 * i + 9, 0 * i, i),
-    "all": lambda i: (i // 10_000, i // 100 % 100, i % 100),
-}
+@st.composite
+def batches(draw):
+    rows = st.builds(
+        Row, parameters(), st.integers(0, 3), st.lists(st.integers(0, 23), max_size=6),
+        dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    )  # fmt: skip
+    found = draw(st.lists(rows, min_size=1, max_size=6))
+    for row in found:
+        row.dtype = found[0].dtype
+    return found, draw(st.permutations(range(len(found) + 2)))[: len(found)]
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_random_numbers_are_uniform_and_independent_of_their_neighbours(grid):
-    count = 100_000
-    numbers = uniform(*GRIDS[grid](torch.arange(count))).numpy()
-    assert numbers.min() > 0
-    assert numbers.max() < 1
-    assert len(np.unique(numbers)) == count
-    bins = np.bincount((numbers * 64).astype(int), minlength=64)
-    assert chi_square(bins, [count / 64] * 64) < chi_square_limit(63)
-    for distance in (1, 2, 100, 10_000):
-        pairs = (numbers[:-distance] * 8).astype(int) * 8 + (numbers[distance:] * 8).astype(int)
-        assert chi_square(np.bincount(pairs, minlength=64), [len(pairs) / 64] * 64) < chi_square_limit(63)
-    low_bits = (numbers * 2.0**52).astype(np.int64) % 16
-    assert chi_square(np.bincount(low_bits, minlength=16), [count / 16] * 16) < chi_square_limit(15)
+def check_token(row, token, output):
+    """A token lies where the cumulative probabilities cross the random number; True if it was checked."""
+    params = row.params
+    stops = [*params.stop_token_ids, *([] if params.ignore_eos else [EOS])]
+    scores = reference.scores(row.logits(len(output)).double().numpy(), params, row.prompt, output, stops)
+    if params.temperature == 0:
+        assert scores[token] >= scores.max() - 1e-5
+        return True
+    shares = reference.probabilities(scores, params)
+    if shares is None:
+        return False
+    number = reference.uniform(params.seed, row.index, len(output))
+    before, after = shares[:token].sum(), shares[: token + 1].sum()
+    assert shares[token] > 0
+    assert before - 1e-6 <= number <= after + 1e-6
+    return True
 
 
-def test_random_numbers_are_those_of_splitmix64():
-    """In plain integers of any size, for seeds at both ends of their range."""
+def test_every_token_is_the_one_by_definition():
+    checked = []
 
-    def mixed(x):
-        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-        x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
-        return x ^ x >> 31
-
-    golden = 0x9E3779B97F4A7C15
-    for seed in (0, 1, 123_456_789, 2**63 - 1):
-        for sequence, place in ((0, 0), (3, 0), (0, 5), (2**16, 2**31)):
-            state = mixed(mixed((seed + golden) % 2**64) ^ ((sequence + 1) * golden) % 2**64)
-            bits = mixed((state + (place + 1) * golden) % 2**64)
-            assert float(uniform(*(torch.tensor([one]) for one in (seed, sequence, place)))) == (
-                ((bits >> 12) + 0.5) * 2.0**-52
+    @settings(max_examples=150, deadline=None, derandomize=True)
+    @given(batches())
+    def check(batch):
+        rows, lanes = batch
+        sampler = sampler_of(rows, lanes, len(rows) + 2)
+        for _ in range(4):
+            before = [list(row.output) for row in rows]
+            step(sampler, rows, lanes)
+            checked.extend(
+                check_token(row, row.output[-1], output) for row, output in zip(rows, before, strict=True)
             )
 
+    check()
+    assert len(checked) > 500
+    assert sum(checked) > 0.9 * len(checked)
 
-@given(rows=st.lists(ROWS, min_size=2, max_size=9), vocab=st.integers(VOCAB, 70), seed=st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
-def test_a_row_is_sampled_alike_in_any_batch(rows, vocab, seed):
-    for row in rows:
-        row.params.__dict__["logprobs"] = 3
-    logits = torch.randn(len(rows), vocab, generator=torch.Generator().manual_seed(seed)) * 3
-    together = sampled(rows, logits)
-    for place, row in enumerate(rows):
-        alone = sampled([row], logits[place : place + 1], [place % 3])
-        assert together.logprobs_of(place, 3) == alone.logprobs_of(0, 3)
-        assert together.tokens[place] == alone.tokens[0]
+
+@settings(max_examples=60, deadline=None)
+@given(batches())
+def test_a_row_does_not_see_its_batch_nor_its_lane(batch):
+    """Each row alone, admitted anew before every token to a sampler of its own, yields the same bits."""
+    rows, lanes = batch
+    sampler = sampler_of(rows, lanes, len(rows) + 2)
+    for place in range(3):
+        alone = []
+        for row in rows:
+            twin = Row(row.params, row.index, row.prompt, dtype=row.dtype)
+            twin.output = list(row.output)
+            alone.append(step(sampler_of([twin]), [twin], [0]))
+        together = step(sampler, rows, lanes)
+        assert [one.tokens.item() for one in alone] == [row.output[place] for row in rows]
+        check_logprobs_alone(together.logprobs, alone, rows)
+
+
+def check_logprobs_alone(together, alone, rows):
+    asking = [index for index, row in enumerate(rows) if row.params.logprobs is not None]
+    assert ([] if together is None else together.rows.tolist()) == asking
+    for place, index in enumerate(asking):
+        one = alone[index].logprobs
+        for name in ("chosen", "top_ids", "top"):
+            assert torch.equal(getattr(together, name)[place], getattr(one, name)[0])
+
+
+def test_a_sequence_goes_on_in_another_lane_among_others():
+    params = SamplingParams(seed=3, top_p=0.9, frequency_penalty=0.5, repetition_penalty=1.2, min_tokens=6)
+    whole, moved = Row(params, prompt=[4, 5]), Row(params, prompt=[4, 5])
+    sampler = sampler_of([whole])
+    for _ in range(10):
+        step(sampler, [whole], [0])
+    others = [Row(SamplingParams(seed=seed, presence_penalty=1.0, top_k=3)) for seed in range(3)]
+    crowd = sampler_of([moved, *others])
+    for _ in range(4):
+        step(crowd, [moved, *others], [0, 1, 2, 3])
+    admit(crowd, 0, others[0])
+    admit(crowd, 1, moved)
+    for _ in range(6):
+        step(crowd, [others[2], moved, others[0]], [3, 1, 0])
+    assert moved.output == whole.output
+    assert len(set(whole.output)) > 2
+
+
+def test_the_generator_is_splitmix64():
+    """The published first numbers of seed 1234567; streams and float64 numbers as in plain integers."""
+    places = torch.arange(3)
+    bits = [int(value) % 2**64 for value in random_bits(torch.full((3,), 1234567), places)]
+    assert bits == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    for seed, index, place in [(0, 0, 0), (2**63 - 1, 5, 9), (7, 2**31 - 2, 2**31 - 2)]:
+        given = torch.tensor([stream_of(seed, index)]), torch.tensor([place])
+        assert uniforms(*given).item() == reference.uniform(seed, index, place)
+
+
+# The quantiles of chi-square at which one of 10,000 fair samplers fails.
+CHI_SQUARE = {5: 25.74, 6: 27.86, 7: 29.88, 63: 113.0}
+LAW = [0.0, 1.5, -1.0, 0.5, 1.5, 2.0, -3.0, 0.25]
+
+
+def drawn(params, draws=20_000):
+    """Tokens of many sequences at several places, all from one row of logits: [draws / 5, 5]."""
+    count = draws // 5
+    sampler, lanes = Sampler(count, len(LAW)), list(range(count))
+    for lane in lanes:
+        sampler.admit(lane, params, lane, [], [])
+    logits = torch.tensor(LAW).expand(count, -1)
+    return np.stack([sampler.sample(logits, torch.tensor(lanes), lanes).tokens for _ in range(5)], axis=1)
+
+
+def chi_square(counts, shares):
+    possible = shares > 0
+    assert counts[~possible].sum() == 0
+    expected = counts.sum() * shares[possible]
+    return ((counts[possible] - expected) ** 2 / expected).sum(), possible.sum() - 1
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"top_p": 0.9}, {"frequency_penalty": 0.9, "repetition_penalty": 1.2}]
+    "options", [{}, {"temperature": 1.7}, {"top_k": 6}, {"temperature": 1.2, "top_p": 0.97, "min_p": 0.05}]
 )
-def test_another_lane_continues_the_stream(changes):
-    row = row_of(SamplingParams(**changes), seed=11, sequence=2, prompt=(1, 2))
-    logits = torch.randn(30, 1, VOCAB, generator=torch.Generator().manual_seed(1))
-    stays, moves = Sampler(4, VOCAB, CPU), Sampler(4, VOCAB, CPU)
-    admit(stays, 0, row)
-    expected = [int(sample(stays, one, [0]).tokens) for one in logits]
-    assert len(set(expected)) > 3
-    row.output = []
-    for place, one in enumerate(logits):
-        lane = place // 5 % 4
-        if place % 5 == 0:
-            # Who had the lane before leaves nothing behind.
-            admit(moves, lane, row_of(SamplingParams(presence_penalty=1.0), output=[3] * 9))
-            sample(moves, torch.zeros(1, VOCAB), [lane])
-            admit(moves, lane, row)
-        row.output.append(int(sample(moves, one, [lane]).tokens))
-    assert row.output == expected
+def test_tokens_come_as_often_as_they_should(options):
+    params = SamplingParams(seed=11, **options)
+    tokens = drawn(params)
+    counts = np.bincount(tokens.ravel(), minlength=len(LAW))
+    shares = reference.probabilities(np.array(LAW), params)
+    distance, freedom = chi_square(counts, shares)
+    assert distance < CHI_SQUARE[freedom]
+    wrong = shares * np.where(np.arange(len(LAW)) % 2, 1.2, 1.0)
+    assert chi_square(counts, wrong / wrong.sum())[0] > CHI_SQUARE[freedom]
 
 
-ALL_KINDS = [
-    SamplingParams(temperature=0),
-    SamplingParams(),
-    SamplingParams(top_k=3, top_p=0.9),
-    SamplingParams(presence_penalty=0.5, logprobs=2),
-]
-FAULTY = {
-    "nan": lambda row: row.index_fill_(0, torch.tensor([4]), math.nan),
-    "all nan": lambda row: row.fill_(math.nan),
-    "inf": lambda row: row.index_fill_(0, torch.tensor([4]), math.inf),
-    "all -inf": lambda row: row.fill_(-math.inf),
+def test_neighbours_are_independent():
+    """Pairs of successive places, and of successive sequences."""
+    tokens = drawn(SamplingParams(seed=12, temperature=2.0))
+    shares = reference.probabilities(np.array(LAW), SamplingParams(temperature=2.0))
+    pairs = np.outer(shares, shares).ravel()
+    for first, second in ((tokens[:, ::2][:, :2], tokens[:, 1::2]), (tokens[::2], tokens[1::2])):
+        counts = np.bincount((first * len(LAW) + second).ravel(), minlength=len(pairs))
+        distance, freedom = chi_square(counts, pairs)
+        assert distance < CHI_SQUARE[freedom]
+    counts = np.bincount((tokens * len(LAW) + tokens).ravel(), minlength=len(pairs))
+    assert chi_square(counts, pairs)[0] > CHI_SQUARE[63]
+
+
+BROKEN = {
+    "nan": lambda row: row.index_fill(0, torch.tensor([2]), torch.nan),
+    "infinite": lambda row: row.index_fill(0, torch.tensor([3]), torch.inf),
+    "nothing": lambda row: torch.full_like(row, -torch.inf),
+    "all nan": lambda row: torch.full_like(row, torch.nan),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTY)
-@pytest.mark.parametrize("params", ALL_KINDS, ids=repr)
-def test_a_row_that_is_no_number_gives_minus_one_and_leaves_others_alone(fault, params):
-    rows = [row_of(one, seed=place) for place, one in enumerate([*ALL_KINDS, params, *ALL_KINDS])]
-    logits = torch.randn(len(rows), VOCAB, generator=torch.Generator().manual_seed(2))
-    good = sampled(rows, logits).tokens.tolist()
-    assert min(good) >= 0
-    FAULTY[fault](logits[len(ALL_KINDS)])
-    good[len(ALL_KINDS)] = -1
-    assert sampled(rows, logits).tokens.tolist() == good
+@pytest.mark.parametrize("breaks", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0},
+        {},
+        {"top_p": 0.9, "top_k": 5, "min_p": 0.1},
+        {"repetition_penalty": 1.2, "logprobs": 3},
+        {"min_tokens": 5, "stop_token_ids": [2, 3], "temperature": 0},
+    ],
+)
+def test_a_broken_row_fails_alone(breaks, options):
+    rows = [Row(SamplingParams(seed=seed, **options)) for seed in range(4)]
+    logits = torch.stack([row.logits(0) for row in rows])
+    broken = logits.clone()
+    broken[1] = breaks(logits[1])
+    lanes = [0, 1, 2, 3]
+    good = sampler_of(rows).sample(logits, torch.tensor(lanes), lanes)
+    bad = sampler_of(rows).sample(broken, torch.tensor(lanes), lanes)
+    assert good.tokens.min() >= 0
+    assert bad.tokens[1] == -1
+    assert torch.equal(bad.tokens[[0, 2, 3]], good.tokens[[0, 2, 3]])
+    if bad.logprobs is not None:
+        assert bad.logprobs.chosen[1].isnan()
+        assert torch.equal(bad.logprobs.chosen[[0, 2, 3]], good.logprobs.chosen[[0, 2, 3]])
 
 
-@pytest.mark.parametrize("params", ALL_KINDS, ids=repr)
-def test_a_token_of_minus_infinity_is_never_drawn(params):
-    logits = torch.full((200, VOCAB), -math.inf)
-    logits[:, [3, 8]] = torch.tensor([0.0, 1.0])
-    tokens = sampled([row_of(params, seed=seed) for seed in range(200)], logits).tokens
-    assert set(tokens.tolist()) == ({8} if params.temperature == 0 else {3, 8})
+def test_a_row_whose_every_token_is_barred_has_none():
+    for temperature in (0, 1):
+        row = Row(SamplingParams(temperature=temperature, seed=1, min_tokens=3, stop_token_ids=range(24)))
+        assert step(sampler_of([row]), [row], [0]).tokens.tolist() == [-1]
 
 
-@pytest.mark.parametrize("temperature", [1e-9, 1e-44, 1e-300, 1e6])
-@pytest.mark.parametrize("changes", [{}, {"top_p": 0.9}, {"min_tokens": 2, "stop_token_ids": [8]}])
-def test_extreme_temperatures(temperature, changes):
-    params = SamplingParams(temperature=temperature, **changes)
-    logits = torch.randn(400, VOCAB, generator=torch.Generator().manual_seed(3)) * 100
-    tokens = sampled([row_of(params, seed=seed) for seed in range(400)], logits).tokens
-    if changes.get("stop_token_ids"):
-        logits[:, 8] = -math.inf
-    if temperature < 1:
-        assert torch.equal(tokens, logits.argmax(1))
-    else:
-        assert len(set(tokens.tolist())) >= VOCAB - 3  # nearly even
-    assert not changes.get("stop_token_ids") or 8 not in tokens
+def test_greedy_takes_the_smallest_of_equal_ids():
+    logits = torch.tensor([[1.0, 3, 3], [-torch.inf, -torch.inf, -5], [torch.nan, 1, 2], [-torch.inf] * 3])
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        assert greedy(logits.to(dtype)).tolist() == [1, 2, -1, -1]
 
 
-def test_stop_tokens_are_out_of_reach_until_min_tokens():
-    params = SamplingParams(temperature=0, min_tokens=2, stop_token_ids=[4, VOCAB + 3])
-    sampler, logits = Sampler(1, VOCAB, CPU), torch.zeros(1, VOCAB)
-    logits[0, 4], logits[0, 6] = 2, 1
-    admit(sampler, 0, row_of(params))
-    assert [int(sample(sampler, logits, [0]).tokens) for _ in range(4)] == [6, 6, 4, 4]
+@pytest.mark.parametrize(("ignore_eos", "first"), [(False, 3), (True, 0)])
+def test_a_stop_token_may_be_the_last_of_min_tokens(ignore_eos, first):
+    """As the scheduler counts: it ends an output that has min_tokens with it."""
+    sampler = Sampler(1, 4, eos_token_id=EOS)
+    params = SamplingParams(temperature=0, min_tokens=4, ignore_eos=ignore_eos, stop_token_ids=[2])
+    sampler.admit(0, params, 0, [], [])
+    logits = torch.tensor([[0.0, 9.0, 5.0, 1.0]])
+    tokens = [sampler.sample(logits, torch.tensor([0]), [0]).tokens.item() for _ in range(5)]
+    assert tokens.index(EOS) == first
+    assert tokens == [3] * first + [EOS] * (5 - first)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_logprobs_are_those_of_the_models_own_distribution(dtype):
-    asked = [None, 0, 2, 5, 20]
-    logits = torch.randn(len(asked), 12, generator=torch.Generator().manual_seed(4)).to(dtype)
-    rows = [row_of(SamplingParams(temperature=0.3, top_k=2, logprobs=count)) for count in asked]
-    result = sampled(rows, logits)
-    expected = logits.double().log_softmax(1)
-    for place, count in enumerate(asked):
-        told = result.logprobs_of(place, count)
-        if count is None:
-            assert told is None
-            continue
-        token = int(result.tokens[place])
-        assert told.logprob == pytest.approx(float(expected[place, token]), abs=1e-5)
-        best = expected[place].sort(descending=True, stable=True).values[:count].tolist()
-        assert told.top_logprobs == pytest.approx(best, abs=1e-5)
-        assert [float(expected[place, token]) for token in told.top_ids] == pytest.approx(best, abs=1e-5)
-    assert sampled([row_of(SamplingParams())], logits[:1]).logprobs_of(0, 3) is None
+def test_logprobs_are_those_of_the_raw_logits():
+    params = SamplingParams(seed=4, temperature=0.5, repetition_penalty=1.5, top_k=2, logprobs=20)
+    rows = [Row(params, index=index, prompt=[0, 3], vocab=50) for index in range(3)]
+    rows[1] = Row(SamplingParams(seed=9), vocab=50)
+    logits = torch.stack([row.logits(0) for row in rows]).double().numpy()
+    found = step(sampler_of(rows), rows, [0, 1, 2]).logprobs
+    assert found.rows.tolist() == [0, 2]
+    for place, index in enumerate([0, 2]):
+        expected = reference.log_softmax(logits[index])
+        np.testing.assert_allclose(found.chosen[place], expected[rows[index].output[0]], atol=1e-5)
+        np.testing.assert_allclose(found.top[place], np.sort(expected)[::-1][:20], atol=1e-5)
+        np.testing.assert_allclose(expected[found.top_ids[place]], found.top[place], atol=1e-5)
+        assert len(set(found.top_ids[place].tolist())) == 20
 
 
-def test_greedy():
-    logits = torch.tensor(
-        [[1.0, 3, 2], [-math.inf, -5, -math.inf], [math.nan, 1, 2], [math.inf, 0, 0], [-math.inf] * 3]
+def test_top_k_and_top_p_at_a_vocabulary_of_usual_size():
+    """bfloat16 has many equal logits; the kept set is the beginning of a stable order."""
+    rng = np.random.default_rng(5)
+    logits = torch.tensor(rng.normal(0, 3, (2, 32_003)), dtype=torch.bfloat16).float().numpy()
+    weights = np.floor(np.exp(np.float64(logits - logits.max(1, keepdims=True))) * UNIT).astype(np.int64)
+    for top_k, top_p, widest in [
+        (50, 1.0, 60),
+        (32_003, 0.9, 32_003),
+        (2_000, 0.5, 2_000),
+        (7, 1e-3, 32_003),
+    ]:
+        kept = keep_top(
+            torch.tensor(weights), torch.tensor([top_k, 1]), torch.tensor([top_p, 1.0]).double(), widest
+        )
+        order = np.argsort(-weights[0], kind="stable")[:top_k]
+        sums = [int(value) for value in np.cumsum(weights[0][order])]
+        stay = sum(before < top_p * sums[-1] for before in [0, *sums[:-1]])
+        assert sorted(order[:stay]) == kept[0].nonzero()[:, 0].tolist()
+        assert kept[1].nonzero()[:, 0].tolist() == [int(np.argmax(weights[1]))]
+        assert torch.equal(kept[0][order[:stay]], torch.tensor(weights[0][order[:stay]]))
+
+
+def test_a_history_counts_and_forgets_who_was_there():
+    """Repeated outputs weigh more under a frequency penalty; a lane's earlier prompt does not matter."""
+    params = SamplingParams(
+        temperature=0, frequency_penalty=0.5, presence_penalty=0.3, repetition_penalty=1.5, logprobs=0
     )
-    assert greedy(logits).tolist() == [1, 1, -1, -1, -1]
-    assert greedy(logits[:2].bfloat16()).tolist() == [1, 1]
-    assert greedy(logits[:0]).tolist() == []
+    sampler = Sampler(1, 4)
+    sampler.admit(0, params, 0, [3], [3])
+    sampler.admit(0, params, 0, [0], [1, 2, 2, 2])
+    held = sampler._history.penalise(
+        torch.tensor([[3.0, 3.0, -3.0, 3.0]]), torch.tensor([0]), *torch.tensor([[1.5], [0.3], [0.5]])
+    )
+    torch.testing.assert_close(held, torch.tensor([[2.0, 2 - 0.8, -4.5 - 1.8, 3.0]]))
+
+
+def test_draw_at_the_ends():
+    weights = torch.tensor([[0, 3, 0, 1, 0]]).expand(4, -1)
+    uniform = torch.tensor([0.0, 0.75 - 2**-53, 0.75, 1 - 2**-53], dtype=torch.float64)
+    assert draw(weights, uniform).tolist() == [1, 1, 3, 3]
+    full = torch.full((1, 1000), UNIT)
+    assert draw(full, uniform[3:]).tolist() == [999]
+
+
+class Recorded(TorchFunctionMode):
+    """The names of the functions and methods of PyTorch that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+SORTS, HISTORY = {"sort", "topk"}, {"__setitem__"}
+WAITS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__iter__", "unbind"}
+WAITS |= {
+    "cpu",
+    "numpy",
+    "__array__",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "equal",
+    "allclose",
+    "synchronize",
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"temperature": 0}, {"max"}),
+        ({}, {"max", "cumsum", "searchsorted"}),
+        ({"min_p": 0.1}, {"cumsum"}),
+        ({"top_k": 5}, {"topk"}),
+        ({"top_p": 0.5}, {"sort"}),
+        ({"presence_penalty": 0.5, "logprobs": 2, "min_tokens": 3}, {"index_copy", "__setitem__", "topk"}),
+    ],
+)
+def test_a_batch_pays_for_what_it_uses_and_never_waits(options, expected):
+    rows = [Row(SamplingParams(seed=seed, **options)) for seed in range(2)]
+    sampler, logits = sampler_of(rows), torch.stack([row.logits(0) for row in rows])
+    with Recorded() as recorded:
+        sampler.sample(logits, torch.tensor([0, 1]), [0, 1])
+    assert recorded.names >= expected
+    assert not recorded.names & ((SORTS | HISTORY | WAITS) - expected)
+    assert sampler.only_greedy([0, 1]) == (options == {"temperature": 0})
+    assert ("cumsum" in recorded.names) == (options != {"temperature": 0})
+
+
+def test_bad_calls_are_named_and_change_nothing():
+    twin, row = Row(SamplingParams(seed=2)), Row(SamplingParams(seed=2))
+    sampler, logits, lane = sampler_of([row], count=2), row.logits(0)[None], torch.tensor([0])
+    with pytest.raises(ShapeError, match=r"\[1, 23\]"):
+        sampler.sample(logits[:, 1:], lane, [0])
+    with pytest.raises(ShapeError, match="host_lanes has 1"):
+        sampler.sample(logits, torch.tensor([0, 1]), [0])
+    with pytest.raises(DtypeError, match="int32"):
+        sampler.sample(logits, lane.int(), [0])
+    with pytest.raises(DtypeError, match="int64"):
+        sampler.sample(logits.nan_to_num(neginf=0).long(), lane, [0])
+    for bad in (1, 2, -1):
+        with pytest.raises(InvalidArgumentError, match=f"lane {bad} of 2"):
+            sampler.sample(logits, lane, [bad])
+    with pytest.raises(InvalidArgumentError, match="lane is 2"):
+        sampler.admit(2, row.params, 0, [], [])
+    with pytest.raises(InvalidArgumentError, match="sequence_index is -1"):
+        sampler.admit(0, row.params, -1, [], [])
+    with pytest.raises(InvalidArgumentError, match="seed is None"):
+        sampler.admit(0, SamplingParams(), 0, [], [])
+    penalised = SamplingParams(seed=1, presence_penalty=1.0, min_tokens=3, stop_token_ids=[24])
+    for prompt, output, named in ([24], [], "prompt"), ([], [-1], "output"), ([], [], "stop"):
+        with pytest.raises(InvalidTokenError, match=f"{named}_token_ids holds (24|-1)"):
+            sampler.admit(0, penalised, 0, prompt, output)
+    for _ in range(3):
+        step(sampler, [row], [0])
+    for place in range(3):
+        one = Row(twin.params)
+        one.output = twin.output
+        step(sampler_of([one]), [one], [0])
+        assert twin.output[place] == row.output[place]
+    for sizes, named in ((0, 5), "max_num_seqs is 0"), ((1, 0), "vocab_size is 0"), ((1, 2**23), "8388608"):
+        with pytest.raises(InvalidArgumentError, match=named):
+            Sampler(*sizes)
+
+
+def test_no_rows_and_no_text_too_long():
+    sampler = Sampler(2, 32_000)
+    sampler.admit(1, SamplingParams(seed=1, logprobs=2), 0, [], [])
+    assert sampler.sample(torch.empty(0, 32_000), torch.empty(0, dtype=torch.int64), []).tokens.shape == (0,)
+    sampled = sampler.sample(torch.zeros(1, 32_000), torch.tensor([1]), [1])
+    assert repr(sampler) == "Sampler: 2 lanes, 32,000 tokens, on cpu"
+    assert repr(sampled) == "Sampled: 1 tokens, with logprobs"
+    assert repr(sampled.logprobs) == "Logprobs: 1 rows, the likeliest 20 tokens of each"
+    assert "seed=1" in sampler._repr_html_()
+    assert "int64 [1]" in sampled._repr_html_()
+    assert "float32 [1, 20]" in sampled.logprobs._repr_html_()

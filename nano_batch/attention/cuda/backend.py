@@ -8,8 +8,8 @@ import torch
 
 from nano_batch.attention.base import PagedContext
 from nano_batch.attention.cuda.prefill import PrefillPlan, library_refusal, prefill_by_library
-from nano_batch.attention.loud import say_once
 from nano_batch.attention.torch_backend import TorchAttention
+from nano_batch.cuda.loud import say_once
 from nano_batch.errors import DtypeError, NanoBatchError, ShapeError
 
 if TYPE_CHECKING:

@@ -7,25 +7,19 @@ from ctypes import c_int32, c_int64
 
 import torch
 
-from nano_batch.attention.cuda.launch import kernel
+from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.rope import Rope
+from nano_batch.cuda.launch import kernel
+from nano_batch.cuda.vectors import ACCESS_BYTES, NAMES, vector_of, width_of
 from nano_batch.errors import InvalidArgumentError
 
 THREADS = 128
 TOKENS = 4
 """Tokens whose vectors a thread holds at once; half of them when it holds two vectors of each to rotate."""
-ACCESS_BYTES = 16
 SLICE_BYTES = 16 * 1024
 """What a thread block of `copy_blocks` moves, where the pairs are few."""
 MOST_PAIRS = 6_000
 """Pairs of which one access each fits into the shared memory of a block on every supported device."""
-NAMES = {
-    torch.float16: "half",
-    torch.bfloat16: "bf16",
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.float8_e4m3fn: "fp8",
-}
 
 
 class TokenStrides(ctypes.Structure):
@@ -117,7 +111,7 @@ class _Move:
         moved = [keys, values, key_cache, value_cache]
         moved += [] if query is None else [query]
         moved += [] if rope is None else [rope.cosines, rope.sines]
-        vector = _vector(head_dim // parts, ACCESS_BYTES // keys.element_size(), moved)
+        vector = vector_of(head_dim // parts, ACCESS_BYTES // keys.element_size(), moved)
         per_thread = TOKENS // parts
         query_heads = 0 if query is None else query.shape[1]
         lanes = head_dim // (vector * parts)
@@ -140,7 +134,7 @@ class _Move:
         """Start the kernel, unless there is nothing to move."""
         if self.threads:
             grid = (-(-self.threads // THREADS), 1, 1)
-            kernel("cache.cu", self.defines, entry, self.device).launch(
+            kernel(SOURCES / "cache.cu", self.defines, entry, self.device).launch(
                 grid, THREADS, 0, (*self.args, *args, self.sizes)
             )
 
@@ -150,29 +144,13 @@ def copy_blocks(cache: torch.Tensor, pairs: torch.Tensor) -> None:
     layers, kinds, num_blocks = cache.shape[:3]
     block_bytes = cache[0, 0, 0].numel() * cache.element_size()
     strides = [stride * cache.element_size() for stride in cache.stride()[:3]]
-    unit = _width(ACCESS_BYTES, block_bytes | cache.data_ptr() | strides[0] | strides[1] | strides[2])
+    unit = width_of(ACCESS_BYTES, block_bytes | cache.data_ptr() | strides[0] | strides[1] | strides[2])
     units, count = block_bytes // unit, len(pairs)
     if count == 0 or layers * kinds == 0:
         return
     width = min(units, max(1, SLICE_BYTES // (count * unit)))
-    kernel("copy_blocks.cu", {"UNIT": unit}, "copy_blocks", cache.device).launch(
+    kernel(SOURCES / "copy_blocks.cu", {"UNIT": unit}, "copy_blocks", cache.device).launch(
         (-(-units // width), kinds, layers), 256, count * width * unit,
         (cache, Planes(*(stride // unit for stride in strides)), pairs, c_int32(count), c_int64(num_blocks),
          c_int32(units), c_int32(width)),
     )  # fmt: skip
-
-
-def _vector(elements: int, most: int, tensors: list[torch.Tensor]) -> int:
-    """Elements of the widest vector, at most `most`, that fits all heads, strides and addresses."""
-    bits = elements
-    for tensor in tensors:
-        bits |= tensor.data_ptr() // tensor.element_size()
-        for stride in tensor.stride()[:-1]:
-            bits |= stride
-    return _width(most, bits)
-
-
-def _width(most: int, bits: int) -> int:
-    """The largest power of two, at most `most`, that divides all numbers of which `bits` is the union."""
-    lowest = bits & -bits
-    return min(most, lowest) if lowest else most

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from nano_batch.attention.base import PagedContext
-from nano_batch.attention.cuda.launch import kernel
+from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.plan import (
     LARGEST_INT,
     DecodePlan,
@@ -24,6 +24,7 @@ from nano_batch.attention.cuda.plan import (
     workers_of,
 )
 from nano_batch.attention.cuda.variant import Variant
+from nano_batch.cuda.launch import kernel
 from nano_batch.errors import InvalidArgumentError, ShapeError
 
 
@@ -87,7 +88,7 @@ def _decode(
     if len(query) > 0:
         args = decode_arguments(variant, query, key_cache, value_cache, block_table, plan, parts, output,
                                 scale, soft_cap, window, key_scale, value_scale, value_factor)  # fmt: skip
-        run = kernel(variant.source, variant.defines(), "decode", query.device)
+        run = kernel(SOURCES / variant.source, variant.defines(), "decode", query.device)
         run.launch((workers, 1, 1), 32 * variant.warps, variant.shared_bytes(workers), args, pdl=True)
     return output
 

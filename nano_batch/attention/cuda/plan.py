@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from nano_batch.attention import checks
-from nano_batch.attention.cuda.available import why_not
+from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.backend import decode_refusal
-from nano_batch.attention.cuda.launch import kernel
 from nano_batch.attention.cuda.variant import FP8, Variant, choose
+from nano_batch.cuda.available import why_not
+from nano_batch.cuda.launch import kernel
 from nano_batch.errors import ShapeError
 
 LEAST_TILES = 4
@@ -93,7 +94,7 @@ def _plan(
 ) -> None:
     rows = len(context_lens)
     defines = {"TILE": tile, "LENGTH_TYPE": "int" if context_lens.dtype == torch.int32 else "long long"}
-    run = kernel("plan.cu", defines, "plan", memory.device)
+    run = kernel(SOURCES / "plan.cu", defines, "plan", memory.device)
     numbers = [c_int32(number) for number in (rows, heads, window, workers, LEAST_TILES)]
     run.launch((1, 1, 1), PLAN_THREADS, 4 * (rows + 1), [context_lens.contiguous(), *numbers, memory])
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from nano_batch.attention.cuda.program import Macro
+from nano_batch.cuda.program import Macro
 
 ELEMENTS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 FP8 = torch.float8_e4m3fn

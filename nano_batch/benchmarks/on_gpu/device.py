@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from nano_batch.attention import cache_ops, paged_attention_prefill
-from nano_batch.attention.cuda.available import why_not
 from nano_batch.attention.cuda.decode import paged_decode
 from nano_batch.attention.cuda.plan import DecodePlan
 from nano_batch.attention.torch_backend import TorchAttention
@@ -17,6 +16,7 @@ from nano_batch.benchmarks.on_gpu.cases import COPIED_BYTES, HEAD_DIM, KV_HEADS,
 from nano_batch.benchmarks.on_gpu.flashinfer import flashinfer_version, peer_of
 from nano_batch.benchmarks.on_gpu.inputs import Inputs
 from nano_batch.benchmarks.report import driver
+from nano_batch.cuda.available import why_not
 from nano_batch.errors import DeviceError
 
 COPIES_TIMED = 10

@@ -1,4 +1,4 @@
-"""From a CUDA source of this folder to a binary that is kept on disk. Needs no GPU.
+"""From a CUDA source to a binary that is kept on disk. Needs no GPU.
 
 A source is compiled by NVRTC, NVIDIA's compiler as a library, with its configuration as macros: one small
 binary for each combination that is really used, and no compiler on the user's machine.
@@ -16,12 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nano_batch.attention.cuda.entries import read_entry, write_entry
 from nano_batch.cache_folder import cache_folder
+from nano_batch.cuda.entries import read_entry, write_entry
 from nano_batch.errors import InvalidArgumentError, KernelCompileError, MissingExtraError
 
-FOLDER = Path(__file__).parent
-"""Where the sources are."""
+SHARED = Path(__file__).parent
+"""Headers of all sources; those of one room lie beside its sources."""
 FORMAT = 1
 """Counts the forms of an entry on disk."""
 INSTALL = "install the extra 'cuda' (pip install 'nano-batch[cuda]')"
@@ -57,11 +57,11 @@ class Compiled:
         return sum(one.spill_bytes for one in self.resources.values())
 
 
-def compiled(source: str, defines: Mapping[str, Macro], arch: str) -> Compiled:
-    """Compile a source of this folder, or take what an earlier process kept.
+def compiled(source: Path, defines: Mapping[str, Macro], arch: str) -> Compiled:
+    """Compile a source, or take what an earlier process kept.
 
     Args:
-        source: the file's name, as `cache.cu`.
+        source: the file, as `SOURCES / "cache.cu"` of `nano_batch.attention.cuda`.
         defines: the macros of the configuration.
         arch: the architecture, as `sm_80` or `sm_90a`.
 
@@ -77,7 +77,7 @@ def compiled(source: str, defines: Mapping[str, Macro], arch: str) -> Compiled:
         "define_macro": [(name, str(value)) for name, value in sorted(defines.items())] or None,
         "ptxas_options": ["-v"],
     }
-    path = cache_folder("kernels") / f"{Path(source).stem}-{_key(source, options)}.bin"
+    path = cache_folder("kernels") / f"{source.stem}-{_key(source, options)}.bin"
     if (kept := read_entry(path)) is not None:
         described, _, cubin = kept.partition(b"\n")
         kernels = {name: Resources(**values) for name, values in json.loads(described).items()}
@@ -88,18 +88,22 @@ def compiled(source: str, defines: Mapping[str, Macro], arch: str) -> Compiled:
     return made
 
 
-def _text(source: str) -> str:
-    path = FOLDER / source
-    if path.suffix != ".cu" or not path.is_file():
-        known = ", ".join(sorted(file.name for file in FOLDER.glob("*.cu")))
-        raise InvalidArgumentError(f"there is no CUDA source {source!r}; there are {known}")
-    return path.read_text(encoding="utf-8")
+def _text(source: Path) -> str:
+    if source.suffix != ".cu" or not source.is_file():
+        known = ", ".join(sorted(file.name for file in source.parent.glob("*.cu")))
+        raise InvalidArgumentError(f"there is no CUDA source {source.name!r}; there are {known}")
+    return source.read_text(encoding="utf-8")
 
 
-def _key(source: str, options: Mapping[str, Any]) -> str:
+def _includes(source: Path) -> list[Path]:
+    """The folders of the source's headers, in the order in which they are searched."""
+    return [source.parent, SHARED]
+
+
+def _key(source: Path, options: Mapping[str, Any]) -> str:
     """A name for all that the binary depends on: sources, options, compiler."""
-    files = [FOLDER / source, *sorted(FOLDER.glob("*.cuh"))]
-    texts = {file.name: file.read_text(encoding="utf-8") for file in files}
+    headers = [file for folder in _includes(source) for file in sorted(folder.glob("*.cuh"))]
+    texts = [(file.name, file.read_text(encoding="utf-8")) for file in [source, *headers]]
     depends = [FORMAT, texts, options, _toolchain()[0]]
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -122,20 +126,20 @@ def _toolchain() -> tuple[str, list[str]]:
     return f"{major}.{minor}", [headers]
 
 
-def _compile(source: str, text: str, options: Mapping[str, Any]) -> Compiled:
+def _compile(source: Path, text: str, options: Mapping[str, Any]) -> Compiled:
     try:
         from cuda.core import Program, ProgramOptions
     except ImportError as error:
         raise MissingExtraError(f"CUDA kernels need NVIDIA's cuda-core: {INSTALL}") from error
     log = io.StringIO()
-    folders = [str(FOLDER), *_toolchain()[1]]
+    folders = [*map(str, _includes(source)), *_toolchain()[1]]
     try:
-        program = Program(text, "c++", ProgramOptions(name=source, include_path=folders, **options))
+        program = Program(text, "c++", ProgramOptions(name=source.name, include_path=folders, **options))
         cubin = bytes(program.compile("cubin", logs=log).code)
     except Exception as error:  # cuda.core's classes of errors are not public
         macros = " ".join(f"-D{name}={value}" for name, value in options["define_macro"] or ())
         raise KernelCompileError(
-            f"{source} for {options['arch']} with {macros or 'no macros'}: {error}"
+            f"{source.name} for {options['arch']} with {macros or 'no macros'}: {error}"
         ) from error
     return Compiled(cubin, _resources(log.getvalue()))
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 _SUM_BYTES = hashlib.sha256().digest_size
-_log = logging.getLogger("nano_batch.attention")
+_log = logging.getLogger("nano_batch.cuda")
 
 
 def read_entry(path: Path) -> bytes | None:

@@ -6,12 +6,12 @@ import logging
 
 import torch
 
-_log = logging.getLogger("nano_batch.attention")
+_log = logging.getLogger("nano_batch.cuda")
 _said: set[str] = set()
 
 
 def say_once(message: str, *, warn: bool) -> None:
-    """Log a message to `nano_batch.attention` unless it was logged: a warning, or at level INFO.
+    """Log a message to `nano_batch.cuda` unless it was logged: a warning, or at level INFO.
 
     A trace of `torch.compile` logs nothing: the operators within it speak when they run.
     """

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from nano_batch.attention.cuda.program import INSTALL, Macro, compiled
+from nano_batch.cuda.program import INSTALL, Macro, compiled
 from nano_batch.errors import DeviceError, KernelLaunchError, MissingExtraError
 
 Argument = torch.Tensor | ctypes._SimpleCData | ctypes.Structure | None  # type: ignore[type-arg]
@@ -24,9 +25,9 @@ _KEPT_CONFIGURATIONS = 256
 class Kernel:
     """One entry point of a program, loaded into the context that PyTorch uses on a device."""
 
-    def __init__(self, source: str, defines: Mapping[str, Macro], entry: str, device: int) -> None:
+    def __init__(self, source: Path, defines: Mapping[str, Macro], entry: str, device: int) -> None:
         """Compile or find the program, load it, and look `entry` up. Errors as in `kernel`."""
-        self.name = f"{entry} of {source}"
+        self.name = f"{entry} of {source.name}"
         self.device = device
         self._driver = _driver()
         program = compiled(source, defines, architecture(device))
@@ -127,7 +128,7 @@ class Kernel:
         return results[0] if results else None
 
 
-def kernel(source: str, defines: Mapping[str, Macro], entry: str, device: torch.device | int) -> Kernel:
+def kernel(source: Path, defines: Mapping[str, Macro], entry: str, device: torch.device | int) -> Kernel:
     """The entry point of a program on a device; made at the first call, the same object afterwards.
 
     Args:
@@ -143,7 +144,7 @@ def kernel(source: str, defines: Mapping[str, Macro], entry: str, device: torch.
 
 
 @cache
-def _kernel(source: str, defines: frozenset[tuple[str, Macro]], entry: str, device: int) -> Kernel:
+def _kernel(source: Path, defines: frozenset[tuple[str, Macro]], entry: str, device: int) -> Kernel:
     return Kernel(source, dict(defines), entry, device)
 
 

@@ -1,4 +1,4 @@
-"""Whether a CUDA device can run the kernels of this folder, and if not, why."""
+"""Whether a CUDA device can run the package's kernels, and if not, why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import torch
 
-from nano_batch.attention.cuda.program import INSTALL
+from nano_batch.cuda.program import INSTALL
 from nano_batch.errors import DeviceError, MissingExtraError, NanoBatchError
 
 LEAST_CAPABILITY = (8, 0)

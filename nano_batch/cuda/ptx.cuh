@@ -18,6 +18,9 @@ __device__ __forceinline__ uint4 load_once(const void* from) {
     return x;
 }
 
+// Asks for the 128 bytes around an address in the second-level cache, which later writes still reach.
+__device__ __forceinline__ void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
 // Transposes an 8 x 8 matrix of 16-bit elements of which lane 4 r + c has row r, columns 2 c and 2 c + 1.
 __device__ __forceinline__ unsigned transpose(unsigned matrix) {
     unsigned result;

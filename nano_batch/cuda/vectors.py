@@ -1,0 +1,34 @@
+"""The vectors in which a kernel moves the elements of tensors (`elements.cuh`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+ACCESS_BYTES = 16
+"""Of the widest access."""
+NAMES = {
+    torch.float16: "half",
+    torch.bfloat16: "bf16",
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float8_e4m3fn: "fp8",
+}
+"""The types of elements, as the kernels name them."""
+
+
+def vector_of(elements: int, most: int, tensors: Sequence[torch.Tensor]) -> int:
+    """Elements of the widest vector, at most `most`, that fits all rows, strides and addresses."""
+    bits = elements
+    for tensor in tensors:
+        bits |= tensor.data_ptr() // tensor.element_size()
+        for stride in tensor.stride()[:-1]:
+            bits |= stride
+    return width_of(most, bits)
+
+
+def width_of(most: int, bits: int) -> int:
+    """The largest power of two, at most `most`, that divides all numbers of which `bits` is the union."""
+    lowest = bits & -bits
+    return min(most, lowest) if lowest else most

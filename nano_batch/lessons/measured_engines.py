@@ -1,0 +1,88 @@
+"""What `nano-batch bench engine` measured, as columns: data of `engine_speed`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nano_batch._choices import unknown_option
+from nano_batch.benchmarks.report import Row
+from nano_batch.errors import LabError
+from nano_batch.lessons.small_step import DATA
+
+MEASURED = DATA / "measured"
+OURS, SINGLE, LIMIT = "nano_batch", "transformers_generate_single", "limit"
+ENGINES = {
+    OURS: ("nano_batch", "series-1"),
+    "transformers_generate_batch": ("Transformers, continuous batching", "series-2"),
+    "transformers_generate": ("Transformers, static batches", "series-3"),
+    SINGLE: ("Transformers, one at a time", "series-4"),
+    LIMIT: ("the device's limit", "bound"),
+}
+"""What each is called in a picture, and its colour."""
+WHEN = ("date", "commit")
+
+
+@dataclass(frozen=True)
+class MeasuredEngines:
+    """A file of `nano-batch bench engine`, or what the benchmark has just returned."""
+
+    name: str  # such as "h200"
+    content: Mapping[str, Any]
+
+    @property
+    def what(self) -> str:
+        """Device and model in words."""
+        return f"{self.content['device']}, {self.content['model']} in {self.content['dtype']}"
+
+    @property
+    def when(self) -> str:
+        """Dates and commits in words."""
+        sessions = self.content["sessions"]
+        dates, commits = (", ".join(dict.fromkeys(str(each[name]) for each in sessions)) for name in WHEN)
+        return f"{dates}, commit {commits}"
+
+    @property
+    def source(self) -> str:
+        """What was measured when."""
+        return f"{self.what}, {self.when}"
+
+    def rows(self, case: str, engine: str) -> list[Row]:
+        """The rows of an engine, by the rate of arrivals and the concurrency."""
+        found = [each for each in self.content["rows"] if each["case"] == case and each["engine"] == engine]
+        return sorted(found, key=lambda each: (each["rate_per_s"] or 0, each["concurrency"]))
+
+    def engines(self, case: str) -> list[str]:
+        """Those with rows of the case, in the order of `ENGINES`."""
+        return [engine for engine in ENGINES if self.rows(case, engine)]
+
+    def one_at_once(self, engine: str) -> Row | None:
+        """The offline row that an engine's scaling is counted from: its own at 1, else one at a time."""
+        names = (LIMIT,) if engine == LIMIT else (engine, SINGLE)
+        alone = [self.rows("offline", name) for name in names]
+        return next((row for rows in alone for row in rows if row["concurrency"] == 1), None)
+
+
+def measured_engines(device: str | None = None) -> MeasuredEngines:
+    """The measurement of a device, such as "h200" or "cpu_tiny"; by default a GPU's, if there is one.
+
+    Raises:
+        LabError: there is none.
+        UnknownOptionError: there is none of this device.
+    """
+    files = {path.stem.removeprefix("engine_"): path for path in sorted(MEASURED.glob("engine_*.json"))}
+    if not files:
+        raise LabError("no measurement in data/measured: nano-batch bench engine makes one")
+    if device is not None and device not in files:
+        raise unknown_option("device", device, tuple(files))
+    name = device or min(files, key=lambda each: (each.startswith("cpu"), each))
+    return _read(name, files[name])
+
+
+@cache
+def _read(name: str, path: Path) -> MeasuredEngines:
+    return MeasuredEngines(name, json.loads(path.read_text(encoding="utf-8")))

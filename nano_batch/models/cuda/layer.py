@@ -1,0 +1,80 @@
+"""The kernels of a decoder layer on checked tensors: how many threads, which width, which program."""
+
+from __future__ import annotations
+
+from ctypes import c_float, c_int32, c_int64, c_uint32
+
+import torch
+
+from nano_batch.cuda.launch import kernel
+from nano_batch.cuda.program import Macro
+from nano_batch.cuda.vectors import ACCESS_BYTES, NAMES, vector_of
+from nano_batch.errors import InvalidArgumentError
+from nano_batch.models.cuda import SOURCES
+
+WARP = 32
+MOST_THREADS = 1024
+MOST_KEPT = 2
+"""Vectors that a thread of `rms_norm` keeps, 16,384 elements of 16 bits; longer rows are read twice."""
+SILU_THREADS, SILU_VECTORS = 128, 2
+LINEAR_THREADS, LINEAR_ROWS = 256, 16
+"""Threads of a block of `few_rows`, and the weight's rows that it takes."""
+
+
+def rms_norm(
+    hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """See `ops.add_rms_norm` and, without a residual, `ops.rms_norm`; last dimensions are contiguous."""
+    tokens, size = hidden.shape
+    output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    moved = [hidden, weight, output] + ([] if residual is None else [residual])
+    vector = vector_of(size, ACCESS_BYTES // hidden.element_size(), moved)
+    threads, vectors = row_threads(size // vector)
+    defines: dict[str, Macro] = {
+        "ELEMENT": NAMES[hidden.dtype], "VEC": vector, "RESIDUAL": int(residual is not None),
+        "THREADS": threads, "VECTORS": vectors,
+    }  # fmt: skip
+    if tokens:
+        residual_stride = 0 if residual is None else residual.stride(0)
+        args = (hidden, c_int64(hidden.stride(0)), residual, c_int64(residual_stride), weight, output,
+                c_int32(size), c_float(eps))  # fmt: skip
+        run = kernel(SOURCES / "rms_norm.cu", defines, "rms_norm", hidden.device)
+        run.launch((tokens, 1, 1), threads, 0, args, pdl=True)
+    return output
+
+
+def row_threads(vectors: int) -> tuple[int, int]:
+    """The threads that take a row of so many vectors, and what each keeps: 0 where they are many."""
+    each = -(-vectors // MOST_THREADS)
+    if each > MOST_KEPT:
+        return MOST_THREADS, 0
+    return -(-vectors // (each * WARP)) * WARP, each
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """See `ops.silu_mul`; the last dimension is contiguous."""
+    tokens, size = len(gate_up), gate_up.shape[1] // 2
+    output = gate_up.new_empty(tokens, size)
+    vector = vector_of(size, ACCESS_BYTES // gate_up.element_size(), [gate_up, output])
+    lanes, each = size // vector, SILU_THREADS * SILU_VECTORS
+    if tokens * lanes > 2**32 - each:
+        raise InvalidArgumentError(f"{tokens} tokens at once take {tokens * lanes} vectors of 2^32 - {each}")
+    defines: dict[str, Macro] = {
+        "ELEMENT": NAMES[gate_up.dtype], "VEC": vector, "THREADS": SILU_THREADS, "VECTORS": SILU_VECTORS,
+    }  # fmt: skip
+    if tokens:
+        args = gate_up, c_int64(gate_up.stride(0)), output, c_uint32(lanes), c_uint32(tokens * lanes)
+        run = kernel(SOURCES / "silu_mul.cu", defines, "silu_mul", gate_up.device)
+        run.launch((-(-tokens * lanes // each), 1, 1), SILU_THREADS, 0, args, pdl=True)
+    return output
+
+
+def few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """See `ops.linear_few_rows`; at most eight rows, whose accesses of 16 bytes are aligned."""
+    (rows, k), n = x.shape, len(weight)
+    output = x.new_empty(rows, n)
+    if rows:
+        args = x, c_int64(x.stride(0)), weight, output, c_int32(rows), c_int32(n), c_int32(k)
+        run = kernel(SOURCES / "few_rows.cu", {"ELEMENT": NAMES[x.dtype]}, "few_rows", x.device)
+        run.launch((-(-n // LINEAR_ROWS), 1, 1), LINEAR_THREADS, 0, args, pdl=True)
+    return output

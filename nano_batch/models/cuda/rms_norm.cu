@@ -1,0 +1,105 @@
+// RMSNorm of rows, after the residual is added. A block takes a row, and keeps it in registers between its two passes
+// where VECTORS of each thread hold it.
+//
+// Macros: ELEMENT, the type of all tensors; VEC, elements of a vector; RESIDUAL, whether there is one; THREADS of a
+// block; VECTORS of a thread, 0 for rows of any length.
+#include "elements.cuh"
+#include "ptx.cuh"
+
+constexpr bool KEPT = VECTORS > 0;
+constexpr int AT_ONCE = KEPT ? VECTORS : 1;
+constexpr int WARPS = THREADS / 32;
+using Elements = Vector<ELEMENT, VEC>;
+
+// A thread's vectors of a row, those at `from` + (threadIdx.x + i * THREADS) * VEC.
+struct Piece {
+    Elements of[AT_ONCE];
+
+    __device__ static int at(int from, int i) { return from + (i * THREADS + threadIdx.x) * VEC; }
+    __device__ void load(const ELEMENT* row, int from, int hidden) {
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (at(from, i) < hidden) of[i].load(row + at(from, i));
+    }
+    __device__ void store(ELEMENT* row, int from, int hidden) const {
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (at(from, i) < hidden) of[i].store(row + at(from, i));
+    }
+    // Rounded to the elements' type, as the sum of two tensors is.
+    __device__ void add(const Piece& other) {
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+#pragma unroll
+            for (int j = 0; j < VEC; j++)
+                of[i].at[j] = from_float<ELEMENT>(to_float(of[i].at[j]) + to_float(other.of[i].at[j]));
+    }
+    __device__ float squares(int from, int hidden) const {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (at(from, i) < hidden)
+#pragma unroll
+                for (int j = 0; j < VEC; j++) sum += to_float(of[i].at[j]) * to_float(of[i].at[j]);
+        return sum;
+    }
+    __device__ void scale(float factor, const Piece& weight) {
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+#pragma unroll
+            for (int j = 0; j < VEC; j++)
+                of[i].at[j] = from_float<ELEMENT>(to_float(of[i].at[j]) * factor * to_float(weight.of[i].at[j]));
+    }
+};
+
+// The sum over the block's threads, in all of them.
+__device__ inline float sum_of_block(float x) {
+    __shared__ float sums[WARPS];
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = threadIdx.x % 32 < WARPS ? sums[threadIdx.x % 32] : 0;
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
+    return x;
+}
+
+// hidden [tokens, size], residual [tokens, size], weight [size] -> output [tokens, size], contiguous; one block a token.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_norm(
+    const ELEMENT* hidden, long long hidden_stride, ELEMENT* residual, long long residual_stride,
+    const ELEMENT* weight, ELEMENT* output, int size, float eps) {
+    const long long token = blockIdx.x;
+    const ELEMENT* row = hidden + token * hidden_stride;
+    ELEMENT* sum_row = residual + token * residual_stride;
+    ELEMENT* output_row = output + token * size;
+    constexpr int STEP = AT_ONCE * THREADS * VEC;
+    Piece piece = {}, factors = {};
+    float squares = 0;
+    ptx::let_later_start();
+    ptx::wait_for_earlier();
+    for (int from = 0; from < size; from += STEP) {
+        piece.load(row, from, size);
+#if RESIDUAL
+        Piece before = {};
+        before.load(sum_row, from, size);
+#endif
+        if (KEPT) factors.load(weight, from, size);  // on its way with the others
+#if RESIDUAL
+        piece.add(before);
+        piece.store(sum_row, from, size);
+#endif
+        squares += piece.squares(from, size);
+        if (KEPT) break;
+    }
+    const float factor = 1 / sqrtf(sum_of_block(squares) / size + eps);
+    for (int from = 0; from < size; from += STEP) {
+        if (!KEPT) {
+            piece.load(RESIDUAL ? sum_row : row, from, size);  // what this thread itself has written
+            factors.load(weight, from, size);
+        }
+        piece.scale(factor, factors);
+        piece.store(output_row, from, size);
+        if (KEPT) break;
+    }
+}

@@ -1,0 +1,192 @@
+"""What lies between the matrices of a decoder layer, as operators of PyTorch: plain form, or kernels on CUDA.
+
+As operators they say what they change, so that `torch.compile` traces them; a CUDA graph can hold them, too,
+for on CUDA the kernels wait for no host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
+import torch
+import torch.nn.functional as F
+
+from nano_batch.cuda.available import why_not
+from nano_batch.cuda.loud import say_once
+from nano_batch.cuda.vectors import ACCESS_BYTES, vector_of
+from nano_batch.errors import DeviceError, DtypeError, NanoBatchError, ShapeError
+from nano_batch.models.cuda import layer as on_cuda
+
+MOST_ROWS = 8
+"""Rows of `linear_few_rows` that its kernel takes."""
+SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+KERNEL_DTYPES = (*SIXTEEN_BITS, torch.float32)
+
+
+P = ParamSpec("P")
+Form = Callable[Concatenate[torch.Tensor, P], torch.Tensor]
+
+
+def _operator(fake: Callable[..., torch.Tensor], *mutated: str) -> Callable[[Form[P]], Form[P]]:
+    """Make a function an operator on CUDA tensors; on others the detour would cost more than a few rows do.
+
+    Args:
+        fake: an output as the operator's, without values.
+        mutated: the arguments that it changes.
+    """
+
+    def decorate(function: Form[P]) -> Form[P]:
+        name = f"nano_batch::{function.__name__}"
+        operator = torch.library.custom_op(name, function, mutates_args=mutated)
+        operator.register_fake(fake)
+
+        @wraps(function)
+        def call(first: torch.Tensor, /, *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
+            chosen: Form[P] = operator if first.is_cuda else function
+            return chosen(first, *args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def _fake_rows(hidden: torch.Tensor, *args: object) -> torch.Tensor:
+    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
+
+
+def _fake_half(gate_up: torch.Tensor) -> torch.Tensor:
+    return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
+
+
+def _fake_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@_operator(_fake_rows)
+def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Return hidden / sqrt(mean(hidden²) + eps) * weight of each row (Zhang and Sennrich, 2019).
+
+    Args:
+        hidden: [tokens, size], floating point; sums and products are float32 (float64 for float64), and
+            rounded once.
+        weight: [size], of the same dtype and device.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: they do not fit together.
+    """
+    _check_rows(hidden, None, weight)
+    if _on_kernel("RMSNorm", hidden, weight):
+        return on_cuda.rms_norm(hidden, None, weight, eps)
+    return F.rms_norm(hidden, weight.shape, weight, eps)
+
+
+@_operator(_fake_rows, "residual")
+def add_rms_norm(
+    hidden: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """Add hidden to the residual in place, rounded to its dtype, and return `rms_norm` of that.
+
+    Arguments and errors as for `rms_norm`; residual is as hidden, [tokens, size].
+    """
+    _check_rows(hidden, residual, weight)
+    if _on_kernel("RMSNorm", hidden, residual, weight):
+        return on_cuda.rms_norm(hidden, residual, weight, eps)
+    return F.rms_norm(residual.add_(hidden), weight.shape, weight, eps)
+
+
+@_operator(_fake_half)
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """Return silu(gate) * up of rows that hold first gate, then up, each rounded once (Shazeer, 2020).
+
+    Args:
+        gate_up: [tokens, 2 * intermediate], floating point.
+
+    Returns:
+        [tokens, intermediate].
+
+    Raises:
+        ShapeError: it is no matrix of an even number of columns.
+    """
+    if gate_up.dim() != 2 or gate_up.shape[1] % 2 or not gate_up.shape[1]:
+        raise ShapeError(f"gate_up has shape {list(gate_up.shape)}; it needs [tokens, 2 * intermediate]")
+    if _on_kernel("silu(gate) * up", gate_up):
+        return on_cuda.silu_mul(gate_up)
+    gate, up = gate_up.chunk(2, dim=1)
+    return F.silu(gate) * up
+
+
+@_operator(_fake_product)
+def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return x weightᵀ, for so few rows that reading the weight is all the time it takes.
+
+    Args:
+        x: [rows, k], floating point. The kernel takes at most `MOST_ROWS` rows of 16-bit elements, k a
+            multiple of 8.
+        weight: [n, k], of the same dtype and device.
+
+    Returns:
+        [rows, n], sums in float32, rounded once.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: they do not fit together.
+    """
+    if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or not weight.numel():
+        shapes = f"{list(x.shape)} and {list(weight.shape)}"
+        raise ShapeError(f"x and weight have shapes {shapes}; they need [rows, k] and [n, k]")
+    _check_alike("weight", weight, x)
+    if x.is_cuda:
+        reason = why_not(x.device) or _linear_refusal(x, weight)
+        if reason is None:
+            return on_cuda.few_rows(x, weight)
+        say_once(f"a linear layer of few rows is computed by plain PyTorch: {reason}", warn=True)
+    return F.linear(x, weight)
+
+
+def _on_kernel(what: str, *tensors: torch.Tensor) -> bool:
+    """Whether a kernel takes them; where it should and does not, the reason is logged."""
+    if not tensors[0].is_cuda:
+        return False
+    reason = why_not(tensors[0].device) or _refusal(tensors)
+    if reason is not None:
+        say_once(f"{what} is computed by plain PyTorch: {reason}", warn=True)
+    return reason is None
+
+
+def _refusal(tensors: tuple[torch.Tensor, ...]) -> NanoBatchError | None:
+    if tensors[0].dtype not in KERNEL_DTYPES:
+        return DtypeError(f"the kernel does not take {tensors[0].dtype}")
+    for tensor in tensors:
+        if tensor.stride(-1) != 1:
+            return ShapeError(f"a tensor has strides {tensor.stride()}; the kernel needs the last to be 1")
+    return None
+
+
+def _linear_refusal(x: torch.Tensor, weight: torch.Tensor) -> NanoBatchError | None:
+    if x.dtype not in SIXTEEN_BITS:
+        return DtypeError(f"the kernel does not take {x.dtype}")
+    if len(x) > MOST_ROWS:
+        return ShapeError(f"{len(x)} rows; the kernel takes {MOST_ROWS}")
+    wide = ACCESS_BYTES // x.element_size()
+    if vector_of(x.shape[1], wide, [x, weight]) < wide or x.stride(1) != 1 or not weight.is_contiguous():
+        return ShapeError(f"rows of {x.shape[1]} elements do not lie in a row of aligned 16 bytes each")
+    return None
+
+
+def _check_rows(hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor) -> None:
+    if hidden.dim() != 2 or not hidden.shape[1] or weight.shape != hidden.shape[1:]:
+        shapes = f"{list(hidden.shape)} and {list(weight.shape)}"
+        raise ShapeError(f"hidden and weight have shapes {shapes}; they need [tokens, size] and [size]")
+    _check_alike("weight", weight, hidden)
+    if residual is not None:
+        if residual.shape != hidden.shape:
+            raise ShapeError(f"residual has shape {list(residual.shape)}; hidden has {list(hidden.shape)}")
+        _check_alike("residual", residual, hidden)
+
+
+def _check_alike(name: str, tensor: torch.Tensor, other: torch.Tensor) -> None:
+    if tensor.dtype != other.dtype:
+        raise DtypeError(f"{name} is {tensor.dtype}; the rows are {other.dtype}")
+    if tensor.device != other.device:
+        raise DeviceError(f"{name} is on {tensor.device}; the rows are on {other.device}")

@@ -1,0 +1,174 @@
+"""The operators of a decoder layer: what they refuse, their traces, and on a CUDA device their kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from layer_cases import BF16, DTYPES, EPS, FP16, assert_close, check_norms, rows
+
+from nano_batch import errors
+from nano_batch.models import ops
+
+on_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+WIDTHS = [(4096, 0), (5120, 64), (8192, 0), (14336, 8), (40960, 0), (255, 1), (12_001, 0), (32, 4)]
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+def test_the_operators_pass_pytorch_s_checks(dtype):
+    hidden, residual, weight = (torch.randn(shape, dtype=dtype) for shape in [(3, 8), (3, 8), (8,)])
+    operators, utilities = torch.ops.nano_batch, ("test_schema", "test_faketensor")
+    for operator, inputs in [
+        (operators.rms_norm, (hidden, weight, EPS)),
+        (operators.add_rms_norm, (hidden, residual, weight, EPS)),
+        (operators.silu_mul, (hidden,)),
+        (operators.linear_few_rows, (hidden, residual)),
+    ]:
+        torch.library.opcheck(operator.default, inputs, test_utils=utilities)
+
+
+def test_the_plain_forms_are_pytorch_s():
+    torch.manual_seed(1)
+    hidden, residual, weight = torch.randn(5, 6), torch.randn(5, 6), torch.randn(6)
+    by_hand = hidden / (hidden.square().mean(1, keepdim=True) + EPS).sqrt() * weight
+    torch.testing.assert_close(ops.rms_norm(hidden, weight, EPS), by_hand)
+    summed = hidden + residual
+    assert torch.equal(ops.add_rms_norm(hidden, residual, weight, EPS), ops.rms_norm(summed, weight, EPS))
+    assert torch.equal(residual, summed)
+    by_hand = hidden[:, :3] * hidden[:, :3].sigmoid() * hidden[:, 3:]
+    torch.testing.assert_close(ops.silu_mul(hidden), by_hand)
+    assert torch.equal(ops.linear_few_rows(hidden, residual), hidden @ residual.T)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "match"),
+    [
+        ([(2, 4), (2, 4), (5,)], r"shapes \[2, 4\] and \[5\]; they need \[tokens, size\] and \[size\]"),
+        ([(4,), (4,), (4,)], r"shapes \[4\] and \[4\]"),
+        ([(2, 0), (2, 0), (0,)], r"shapes \[2, 0\]"),
+        ([(2, 4), (1, 4), (4,)], r"residual has shape \[1, 4\]; hidden has \[2, 4\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_change_nothing(shapes, match):
+    hidden, residual, weight = (torch.ones(shape) for shape in shapes)
+    with pytest.raises(errors.ShapeError, match=match):
+        ops.add_rms_norm(hidden, residual, weight, EPS)
+    assert residual.eq(1).all()
+
+
+def test_what_else_is_refused_by_name():
+    hidden, weight = torch.ones(2, 4), torch.ones(4)
+    with pytest.raises(errors.DtypeError, match=r"weight is torch.float16; the rows are torch.float32"):
+        ops.rms_norm(hidden, weight.half(), EPS)
+    with pytest.raises(errors.DtypeError, match=r"residual is torch.float64"):
+        ops.add_rms_norm(hidden, hidden.double(), weight, EPS)
+    with pytest.raises(errors.DeviceError, match=r"weight is on meta; the rows are on cpu"):
+        ops._check_rows(hidden, None, weight.to("meta"))
+    with pytest.raises(errors.ShapeError, match=r"gate_up has shape \[2, 3\]"):
+        ops.silu_mul(hidden[:, :3])
+    with pytest.raises(errors.ShapeError, match=r"shapes \[2, 4\] and \[3, 5\]; they need"):
+        ops.linear_few_rows(hidden, torch.ones(3, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_what_the_linear_kernel_does_not_take(dtype):
+    fits = torch.ones(8, 16, dtype=dtype)
+    refused = ops._linear_refusal(fits, fits)
+    assert (refused is None) == (dtype == torch.float16)
+    if refused is None:
+        assert "9 rows; the kernel takes 8" in str(ops._linear_refusal(torch.ones(9, 16, dtype=dtype), fits))
+        narrow, strided, apart = fits[:, 1:9], fits.T[:8].T[:, ::2], fits[:, :8]
+        contiguous = apart.contiguous()
+        for x, weight in [(narrow, contiguous), (strided, contiguous[:, :4]), (contiguous, apart)]:
+            assert "aligned 16 bytes" in str(ops._linear_refusal(x, weight))
+
+
+@on_device
+@pytest.mark.parametrize("tokens", [0, 1, 7, 300])
+@pytest.mark.parametrize(("size", "apart"), WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_norms_on_a_device(dtype, size, apart, tokens):
+    check_norms(ops.rms_norm, ops.add_rms_norm, F.rms_norm, tokens, size, dtype, apart, "cuda")
+
+
+@on_device
+@pytest.mark.parametrize("tokens", [0, 1, 7, 1000])
+@pytest.mark.parametrize("size", [14336, 896, 257, 4])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_silu_mul_on_a_device(dtype, size, tokens):
+    gate_up = 20 * rows(tokens, 2 * size, dtype, apart=16, device="cuda")
+    gate, up = gate_up.chunk(2, dim=1)
+    # float16 has few bits for the smallest gates
+    # Devices' exponentials differ by a bit: silu may round to its neighbour, and the product once more.
+    assert_close(ops.silu_mul(gate_up), F.silu(gate) * up, scale=0.01, roundings=2)
+
+
+@on_device
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 8])
+@pytest.mark.parametrize(("n", "k"), [(6144, 4096), (4096, 14336), (17, 72), (33, 8)])
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+def test_few_rows_on_a_device(dtype, n, k, count):
+    x, weight = (rows(length, k, dtype, device="cuda") for length in (count, n))
+    expected = F.linear(x.double(), weight.double()).to(dtype)
+    assert_close(ops.linear_few_rows(x, weight), expected, scale=k**0.5)
+
+
+@on_device
+def test_extreme_gates_on_a_device():
+    gate = torch.tensor(
+        [[0.0, -0.0, 90.0, -90.0, 1e4, -1e4, float("inf"), float("-inf"), float("nan")]]
+    ).cuda()
+    for dtype in DTYPES:
+        gate_up = torch.cat([gate, torch.ones_like(gate)], 1).to(dtype)
+        plain = F.silu(gate_up[:, :9])
+        torch.testing.assert_close(
+            ops.silu_mul(gate_up).float(), plain.float(), equal_nan=True, rtol=8e-3, atol=1e-30
+        )
+
+
+@on_device
+def test_a_graph_replays_a_chain_of_them_on_new_values():
+    """Each kernel begins while the one before it ends: they must wait where they read."""
+    size, inner = 1024, 2048
+    weights = [rows(*shape, BF16, device="cuda") / 30 for shape in [(2 * inner, size), (size, inner)]]
+    norm_weight = rows(1, size, BF16, device="cuda")[0]
+    hidden, residual = (rows(6, size, BF16, device="cuda") for _ in range(2))
+
+    def chain(norm, add_norm, silu, linear):
+        for _ in range(4):
+            normed = add_norm(hidden, residual, norm_weight, EPS)
+            hidden.copy_(linear(silu(linear(normed, weights[0])), weights[1]))
+        return norm(hidden, norm_weight, EPS)
+
+    def add_plainly(hidden, residual, weight, eps):
+        return F.rms_norm(residual.add_(hidden), weight.shape, weight, eps)
+
+    def plain_norm(hidden, weight, eps):
+        return F.rms_norm(hidden, weight.shape, weight, eps)
+
+    fused = ops.rms_norm, ops.add_rms_norm, ops.silu_mul, ops.linear_few_rows
+    plain = plain_norm, add_plainly, lambda x: F.silu(x.chunk(2, 1)[0]) * x.chunk(2, 1)[1], F.linear
+    chain(*fused)  # compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = chain(*fused)
+    for _ in range(20):
+        start = [rows(6, size, BF16, device="cuda") for _ in range(2)]
+        results = []
+        for run in (graph.replay, lambda: output.copy_(chain(*plain))):
+            hidden.copy_(start[0])
+            residual.copy_(start[1])
+            run()
+            results.append([output.float().clone(), residual.float().clone()])
+        for ours, expected in zip(*results, strict=True):
+            assert (ours - expected).norm() <= 0.02 * expected.norm()
+
+
+@on_device
+def test_float64_is_computed_plainly_and_said(caplog, monkeypatch):
+    monkeypatch.setattr("nano_batch.cuda.loud._said", set())
+    hidden, weight = torch.randn(3, 8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
+    ours = ops.rms_norm(hidden.cuda(), weight.cuda(), EPS)
+    torch.testing.assert_close(ours.cpu(), ops.rms_norm(hidden, weight, EPS))
+    assert "RMSNorm is computed by plain PyTorch: the kernel does not take torch.float64" in caplog.text
