@@ -118,10 +118,10 @@ class StepRunner:
         self.on_device.take(self.host[0], lanes)
         self.decode_graphs = StepGraphs(decode_sizes(lanes), self.device, self._decode_step, pool)
 
-    @property
-    def host_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What the engine's newest step was written to, before it is launched."""
-        return self.host[self.turn].arrays
+    def take_turn(self) -> dict[str, npt.NDArray[Any]]:
+        """What the engine's newest step was written to; once for each step, even for one that fails."""
+        self.turn = 1 - self.turn
+        return self.host[1 - self.turn].arrays
 
     def launch(
         self,
@@ -131,14 +131,14 @@ class StepRunner:
         *,
         greedy: bool,
     ) -> Launched:
-        """Start the step that the engine has just planned.
+        """Start the step that the engine has just planned, whose turn was taken.
 
         Args:
             counts, movement: from `Engine.step_arrays` and `Engine.movement`.
             lanes: the lane of each sample.
             greedy: whether all of them take the likeliest token and nothing else.
         """
-        host, self.turn = self.host[self.turn], 1 - self.turn
+        host = self.host[1 - self.turn]
         # The order matters: what is swapped in may land where something was swapped out.
         moves = self.cache.swap_out, self.cache.swap_in, self.cache.copy_blocks
         for move, pairs in zip(moves, movement, strict=True):
