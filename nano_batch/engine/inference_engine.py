@@ -260,9 +260,10 @@ class InferenceEngine:
             self._check_progress()
         greedy = all(sequence.request.params.greedy for sequence in sequences)
         try:
+            self.runner.move(self.engine.movement())
             for sequence, lane in taken:
                 self._admit(sequence, lane)
-            launched = self.runner.launch(counts, self.engine.movement(), lanes, greedy=greedy)
+            launched = self.runner.launch(counts, lanes, greedy=greedy)
         except BaseException as error:
             rows = arrays["lanes"][: counts.rows].tolist()
             self._abandon(counts.step, rows, counts.samples, type(error).__name__)

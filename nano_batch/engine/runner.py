@@ -123,27 +123,23 @@ class StepRunner:
         self.turn = 1 - self.turn
         return self.host[1 - self.turn].arrays
 
-    def launch(
-        self,
-        counts: StepCounts,
-        movement: tuple[BlockPairs, BlockPairs, BlockPairs],
-        lanes: Sequence[int],
-        *,
-        greedy: bool,
-    ) -> Launched:
-        """Start the step that the engine has just planned, whose turn was taken.
-
-        Args:
-            counts, movement: from `Engine.step_arrays` and `Engine.movement`.
-            lanes: the lane of each sample.
-            greedy: whether all of them take the likeliest token and nothing else.
-        """
-        host = self.host[1 - self.turn]
+    def move(self, movement: tuple[BlockPairs, BlockPairs, BlockPairs]) -> None:
+        """Move a step's blocks, those of requests that it does not compute among them: before all else."""
         # The order matters: what is swapped in may land where something was swapped out.
         moves = self.cache.swap_out, self.cache.swap_in, self.cache.copy_blocks
         for move, pairs in zip(moves, movement, strict=True):
             if len(pairs):
                 move(pairs)
+
+    def launch(self, counts: StepCounts, lanes: Sequence[int], *, greedy: bool) -> Launched:
+        """Start the step that the engine has just planned, whose turn was taken and whose blocks were moved.
+
+        Args:
+            counts: from `Engine.step_arrays`.
+            lanes: the lane of each sample.
+            greedy: whether all of them take the likeliest token and nothing else.
+        """
+        host = self.host[1 - self.turn]
         failed: list[int] = []
         if counts.rows == 0:
             sampled = Sampled(torch.empty(0, dtype=torch.int64))
