@@ -186,6 +186,10 @@ class InferenceEngine:
         """
         params = self._resolved(SamplingParams() if params is None else params)
         tokens = self._tokens(prompt)
+        most = self.model.config.vocab_size
+        unknown = [token for token in params.stop_token_ids if token >= most]
+        if unknown:
+            raise InvalidTokenError(f"stop token {unknown[0]} is not from 0 to {most - 1}")
         if params.stop and self.tokenizer is None:
             raise InvalidArgumentError(f"stop={params.stop!r} needs a tokenizer; stop_token_ids needs none")
         self.engine.add_request(
@@ -248,16 +252,19 @@ class InferenceEngine:
 
     def _launch(self) -> _Pending | None:
         counts = self.engine.step_arrays()
+        arrays = self.runner.take_turn()
+        taken = self._note_lanes()
         self._planned(counts)
-        self._note_lanes()
-        arrays = self.runner.host_arrays
         lanes = arrays["sample_lanes"][: counts.samples].tolist()
         sequences = [self._lanes[lane] for lane in lanes]
         if counts.rows == 0:
             self._check_progress()
         greedy = all(sequence.request.params.greedy for sequence in sequences)
         try:
-            launched = self.runner.launch(counts, self.engine.movement(), lanes, greedy=greedy)
+            self.runner.move(self.engine.movement())
+            for sequence, lane in taken:
+                self._admit(sequence, lane)
+            launched = self.runner.launch(counts, lanes, greedy=greedy)
         except BaseException as error:
             rows = arrays["lanes"][: counts.rows].tolist()
             self._abandon(counts.step, rows, counts.samples, type(error).__name__)
@@ -269,24 +276,24 @@ class InferenceEngine:
     def _planned(self, counts: StepCounts) -> None:
         """A step has been planned and is not launched yet: where a subclass looks."""
 
-    def _note_lanes(self) -> None:
-        """Who took a lane in the step just planned: the sampler's state of it is made anew."""
+    def _note_lanes(self) -> list[tuple[ServedSequence, int]]:
+        """Who took which lane in the step just planned."""
         taken, left = self.engine.lane_changes()
         for name, _ in left:
             self._sequences[name].request.output.metrics.preemptions += 1
         for name, lane, cached in taken:
             sequence = self._lanes[lane] = self._sequences[name]
-            request, output = sequence.request, sequence.request.output
-            if np.isnan(output.metrics.first_scheduled_s):
-                output.metrics.first_scheduled_s = time.perf_counter()
-                output.metrics.cached_tokens = cached
-            self.runner.sampler.admit(
-                lane,
-                request.params,
-                sequence.output.index,
-                output.prompt_token_ids,
-                sequence.output.token_ids,
-            )
+            metrics = sequence.request.output.metrics
+            if np.isnan(metrics.first_scheduled_s):
+                metrics.first_scheduled_s = time.perf_counter()
+                metrics.cached_tokens = cached
+        return [(self._lanes[lane], lane) for _, lane, _ in taken]
+
+    def _admit(self, sequence: ServedSequence, lane: int) -> None:
+        """Make the sampler's state of a lane anew."""
+        request, output = sequence.request, sequence.output
+        prompt = request.output.prompt_token_ids
+        self.runner.sampler.admit(lane, request.params, output.index, prompt, output.token_ids)
 
     def _check_progress(self) -> None:
         self._empty_steps = 0 if self._pending else self._empty_steps + 1

@@ -118,32 +118,28 @@ class StepRunner:
         self.on_device.take(self.host[0], lanes)
         self.decode_graphs = StepGraphs(decode_sizes(lanes), self.device, self._decode_step, pool)
 
-    @property
-    def host_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What the engine's newest step was written to, before it is launched."""
-        return self.host[self.turn].arrays
+    def take_turn(self) -> dict[str, npt.NDArray[Any]]:
+        """What the engine's newest step was written to; once for each step, even for one that fails."""
+        self.turn = 1 - self.turn
+        return self.host[1 - self.turn].arrays
 
-    def launch(
-        self,
-        counts: StepCounts,
-        movement: tuple[BlockPairs, BlockPairs, BlockPairs],
-        lanes: Sequence[int],
-        *,
-        greedy: bool,
-    ) -> Launched:
-        """Start the step that the engine has just planned.
-
-        Args:
-            counts, movement: from `Engine.step_arrays` and `Engine.movement`.
-            lanes: the lane of each sample.
-            greedy: whether all of them take the likeliest token and nothing else.
-        """
-        host, self.turn = self.host[self.turn], 1 - self.turn
+    def move(self, movement: tuple[BlockPairs, BlockPairs, BlockPairs]) -> None:
+        """Move a step's blocks, those of requests that it does not compute among them: before all else."""
         # The order matters: what is swapped in may land where something was swapped out.
         moves = self.cache.swap_out, self.cache.swap_in, self.cache.copy_blocks
         for move, pairs in zip(moves, movement, strict=True):
             if len(pairs):
                 move(pairs)
+
+    def launch(self, counts: StepCounts, lanes: Sequence[int], *, greedy: bool) -> Launched:
+        """Start the step that the engine has just planned, whose turn was taken and whose blocks were moved.
+
+        Args:
+            counts: from `Engine.step_arrays`.
+            lanes: the lane of each sample.
+            greedy: whether all of them take the likeliest token and nothing else.
+        """
+        host = self.host[1 - self.turn]
         failed: list[int] = []
         if counts.rows == 0:
             sampled = Sampled(torch.empty(0, dtype=torch.int64))

@@ -164,6 +164,55 @@ def test_an_exception_ends_the_requests_of_its_step(model, faulty, step, n, in_f
 
 
 @IN_FLIGHT
+@pytest.mark.parametrize("part", ["admit", "sample"])
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_an_exception_of_the_sampler_ends_the_requests_of_its_step(model, monkeypatch, part, call, in_flight):
+    engine, calls = model.engine(steps_in_flight=in_flight, max_num_seqs=2), []
+    real = getattr(engine.runner.sampler, part)
+
+    def broken(*given):
+        calls.append(1)
+        if len(calls) == call:
+            raise RuntimeError("broken")
+        return real(*given)
+
+    monkeypatch.setattr(engine.runner.sampler, part, broken)
+    params = SamplingParams(temperature=0, max_tokens=24, logprobs=0)
+    outputs = add_all(engine, params)
+    with pytest.raises(RuntimeError, match="broken"):
+        run_to_end(engine)
+    run_to_end(engine)
+    assert {output.finish_reason for output in outputs} == {"RuntimeError", "length"}
+    model.assert_greedy(*outputs)
+    assert_idle(engine)
+
+
+@IN_FLIGHT
+@pytest.mark.parametrize("length", [5, 6, 7])
+def test_a_step_that_fails_has_swapped_out_those_who_wait(model, monkeypatch, length, in_flight):
+    """The sampler fails in the very step that preempts; who was swapped out goes on with his blocks."""
+    engine = model.engine(steps_in_flight=in_flight, num_blocks=16, preemption="swap", num_swap_blocks=60)
+    real, calls = engine.runner.sampler.sample, []
+
+    def broken(*given):
+        preempted = sum(output.metrics.preemptions for output in outputs)
+        if preempted and not calls:
+            calls.append(1)
+            raise RuntimeError("broken")
+        return real(*given)
+
+    monkeypatch.setattr(engine.runner.sampler, "sample", broken)
+    params = SamplingParams(temperature=0, max_tokens=24, logprobs=0)
+    outputs = [engine.add_request(f"r{at}", prompt[:length], params) for at, prompt in enumerate(PROMPTS)]
+    with pytest.raises(RuntimeError, match="broken"):
+        run_to_end(engine)
+    run_to_end(engine)
+    assert {output.finish_reason for output in outputs} == {"RuntimeError", "length"}
+    model.assert_greedy(*outputs)
+    assert_idle(engine)
+
+
+@IN_FLIGHT
 def test_an_interrupt_in_generate_aborts_what_it_added(model, faulty, in_flight):
     engine = model.engine(steps_in_flight=in_flight, max_num_seqs=2, max_num_batched_tokens=32)
     faulty.before = raising(KeyboardInterrupt(), lambda _: faulty.steps == 6)

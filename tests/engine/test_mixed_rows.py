@@ -19,8 +19,8 @@ from nano_batch import InferenceEngine, SamplingParams  # noqa: E402
 from nano_batch.attention import dense_attention, paged  # noqa: E402
 from nano_batch.attention.cuda import prefill  # noqa: E402
 from nano_batch.engine import mixed_rows  # noqa: E402
+from nano_batch.engine.choice import greedy  # noqa: E402
 from nano_batch.engine.runner import StepRunner  # noqa: E402
-from nano_batch.engine.sampler import greedy  # noqa: E402
 from nano_batch.engine.step_graphs import StepGraphs  # noqa: E402
 from nano_batch.models import MistralConfig, PagedMistral  # noqa: E402
 
