@@ -23,7 +23,7 @@ CONTROL = Control(
     "concurrency", "Requests at once", "", CONCURRENCIES, 4, "more: a step of the model serves more of them"
 )
 NOT_MEASURED = "none yet: nano-batch bench engine, on a GPU, makes it"
-LIVE, RECORDED = "live: the tiny model on this CPU", "recorded: a large model on a GPU"
+LIVE, RECORDED = "live: the tiny model", "recorded"
 HEIGHT = 340
 
 
