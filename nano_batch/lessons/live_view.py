@@ -99,7 +99,8 @@ def _recorded_panel(recorded: MeasuredEngines | None) -> Panel:
         y = Axis("output", "tokens/s", "log10", low=10, high=10_000)
         return Panel(RECORDED, x, y, (), [Text(2, 316, "not measured yet")], note=NOT_MEASURED, height=HEIGHT)
     found = throughput_chart(recorded).panels[0]
-    return Panel(RECORDED, found.x, found.y, found.series, found.marks, note=recorded.source, height=HEIGHT)
+    title = f"{RECORDED}: {recorded.content['device']}, {recorded.content['model']}"
+    return Panel(title, found.x, found.y, found.series, found.marks, note=recorded.when, height=HEIGHT)
 
 
 def _said(here: LiveEngines, now: list[Row]) -> str:

@@ -305,7 +305,8 @@ def test_recorded_curves_stand_in_a_panel_of_their_own(engine, tmp_path, monkeyp
     monkeypatch.setattr(measured_engines, "MEASURED", tmp_path)
     view = lab.live_throughput(engine, live=Timed())
     panel = view.chart.panels[1]
-    assert "NVIDIA H900" in panel.note
+    assert "NVIDIA H900" in panel.title
+    assert "abc1234" in panel.note
     assert "abc1234" in view.caption()
     marks = {series.mark for series in panel.series if hasattr(series, "mark")}
     assert marks == {"circle"}
