@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from nano_batch.errors import InvalidArgumentError, InvalidTokenError, StalledEr
 from nano_batch.models import PagedMistral, load_mistral
 from nano_batch.models.checkpoint import LoadFormat
 from nano_batch.models.mistral_config import read_eos_token_ids
+from nano_batch.models.parallel import WHOLE, Shard
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Prompt = str | Sequence[int]
 KVCacheDtype = Literal["auto", "fp8_e4m3"]
@@ -34,7 +38,7 @@ _MOST_EMPTY_STEPS = 16
 
 
 @dataclass(frozen=True)
-class _Pending:
+class Pending:
     """A step on its way, and whose tokens it samples."""
 
     launched: Launched
@@ -101,11 +105,12 @@ class InferenceEngine:
         self.steps_in_flight = steps_in_flight
         cache_dtype = torch.float8_e4m3fn if kv_cache_dtype == "fp8_e4m3" else model.dtype
         if num_blocks is None:
-            num_blocks = blocks_that_fit(
+            fit = blocks_that_fit(
                 model, block_size, cache_dtype, fraction=gpu_memory_fraction,
                 step_tokens=max_num_batched_tokens,
                 most_blocks=max_num_seqs * -(-self.max_model_len // block_size),
             )  # fmt: skip
+            num_blocks = model.shard.least(fit, model.device)
         self.engine = Engine(
             num_blocks, block_size, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
             sliding_window=model.config.sliding_window, max_model_len=self.max_model_len, **scheduler,
@@ -121,7 +126,7 @@ class InferenceEngine:
         self._requests: dict[str, ServedRequest] = {}
         self._sequences: dict[str, ServedSequence] = {}  # by the scheduler's names
         self._lanes: dict[int, ServedSequence] = {}
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[Pending] = deque()
         self._numbered = self._empty_steps = 0
 
     @classmethod
@@ -133,6 +138,7 @@ class InferenceEngine:
         dtype: torch.dtype | None = None,
         load_format: LoadFormat = "auto",
         model_seed: int = 0,
+        tensor_parallel_size: int = 1,
         **options: Any,
     ) -> InferenceEngine:
         """Make an engine of a checkpoint's folder, or with random weights of a named shape.
@@ -141,15 +147,41 @@ class InferenceEngine:
             folder_or_name, dtype, load_format: as for `load_mistral`.
             device: None takes a CUDA device where there is one.
             model_seed: of random weights.
+            tensor_parallel_size: devices to split the model among, a process each, which end with the engine
+                (`parallel_engine.py`); a script that asks for several guards its main part, as all that spawn
+                processes do.
             **options: of the engine.
 
         Raises:
             Those of `load_mistral` and of the engine.
+            InvalidArgumentError, DeviceError, ParallelError: the model cannot be split so, there are not as
+                many devices, or a process could not start.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        asked: dict[str, Any] = {"dtype": dtype, "load_format": load_format, "model_seed": model_seed}
+        if tensor_parallel_size == 1:
+            return cls.loaded(folder_or_name, device, WHOLE, **asked, **options)
+        # It builds on this class.
+        from nano_batch.engine.parallel_engine import parallel_engine
+
+        return parallel_engine(folder_or_name, tensor_parallel_size, device, **asked, **options)
+
+    @classmethod
+    def loaded(
+        cls,
+        folder_or_name: str | Path,
+        device: torch.device | str,
+        shard: Shard,
+        *,
+        dtype: torch.dtype | None,
+        load_format: LoadFormat,
+        model_seed: int,
+        **options: Any,
+    ) -> Self:
+        """An engine over a part of a checkpoint's model; arguments and errors of `from_pretrained`."""
         model = load_mistral(
-            folder_or_name, load_format=load_format, seed=model_seed, dtype=dtype, device=device
+            folder_or_name, load_format=load_format, seed=model_seed, dtype=dtype, device=device, shard=shard
         )
         folder, tokenizer = Path(folder_or_name), None
         if load_format == "auto":
@@ -157,6 +189,15 @@ class InferenceEngine:
             if (folder / TOKENIZER).is_file():
                 tokenizer = CheckpointTokenizer(folder)
         return cls(model, tokenizer, **options)
+
+    def close(self) -> None:
+        """End what runs outside of this process: the other ranks of a model that is split, else nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def has_unfinished(self) -> bool:
@@ -188,10 +229,17 @@ class InferenceEngine:
         tokens = self._tokens(prompt)
         if params.stop and self.tokenizer is None:
             raise InvalidArgumentError(f"stop={params.stop!r} needs a tokenizer; stop_token_ids needs none")
+        arrival = time.perf_counter() - self._started
+        options = {"arrival_time": arrival, "priority": priority, "cache_salt": cache_salt}
+        return self._queue(request_id, tokens, params, options)
+
+    def _queue(
+        self, request_id: str, tokens: list[int], params: SamplingParams, options: dict[str, Any]
+    ) -> RequestOutput:
+        """Queue what needs no more of this process: no clock, no seed, no default."""
         self.engine.add_request(
             request_id, tokens, params.max_tokens, min_tokens=params.min_tokens, n=params.n,
-            priority=priority, stop_token_ids=params.stop_token_ids,
-            arrival_time=time.perf_counter() - self._started, cache_salt=cache_salt,
+            stop_token_ids=params.stop_token_ids, **options,
         )  # fmt: skip
         request = ServedRequest.of(request_id, tokens, params, self.tokenizer)
         self._requests[request_id] = request
@@ -237,7 +285,7 @@ class InferenceEngine:
         self._forget(moved)
         return list(moved.values())
 
-    def _launch(self) -> _Pending | None:
+    def _launch(self) -> Pending | None:
         counts = self.engine.step_arrays()
         self._note_lanes()
         arrays = self.runner.host_arrays
@@ -254,7 +302,7 @@ class InferenceEngine:
             raise
         # A lane may be another's before this step is taken in: who had it is noted now.
         failed = [self._lanes[lane] for lane in launched.out_of_memory]
-        return _Pending(launched, sequences, failed) if counts.rows else None
+        return Pending(launched, sequences, failed) if counts.rows else None
 
     def _note_lanes(self) -> None:
         """Who took a lane in the step just planned: the sampler's state of it is made anew."""
@@ -284,7 +332,7 @@ class InferenceEngine:
                 f"{self._empty_steps} steps in a row scheduled none (limit {_MOST_EMPTY_STEPS})"
             )
 
-    def _retire(self, pending: _Pending, moved: dict[str, RequestOutput]) -> None:
+    def _retire(self, pending: Pending, moved: dict[str, RequestOutput]) -> None:
         """Take in a step's tokens; first what went wrong, for a faulty row's blocks must not be cached."""
         sampled = pending.launched.wait()
         tokens = sampled.tokens.tolist()

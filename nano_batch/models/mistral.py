@@ -253,9 +253,7 @@ class PagedMistral:
         for index, (layer, next_norm) in enumerate(zip(self.layers, norms, strict=True)):
             projected = F.linear(normed, layer.qkv).view(len(tokens), -1, c.head_dim)
             query, keys, values = torch.split(projected, heads, dim=1)
-            attended = self.shard.sum(
-                F.linear(attend(index, query, keys, values).flatten(1), layer.output)
-            )
+            attended = self.shard.sum(F.linear(attend(index, query, keys, values).flatten(1), layer.output))
             normed = add_rms_norm(attended, residual, layer.mlp_norm, c.rms_norm_eps)
             moved = self.shard.sum(F.linear(silu_mul(F.linear(normed, layer.gate_up)), layer.down))
             normed = add_rms_norm(moved, residual, next_norm, c.rms_norm_eps)
