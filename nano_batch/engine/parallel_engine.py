@@ -25,13 +25,13 @@ from nano_batch.engine.rank_processes import START_S, RankProcesses
 from nano_batch.engine.ranks import HOST, Command, Ranks
 from nano_batch.engine.sampling_params import SamplingParams
 from nano_batch.engine.text import Tokenizer
-from nano_batch.errors import DeviceError, InvalidArgumentError, ParallelError, StalledError
+from nano_batch.errors import DeviceError, InvalidArgumentError, NanoBatchError, ParallelError, StalledError
 from nano_batch.models import PagedMistral
 from nano_batch.models.checkpoint import config_for
 from nano_batch.models.parallel import Shard
 
 _STEP: Command = ("step", ())
-_GRACE_S = 2.0
+_LOOK_S = 2.0  # what fails here may have failed because another rank is dying
 
 
 class ParallelEngine(InferenceEngine):
@@ -134,12 +134,12 @@ class ParallelEngine(InferenceEngine):
         except StalledError:
             raise
         except Exception as error:
-            reason = self.ranks.lost(_GRACE_S) or f"rank {self.ranks.shard.rank}: {error}"
-            self._drop_graphs()
+            reason = self.ranks.lost(_LOOK_S) or f"rank {self.ranks.shard.rank}: {error}"
+            self._let_go()
             self.ranks.fail()
             raise ParallelError(f"the engine has ended: {reason}") from error
         except BaseException:
-            self._drop_graphs()
+            self._let_go()
             self.ranks.fail()
             raise
 
@@ -148,12 +148,13 @@ class ParallelEngine(InferenceEngine):
         if not self.ranks.closed:
             if self.model.device.type == "cuda":
                 torch.cuda.synchronize(self.model.device)
-            self._drop_graphs()
+            self._let_go()
             self.ranks.close()
 
-    def _drop_graphs(self) -> None:
-        # They hold the channel's buffers, and go before it.
+    def _let_go(self) -> None:
+        """Drop what holds the channel of the tensors: the graphs, and this part of the model."""
         self.runner.decode_graphs = self.runner.mixed_graphs = None
+        self.model.shard = self.model.shard.alone()
 
 
 def parallel_engine(
@@ -185,8 +186,10 @@ def parallel_engine(
         ranks = Ranks(store, 0, size, _device(kind, 0), processes=processes)
         return ParallelEngine.loaded(folder_or_name, ranks.device, ranks.shard, ranks=ranks, **arguments)
     except BaseException as error:
-        reason = None if isinstance(error, ParallelError) else processes.lost(_GRACE_S)
-        processes.end()
+        # What this package refuses, all ranks refuse alike; anything else may come of a rank that died.
+        own = isinstance(error, NanoBatchError) or not isinstance(error, Exception)
+        reason = None if own else processes.lost(_LOOK_S)
+        processes.end(0.0)
         if reason is None:
             raise
         raise ParallelError(f"the engine could not start: {reason}") from error

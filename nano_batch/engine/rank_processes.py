@@ -15,7 +15,8 @@ from nano_batch.errors import ParallelError
 
 START_S = 300.0
 """For a process to start and load PyTorch."""
-_GRACE_S = 5.0
+GRACE_S = 5.0
+"""For a process to end of itself, or to be found to have died."""
 _HERE = "here"
 
 
@@ -55,7 +56,7 @@ class RankProcesses:
                 raise ParallelError(f"rank {rank} has not started after {START_S:g} s")
             # A process that died has closed its end, which can be read, too.
             if _last_words(said) != _HERE:
-                raise ParallelError(self.lost(_GRACE_S) or f"rank {rank} did not start")
+                raise ParallelError(self.lost(GRACE_S) or f"rank {rank} did not start")
 
     def lost(self, grace_s: float = 0.0) -> str | None:
         """Which rank died, and of what; None where all live `grace_s` seconds from now."""
@@ -67,9 +68,9 @@ class RankProcesses:
                 return f"rank {rank} ended with exit code {process.exitcode}" + (f": {said}" if said else "")
         return None
 
-    def end(self) -> None:
-        """Wait for them a little, and end those that have not ended then."""
-        end = time.monotonic() + (0.0 if self.lost() else _GRACE_S)
+    def end(self, grace_s: float) -> None:
+        """End those that have not ended of themselves within `grace_s` seconds."""
+        end = time.monotonic() + grace_s
         for process in self._running.values():
             process.join(max(0.0, end - time.monotonic()))
             if process.exitcode is None:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
-from nano_batch.engine.rank_processes import RankProcesses, parent_lost
+from nano_batch.engine.rank_processes import GRACE_S, RankProcesses, parent_lost
 from nano_batch.errors import ParallelError
 from nano_batch.models.parallel import Shard
 
@@ -54,7 +54,7 @@ class Ranks:
         """Connect."""
         self.device, self.processes, self.closed = device, processes, False
         timeout = timedelta(seconds=TIMEOUT_S)
-        self._control = _gloo(PrefixStore("control", store), rank, size, timeout)
+        self._control: Any = _gloo(PrefixStore("control", store), rank, size, timeout)
         group: Any = self._control
         if device.type == "cuda":
             options = dist.ProcessGroupNCCL.Options()
@@ -134,19 +134,21 @@ class Ranks:
             options = dist.BarrierOptions()
             options.timeout = _END
             self._control.barrier(options).wait()
-        self._release()
+        self._release(GRACE_S)
 
     def fail(self) -> None:
-        """End without waiting for anybody."""
+        """End without waiting for anybody; whoever waits for this rank is told at once."""
         self.closed = True
-        self._release()
+        self._release(0.0)
 
-    def _release(self) -> None:
+    def _release(self, grace_s: float) -> None:
         if self.processes is not None:
-            self.processes.end()
+            self.processes.end(grace_s)
         if self.device.type == "cuda":
             # Ends what waits on the device for a rank that is gone, and needs none of them.
             self.shard.group.abort()
+        # Sockets are closed with their last owner, and whoever waits at the other end is told.
+        self._control, self.shard = None, self.shard.alone()
 
 
 def _gloo(store: Store, rank: int, size: int, timeout: timedelta) -> Any:

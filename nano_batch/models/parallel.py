@@ -56,6 +56,10 @@ class Shard:
                 )
         return replace(whole, **{name: getattr(whole, name) // self.size for name in _SPLIT})
 
+    def alone(self) -> Shard:
+        """The same part without the others: it can be looked at, and computes no more."""
+        return replace(self, group=None)
+
     def place(self, name: str, part: torch.Size) -> tuple[list[int], tuple[slice, ...]]:
         """The whole shape of a weight, by its name in a checkpoint, and where this part lies in it."""
         matrix = name.removesuffix(".weight").rpartition(".")[2]
