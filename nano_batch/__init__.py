@@ -14,6 +14,7 @@ from nano_batch._version import VERSION as __version__
 if TYPE_CHECKING:
     from nano_batch.attention import paged_attention_fwd, paged_attention_prefill
     from nano_batch.core import BlockCache, Engine, EventLog, SchedulerOutput, Snapshot, StepCounts
+    from nano_batch.engine import InferenceEngine, SamplingParams
     from nano_batch.errors import NanoBatchError
     from nano_batch.kv_cache import KVCache
     from nano_batch.records import Run, drive
@@ -26,11 +27,13 @@ __all__ = [
     "Engine",
     "EventLog",
     "Fleet",
+    "InferenceEngine",
     "KVCache",
     "NanoBatchError",
     "Profile",
     "Roofline",
     "Run",
+    "SamplingParams",
     "SchedulerOutput",
     "Snapshot",
     "StepCounts",
@@ -46,6 +49,7 @@ __all__ = [
 _NAMES = {
     "attention": ["paged_attention_fwd", "paged_attention_prefill"],
     "core": ["BlockCache", "Engine", "EventLog", "SchedulerOutput", "Snapshot", "StepCounts"],
+    "engine": ["InferenceEngine", "SamplingParams"],
     "errors": ["NanoBatchError"],
     "kv_cache": ["KVCache"],
     "records": ["Run", "drive"],

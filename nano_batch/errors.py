@@ -168,6 +168,10 @@ class StalledError(NanoBatchError, RuntimeError):
     """The engine has unfinished requests and schedules none of them."""
 
 
+class EngineClosedError(NanoBatchError, RuntimeError):
+    """A request was given to an ``AsyncInferenceEngine`` after ``aclose``."""
+
+
 class PolicyError(NanoBatchError, ValueError):
     """A reader's own policy gave no usable scores; the message has the step and the policy's line."""
 

@@ -16,13 +16,12 @@ def rows(tokens, size, dtype, *, apart=0, device="cpu"):
     return torch.randn(tokens, size + apart, device=device).to(dtype)[:, :size]
 
 
-def assert_close(ours, plain, *, scale=0.0):
-    """Equal up to one rounding, or `scale` where sums cancel."""
+def assert_close(ours, plain, *, scale=0.0, roundings=1):
+    """Equal up to so many roundings, or `scale` where sums cancel."""
     assert ours.shape == plain.shape
     assert ours.is_contiguous()
-    torch.testing.assert_close(
-        ours.float(), plain.float(), rtol=ROUNDING[plain.dtype], atol=1e-6 + scale * ROUNDING[plain.dtype]
-    )
+    unit = ROUNDING[plain.dtype]
+    torch.testing.assert_close(ours.float(), plain.float(), rtol=roundings * unit, atol=1e-6 + scale * unit)
 
 
 def check_norms(norm, add_norm, plain_norm, tokens, size, dtype, apart, device="cpu"):

@@ -99,7 +99,8 @@ def test_silu_mul_on_a_device(dtype, size, tokens):
     gate_up = 20 * rows(tokens, 2 * size, dtype, apart=16, device="cuda")
     gate, up = gate_up.chunk(2, dim=1)
     # float16 has few bits for the smallest gates
-    assert_close(ops.silu_mul(gate_up), F.silu(gate) * up, scale=0.01)
+    # Devices' exponentials differ by a bit: silu may round to its neighbour, and the product once more.
+    assert_close(ops.silu_mul(gate_up), F.silu(gate) * up, scale=0.01, roundings=2)
 
 
 @on_device

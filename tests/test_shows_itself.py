@@ -30,7 +30,15 @@ from nano_batch.workloads import Families, Fixed, LogNormal, Quantiles, Uniform
 
 torch = pytest.importorskip("torch")
 
+from nano_batch import InferenceEngine, SamplingParams  # noqa: E402
 from nano_batch.attention.rope import Rope, rope_tables  # noqa: E402
+from nano_batch.engine import (  # noqa: E402
+    AsyncInferenceEngine,
+    RequestMetrics,
+    RequestOutput,
+    SequenceOutput,
+    TokenLogprobs,
+)
 from nano_batch.kv_cache import KVCache, MemoryUsage  # noqa: E402
 from nano_batch.models import (  # noqa: E402
     MistralConfig,
@@ -46,6 +54,7 @@ from nano_batch.new_tokens import NewTokens  # noqa: E402
 MODULES = (
     "nano_batch",
     "nano_batch.core",
+    "nano_batch.engine",
     "nano_batch.kv_cache",
     "nano_batch.lab",
     "nano_batch.lessons",
@@ -103,6 +112,15 @@ def small_profile():
     return {"version": 1, "device": "a test", "model": "none", "date": "never", "tables": tables, **times}
 
 
+def small_output():
+    """A request with more sequences than a small table holds."""
+    logprobs = [TokenLogprobs(-0.5, [7, 1], [-0.5, -1.5])] * 12
+    sequences = [
+        SequenceOutput(index, list(range(12)), "<script>", "length", logprobs) for index in range(12)
+    ]
+    return RequestOutput("a", [1, 2, 3], sequences, RequestMetrics(1.0, 3, 1.5, 2.0, 4.0, output_tokens=144))
+
+
 def examples():
     """One of everything, larger than what fits a small table."""
     workload = Workload.synthetic(24, seed=1, arrivals="at_once")
@@ -118,6 +136,10 @@ def examples():
     arrays.add_request("a", range(5), max_tokens=2)
     cache = KVCache(8, 4, 2, 8, torch.float32, "cpu", num_layers=2)
     model = TinyTransformer()
+    served = small_output()
+    inference = InferenceEngine(
+        PagedMistral(MistralConfig.named("tiny")), num_blocks=4, max_num_seqs=2, max_num_batched_tokens=64
+    )
     view = lab.block_table(run, workload)
     prefixes = BlockCache(8)
     prefixes.access(np.arange(5, dtype=np.int32))
@@ -187,6 +209,13 @@ def examples():
         RopeScaling("linear", 2.0),
         PagedMistral(MistralConfig.named("tiny")),
         PagedRunner(model, cache),
+        inference,
+        AsyncInferenceEngine(inference),
+        SamplingParams(temperature=0.5, stop="\n"),
+        served,
+        served.sequences[0],
+        served.sequences[0].logprobs[0],
+        served.metrics,
         Rope(ints.long(), *rope_tables(16, 8)),
         PagedInputs(ints, ints, ints, ints.reshape(1, 3), ints[:1], ints[:2]),
     ]

@@ -22,7 +22,8 @@ batch. `step_ms`: the median time between two tokens of a request; `limit_ms`: t
 `nano-batch bench engine` also writes `data/measured/engine_<device>.json`, after each row, and keeps there
 what it does not measure anew. `--model tiny`: another shape; without CUDA it is the default, in fp32.
 NANO_BATCH_CASES=offline-64,steady measures these only, NANO_BATCH_ENGINES=nano_batch,limit these,
-NANO_BATCH_RUNS=1 so many runs (3); NANO_BATCH_COMMIT names the commit where there is no checkout.
+NANO_BATCH_RUNS=1 so many runs (3, fewer of what takes over 15 s in
+all); NANO_BATCH_COMMIT names the commit where there is no checkout.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -48,6 +50,8 @@ from nano_batch.errors import InvalidArgumentError
 MEASURED = Path(__file__).parents[2] / "data" / "measured"
 WARM_TOKENS = 8
 RUNS = "3"
+ENOUGH_S = 15.0
+"""No further run after so much time: a long one is its own average."""
 
 
 class Serves(Protocol):
@@ -164,9 +168,12 @@ def _runs(
     with engine.opened(concurrency) as serve:
         if engine.clocked:
             serve(_warming(requests[:concurrency]))
+        started = time.perf_counter()
         for _ in range(runs if engine.clocked else 1):
             found.append(serve(requests))
             check_served(engine.name, requests, found[-1], clocked=engine.clocked)
+            if time.perf_counter() - started > ENOUGH_S:
+                break
     return found
 
 

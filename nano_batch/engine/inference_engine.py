@@ -38,7 +38,7 @@ _MOST_EMPTY_STEPS = 16
 
 
 @dataclass(frozen=True)
-class Pending:
+class _Pending:
     """A step on its way, and whose tokens it samples."""
 
     launched: Launched
@@ -126,7 +126,7 @@ class InferenceEngine:
         self._requests: dict[str, ServedRequest] = {}
         self._sequences: dict[str, ServedSequence] = {}  # by the scheduler's names
         self._lanes: dict[int, ServedSequence] = {}
-        self._pending: deque[Pending] = deque()
+        self._pending: deque[_Pending] = deque()
         self._numbered = self._empty_steps = 0
 
     @classmethod
@@ -227,6 +227,10 @@ class InferenceEngine:
         """
         params = self._resolved(SamplingParams() if params is None else params)
         tokens = self._tokens(prompt)
+        most = self.model.config.vocab_size
+        unknown = [token for token in params.stop_token_ids if token >= most]
+        if unknown:
+            raise InvalidTokenError(f"stop token {unknown[0]} is not from 0 to {most - 1}")
         if params.stop and self.tokenizer is None:
             raise InvalidArgumentError(f"stop={params.stop!r} needs a tokenizer; stop_token_ids needs none")
         arrival = time.perf_counter() - self._started
@@ -258,7 +262,10 @@ class InferenceEngine:
             if self.tokenizer is None:
                 raise InvalidArgumentError("a prompt is a string, and there is no tokenizer: give token ids")
             return self.tokenizer.encode(prompt)
-        tokens = np.asarray(prompt)
+        try:
+            tokens = np.asarray(prompt)
+        except ValueError as error:
+            raise InvalidTokenError(f"a prompt is no list of token ids: {error}") from error
         if tokens.size and (tokens.ndim != 1 or tokens.dtype.kind not in "iu"):
             raise InvalidTokenError(
                 f"a prompt has dtype {tokens.dtype} and {tokens.ndim} dimensions; it needs token ids"
@@ -276,52 +283,64 @@ class InferenceEngine:
             StalledError: there are requests, and none of them can be scheduled.
             Whatever the model raises: the requests of that step end with its name, the others stay.
         """
+        moved: dict[str, RequestOutput] = {}
+        self._take_in(self.steps_in_flight, moved)  # more are on their way after an interrupt
         pending = self._launch() if self.engine.has_unfinished else None
         if pending is not None:
             self._pending.append(pending)
-        moved: dict[str, RequestOutput] = {}
-        while len(self._pending) > self.steps_in_flight or (self._pending and pending is None):
-            self._retire(self._pending.popleft(), moved)
+        self._take_in(0 if pending is None else self.steps_in_flight, moved)
         self._forget(moved)
         return list(moved.values())
 
-    def _launch(self) -> Pending | None:
+    def _take_in(self, left: int, moved: dict[str, RequestOutput]) -> None:
+        """Take in the oldest steps on their way but for so many."""
+        while len(self._pending) > left:
+            self._await(self._pending[0].launched)  # interrupted here, the step is still to be taken in
+            self._retire(self._pending.popleft(), moved)
+
+    def _await(self, launched: Launched) -> None:
+        launched.wait()
+
+    def _launch(self) -> _Pending | None:
         counts = self.engine.step_arrays()
-        self._note_lanes()
-        arrays = self.runner.host_arrays
+        arrays = self.runner.take_turn()
+        taken = self._note_lanes()
         lanes = arrays["sample_lanes"][: counts.samples].tolist()
         sequences = [self._lanes[lane] for lane in lanes]
         if counts.rows == 0:
             self._check_progress()
         greedy = all(sequence.request.params.greedy for sequence in sequences)
         try:
-            launched = self.runner.launch(counts, self.engine.movement(), lanes, greedy=greedy)
+            self.runner.move(self.engine.movement())
+            for sequence, lane in taken:
+                self._admit(sequence, lane)
+            launched = self.runner.launch(counts, lanes, greedy=greedy)
         except BaseException as error:
             rows = arrays["lanes"][: counts.rows].tolist()
             self._abandon(counts.step, rows, counts.samples, type(error).__name__)
             raise
         # A lane may be another's before this step is taken in: who had it is noted now.
         failed = [self._lanes[lane] for lane in launched.out_of_memory]
-        return Pending(launched, sequences, failed) if counts.rows else None
+        return _Pending(launched, sequences, failed) if counts.rows else None
 
-    def _note_lanes(self) -> None:
-        """Who took a lane in the step just planned: the sampler's state of it is made anew."""
+    def _note_lanes(self) -> list[tuple[ServedSequence, int]]:
+        """Who took which lane in the step just planned."""
         taken, left = self.engine.lane_changes()
         for name, _ in left:
             self._sequences[name].request.output.metrics.preemptions += 1
         for name, lane, cached in taken:
             sequence = self._lanes[lane] = self._sequences[name]
-            request, output = sequence.request, sequence.request.output
-            if np.isnan(output.metrics.first_scheduled_s):
-                output.metrics.first_scheduled_s = time.perf_counter()
-                output.metrics.cached_tokens = cached
-            self.runner.sampler.admit(
-                lane,
-                request.params,
-                sequence.output.index,
-                output.prompt_token_ids,
-                sequence.output.token_ids,
-            )
+            metrics = sequence.request.output.metrics
+            if np.isnan(metrics.first_scheduled_s):
+                metrics.first_scheduled_s = time.perf_counter()
+                metrics.cached_tokens = cached
+        return [(self._lanes[lane], lane) for _, lane, _ in taken]
+
+    def _admit(self, sequence: ServedSequence, lane: int) -> None:
+        """Make the sampler's state of a lane anew."""
+        request, output = sequence.request, sequence.output
+        prompt = request.output.prompt_token_ids
+        self.runner.sampler.admit(lane, request.params, output.index, prompt, output.token_ids)
 
     def _check_progress(self) -> None:
         self._empty_steps = 0 if self._pending else self._empty_steps + 1
@@ -332,7 +351,7 @@ class InferenceEngine:
                 f"{self._empty_steps} steps in a row scheduled none (limit {_MOST_EMPTY_STEPS})"
             )
 
-    def _retire(self, pending: Pending, moved: dict[str, RequestOutput]) -> None:
+    def _retire(self, pending: _Pending, moved: dict[str, RequestOutput]) -> None:
         """Take in a step's tokens; first what went wrong, for a faulty row's blocks must not be cached."""
         sampled = pending.launched.wait()
         tokens = sampled.tokens.tolist()
@@ -393,14 +412,15 @@ class InferenceEngine:
             if output.finished:
                 for name in self._requests.pop(request_id).names():
                     del self._sequences[name]
+        if not self._requests:
+            self._take_in(0, {})  # a step that computed tokens past the end of all keeps blocks
 
     def _abandon(self, step: int, lanes: list[int], samples: int, reason: str) -> None:
         """A planned step could not be run: its requests end, and the steps before it are taken in."""
         moved: dict[str, RequestOutput] = {}
         for lane in lanes:
             self._end(self._lanes[lane], reason, moved)
-        while self._pending:
-            self._retire(self._pending.popleft(), moved)
+        self._take_in(0, moved)
         self.engine.update_arrays(step, np.zeros(samples, np.int32))
         self._forget(moved)
 

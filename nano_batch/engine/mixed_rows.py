@@ -63,7 +63,7 @@ def fill(counts: StepCounts, host: HostArrays, padded: int, block_size: int, win
     table = arrays["block_table"][decodes:rows]
     slots = table[row, position // block_size].astype(np.int64) * block_size + position % block_size
     _put(arrays["seen_slots"][: SEEN_FOR_TOKEN * padded], slots, -1)
-    _put(arrays["seen_starts"][1:], ends, total)
+    _put(arrays["seen_starts"], np.concatenate([[0], ends]), total)
     _put(arrays["chunk_starts"], starts[decodes:], counts.tokens)
     _put(arrays["token_lanes"][:padded], np.repeat(arrays["lanes"][:rows], queries), -1)
     _put(arrays["decode_lens"], lens[:decodes], 0)

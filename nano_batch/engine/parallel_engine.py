@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 import weakref
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore, rendezvous  # type: ignore[attr-defined]
 
-from nano_batch.engine.inference_engine import InferenceEngine, Pending
+from nano_batch.engine.inference_engine import InferenceEngine
 from nano_batch.engine.outputs import RequestOutput
 from nano_batch.engine.rank_processes import START_S, RankProcesses
 from nano_batch.engine.ranks import HOST, Command, Ranks
+from nano_batch.engine.runner import Launched
 from nano_batch.engine.sampling_params import SamplingParams
 from nano_batch.engine.text import Tokenizer
 from nano_batch.errors import DeviceError, InvalidArgumentError, NanoBatchError, ParallelError, StalledError
@@ -83,7 +87,7 @@ class ParallelEngine(InferenceEngine):
             ParallelError: this rank or another one failed, or the engine is closed.
         """
         self._check_leads()
-        with self._all_or_none():
+        with _uninterrupted(), self._all_or_none():
             self.ranks.tell([*self._untold, _STEP])
             self._untold.clear()
             return super().step()
@@ -112,10 +116,9 @@ class ParallelEngine(InferenceEngine):
             with contextlib.suppress(StalledError):  # rank 0 raises it, too, and may go on
                 super().step()
 
-    def _retire(self, pending: Pending, moved: dict[str, RequestOutput]) -> None:
-        if pending.launched.ready is not None:
-            self.ranks.wait(pending.launched.ready)
-        super()._retire(pending, moved)
+    def _await(self, launched: Launched) -> None:
+        if launched.ready is not None:
+            self.ranks.wait(launched.ready)
 
     def _abandon(self, step: int, lanes: list[int], samples: int, reason: str) -> None:
         """A step that this rank could not run: others wait for its part, so all end."""
@@ -128,7 +131,7 @@ class ParallelEngine(InferenceEngine):
 
     @contextlib.contextmanager
     def _all_or_none(self) -> Iterator[None]:
-        """Whatever fails in here ends all ranks; whoever is interrupted here may have missed a command."""
+        """Whatever fails in here ends all ranks: one of them may have missed what another one did."""
         try:
             yield
         except StalledError:
@@ -155,6 +158,23 @@ class ParallelEngine(InferenceEngine):
         """Drop what holds the channel of the tensors: the graphs, and this part of the model."""
         self.runner.decode_graphs = self.runner.mixed_graphs = None
         self.model.shard = self.model.shard.alone()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let an interrupt from the keyboard wait: a step is done by all ranks or by none."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if waiting:
+            before(*waiting[0])
 
 
 def parallel_engine(

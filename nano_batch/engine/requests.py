@@ -18,40 +18,38 @@ class ServedSequence:
     request: ServedRequest
     output: SequenceOutput
     growing: GrowingText | None
+    cut: bool = False  # at a stop string, after which nothing is given out
 
     def take(self, token: int, logprobs: TokenLogprobs | None) -> bool:
         """Append a token; whether a stop string is now complete."""
         self.output.token_ids.append(token)
         if self.output.logprobs is not None and logprobs is not None:
             self.output.logprobs.append(logprobs)
-        if self.growing is None:
-            return False
-        told = len(self.growing.text)
-        self.growing.add(token)
-        self.output.text = self.growing.text
-        return self._cut(told)
+        if self.growing is not None:
+            told = len(self.growing.text)
+            self.growing.add(token)
+            self._tell(self.growing.text, told)
+        return self.cut
 
     def end(self, reason: str) -> None:
-        """It has ended; text that waited for more tokens is given out."""
-        if self.output.finish_reason is None:
-            self.output.finish_reason = reason
-            if self.growing is not None and reason == "length":
-                told = len(self.growing.text)
-                self.growing.end()
-                self.output.text = self.growing.text
-                self._cut(told)
+        """It has ended; text that waited for more tokens is given out, unless a stop string came first."""
+        if self.output.finish_reason is not None:
+            return
+        if self.growing is not None and not self.cut:
+            told = len(self.growing.text)
+            self.growing.end()
+            self._tell(self.growing.text, told)
+        self.output.finish_reason = "stop" if self.cut else reason
 
-    def _cut(self, told: int) -> bool:
-        """Cut the text at the first stop string in it, of which at most the end lies after `told`."""
-        text = self.output.text or ""
+    def _tell(self, text: str, told: int) -> None:
+        """Give out text, cut at the first stop string in it, of which at most the end lies after `told`."""
         found = [
             place
             for stop in self.request.params.stop
             if (place := text.find(stop, max(0, told - len(stop) + 1))) >= 0
         ]
-        if found:
-            self.output.text = text[: min(found)]
-        return bool(found)
+        self.cut = bool(found)
+        self.output.text = text[: min(found)] if found else text
 
 
 @dataclass

@@ -22,6 +22,7 @@ from nano_batch.core import Engine, StepCounts
 from nano_batch.cuda.available import why_not
 from nano_batch.engine import mixed_rows
 from nano_batch.engine.choice import greedy
+from nano_batch.engine.penalties import on_device
 from nano_batch.engine.sampler import Sampled, Sampler
 from nano_batch.engine.step_arrays import DeviceArrays, HostArrays, Layout
 from nano_batch.engine.step_graphs import StepGraph, StepGraphs, decode_sizes
@@ -117,32 +118,28 @@ class StepRunner:
         self.on_device.take(self.host[0], lanes)
         self.decode_graphs = StepGraphs(decode_sizes(lanes), self.device, self._decode_step, pool)
 
-    @property
-    def host_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What the engine's newest step was written to, before it is launched."""
-        return self.host[self.turn].arrays
+    def take_turn(self) -> dict[str, npt.NDArray[Any]]:
+        """What the engine's newest step was written to; once for each step, even for one that fails."""
+        self.turn = 1 - self.turn
+        return self.host[1 - self.turn].arrays
 
-    def launch(
-        self,
-        counts: StepCounts,
-        movement: tuple[BlockPairs, BlockPairs, BlockPairs],
-        lanes: Sequence[int],
-        *,
-        greedy: bool,
-    ) -> Launched:
-        """Start the step that the engine has just planned.
-
-        Args:
-            counts, movement: from `Engine.step_arrays` and `Engine.movement`.
-            lanes: the lane of each sample.
-            greedy: whether all of them take the likeliest token and nothing else.
-        """
-        host, self.turn = self.host[self.turn], 1 - self.turn
+    def move(self, movement: tuple[BlockPairs, BlockPairs, BlockPairs]) -> None:
+        """Move a step's blocks, those of requests that it does not compute among them: before all else."""
         # The order matters: what is swapped in may land where something was swapped out.
         moves = self.cache.swap_out, self.cache.swap_in, self.cache.copy_blocks
         for move, pairs in zip(moves, movement, strict=True):
             if len(pairs):
                 move(pairs)
+
+    def launch(self, counts: StepCounts, lanes: Sequence[int], *, greedy: bool) -> Launched:
+        """Start the step that the engine has just planned, whose turn was taken and whose blocks were moved.
+
+        Args:
+            counts: from `Engine.step_arrays`.
+            lanes: the lane of each sample.
+            greedy: whether all of them take the likeliest token and nothing else.
+        """
+        host = self.host[1 - self.turn]
         failed: list[int] = []
         if counts.rows == 0:
             sampled = Sampled(torch.empty(0, dtype=torch.int64))
@@ -168,7 +165,8 @@ class StepRunner:
             return self.decode_graphs.graphs[size]
         if self.mixed_graphs is None:
             return None
-        size = self.mixed_graphs.size_for(counts.tokens)
+        # A prompt of few tokens may have more sequences than tokens.
+        size = self.mixed_graphs.size_for(max(counts.tokens, counts.samples))
         window, block_size = self.model.config.sliding_window, self.cache.block_size
         if size is None or not mixed_rows.fill(counts, host, size, block_size, window):
             return None
@@ -244,11 +242,11 @@ class StepRunner:
         begin, end = int(starts[0]), int(starts[-1])
         decodes = min(max(step.counts.decodes - first, 0), last - first)
         samples = step.samples_of(first, last)
-        ends = torch.from_numpy(arrays["query_start_loc"][arrays["sample_rows"][samples] + 1] - (1 + begin))
+        ends = arrays["query_start_loc"][arrays["sample_rows"][samples] + 1].astype(np.int64) - (1 + begin)
         table = self._table(step, first, last)
         lens = tensors["context_lens"][first:last]
         starts_there = tensors["query_start_loc"][first : last + 1] - begin
-        counts = torch.from_numpy(np.diff(starts)).to(self.device)
+        counts = on_device(np.diff(starts), self.device)
         lanes = tensors["lanes"][first:last].long()
         of_tokens = torch.repeat_interleave(lanes, counts, output_size=end - begin)
         plans = self._plans(
@@ -257,7 +255,7 @@ class StepRunner:
         return PagedInputs(
             self._token_ids(tensors["token_ids"][begin:end], of_tokens), tensors["positions"][begin:end],
             tensors["slot_mapping"][begin:end], table, lens, starts_there,
-            ends.to(self.device, torch.int64), decodes, True, *plans,
+            on_device(ends, self.device), decodes, True, *plans,
         )  # fmt: skip
 
     def _tokens(self, step: Step, row: int) -> Iterator[PagedInputs]:

@@ -68,10 +68,8 @@ class GrowingText:
         self.text = ""
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
-        self._before, self._told = (
-            0,
-            0,
-        )  # tokens from `before` on are decoded; those up to `told` are in the text
+        # Tokens from `before` on are decoded; those up to `told` are in the text.
+        self._before = self._told = 0
 
     def add(self, token: int) -> None:
         """Append a token."""

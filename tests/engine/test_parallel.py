@@ -243,6 +243,28 @@ def test_rank_0s_tokens_count():
     assert ranks.raised is None
 
 
+def test_an_interrupt_waits_for_the_step_and_loses_nothing(one, two):
+    """As on one device: `generate` aborts its requests, and the engine goes on, on all ranks."""
+    prompts, params = prompts_of(6, count=2), SamplingParams(temperature=0.0, max_tokens=20)
+    honest, steps = two._launch, []
+
+    def launch():
+        steps.append(None)
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return honest()
+
+    two._launch = launch
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            two.generate(prompts, params, progress=False)
+    finally:
+        del two._launch
+    assert not two.has_unfinished
+    alone = one.generate(prompts, params, progress=False)
+    assert tokens_of(two.generate(prompts, params, progress=False)) == tokens_of(alone)
+
+
 # --- the channels ---
 
 

@@ -1,0 +1,137 @@
+"""The engine on a CUDA device: its graphs, and its tokens beside a CPU's. Skipped where there is none."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from nano_batch.engine import InferenceEngine, SamplingParams
+from nano_batch.models import MistralConfig, PagedMistral, load_mistral
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def work(count, seed=0, vocab=4096, longest=150):
+    draw = random.Random(seed)
+    prompts = [[draw.randrange(vocab) for _ in range(draw.randint(1, longest))] for _ in range(count)]
+    return prompts, [draw.randint(1, 40) for _ in range(count)]
+
+
+def tokens_of(engine, prompts, params):
+    outputs = engine.generate(prompts, params, progress=False)
+    assert not engine.engine.snapshot().block_references.any()
+    return [[sequence.token_ids for sequence in output.sequences] for output in outputs]
+
+
+def moved(model, device, dtype=None):
+    copy = PagedMistral(model.config, dtype=dtype or model.dtype, device=device)
+    for name, view in copy.state_dict().items():
+        view.copy_(model.state_dict()[name])
+    return copy
+
+
+@pytest.mark.parametrize("steps_in_flight", [0, 1])
+@pytest.mark.parametrize("graphs", [None, False])
+@pytest.mark.parametrize("crowded", [False, True])
+def test_tokens_equal_a_cpus_in_float32(steps_in_flight, graphs, crowded):
+    """Greedy and drawn ones, with preemption where memory is short."""
+    model = load_mistral("tiny", load_format="dummy")
+    prompts, lengths = work(24)
+    params = [
+        SamplingParams(
+            temperature=place % 2, top_p=0.9, seed=place, max_tokens=length, n=1 + (place % 5 == 4)
+        )
+        for place, length in enumerate(lengths)
+    ]
+    few = {"max_num_seqs": 6, "num_blocks": 80, "block_size": 4, "max_num_batched_tokens": 64}
+    options = few if crowded else {"num_blocks": 600}
+    expected = tokens_of(InferenceEngine(model, **options), prompts, params)
+    engine = InferenceEngine(
+        moved(model, "cuda"), cuda_graphs=graphs, steps_in_flight=steps_in_flight, **options
+    )
+    assert (engine.runner.decode_graphs is None) == (graphs is False)
+    assert tokens_of(engine, prompts, params) == expected
+
+
+@pytest.mark.parametrize("window", [None, 37])
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8_e4m3"])
+def test_graphs_of_any_mix_compute_what_eager_steps_do(window, kv_cache_dtype):
+    """Decodes, chunks of prompts and cached prefixes in one graph: the same probabilities, in float16."""
+    config = MistralConfig(512, 256, 640, 3, 8, 2, 64, 10_000.0, sliding_window=window, dtype=torch.float16)
+    model = moved(load_dummy(config), "cuda", config.dtype)
+    prompts, lengths = work(40, vocab=512)
+    prompts[7:14] = [prompts[6][:50] + prompt for prompt in prompts[7:14]]
+    params = [SamplingParams(temperature=0, max_tokens=length, logprobs=4) for length in lengths]
+    options = {"num_blocks": 400, "max_num_seqs": 12, "max_num_batched_tokens": 200, "max_model_len": 512}
+    results = []
+    for graphs in (True, False):
+        engine = InferenceEngine(model, cuda_graphs=graphs, kv_cache_dtype=kv_cache_dtype, **options)
+        assert (engine.runner.mixed_graphs is None) == (not graphs)
+        results.append(engine.generate(prompts, params, progress=False))
+    alike = 0
+    for one, other in zip(*results, strict=True):
+        for left, right in zip(one.logprobs, other.logprobs, strict=True):
+            assert abs(left.top_logprobs[0] - right.top_logprobs[0]) < 0.03
+            if left.top_ids[0] != right.top_ids[0]:
+                break  # two equally likely tokens: what follows is another text
+            alike += 1
+    assert alike > 0.8 * sum(lengths)
+
+
+def load_dummy(config):
+    model = PagedMistral(config, device="cpu", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(3)
+    for view in model.state_dict().values():
+        view.copy_(
+            torch.randn(view.shape, generator=generator) * view.shape[-1] ** -0.5 if view.dim() > 1 else 1.0
+        )
+    return model
+
+
+def test_a_step_does_not_wait_for_the_device():
+    model = moved(load_mistral("tiny", load_format="dummy"), "cuda", torch.bfloat16)
+    engine = InferenceEngine(model, num_blocks=2000, max_num_batched_tokens=4096)
+    prompts, _ = work(40, longest=300)
+    for name, prompt in enumerate(prompts):
+        engine.add_request(
+            f"first {name}", prompt, SamplingParams(temperature=name % 2, seed=1, max_tokens=9)
+        )
+    launch = engine.runner.launch
+
+    def watched(*args, **options):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return launch(*args, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    engine.runner.launch = watched
+    while engine.has_unfinished:
+        engine.step()
+
+
+def test_memory_is_measured(caplog):
+    model = moved(load_mistral("tiny", load_format="dummy"), "cuda", torch.bfloat16)
+    with caplog.at_level("INFO", "nano_batch.engine"):
+        engine = InferenceEngine(model, gpu_memory_fraction=0.3, max_model_len=2048, max_num_seqs=64)
+    assert engine.cache.num_blocks == 64 * 2048 // 16
+    assert "30% of cuda:0" in caplog.text
+
+
+def test_another_row_goes_on_when_one_has_no_memory(monkeypatch):
+    model = moved(load_mistral("tiny", load_format="dummy"), "cuda")
+    engine = InferenceEngine(model, num_blocks=800, cuda_graphs=False, max_num_batched_tokens=1000)
+    paged = model.paged
+
+    def short_of_memory(inputs, cache):
+        if len(inputs.token_ids) > 120:
+            raise torch.OutOfMemoryError("no memory")
+        return paged(inputs, cache)
+
+    monkeypatch.setattr(model, "paged", short_of_memory)
+    prompts = [list(range(length)) for length in (60, 140, 100, 30)]
+    outputs = engine.generate(prompts, SamplingParams(temperature=0, max_tokens=5), progress=False)
+    assert [output.finish_reason for output in outputs] == ["length", "out_of_memory", "length", "length"]
+    assert not engine.engine.snapshot().block_references.any()
