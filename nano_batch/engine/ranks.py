@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
-from nano_batch.engine.rank_processes import GRACE_S, RankProcesses, parent_lost
+from nano_batch.engine.rank_processes import GRACE_S, START_S, RankProcesses, parent_lost
 from nano_batch.errors import ParallelError
 from nano_batch.models.parallel import Shard
 
@@ -53,7 +53,8 @@ class Ranks:
     ) -> None:
         """Connect."""
         self.device, self.processes, self.closed = device, processes, False
-        timeout = timedelta(seconds=TIMEOUT_S)
+        # What ranks do first, loading their weights, may take one of them much longer than another.
+        timeout = timedelta(seconds=START_S)
         self._control: Any = _gloo(PrefixStore("control", store), rank, size, timeout)
         group: Any = self._control
         if device.type == "cuda":
@@ -61,6 +62,8 @@ class Ranks:
             options._timeout = timeout
             group = dist.ProcessGroupNCCL(PrefixStore("tensors", store), rank, size, options)
         self.shard = Shard(rank, size, group)
+        # The first time the channel takes its memory, which the KV cache is not to count on.
+        self.shard.least(0, device)
 
     @property
     def leads(self) -> bool:

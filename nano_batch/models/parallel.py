@@ -73,26 +73,39 @@ class Shard:
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of all ranks' tensors, in place; the host does not wait for a CUDA device."""
         if self.size > 1 and tensor.numel():
-            self.group.allreduce([tensor]).wait()
+            _done(self.group.allreduce([tensor], _in_this_stream(AllreduceOptions())))
         return tensor
 
     def of_first(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor of rank 0, in place; the host does not wait for a CUDA device."""
         if self.size > 1 and tensor.numel():
-            options = BroadcastOptions()
+            options = _in_this_stream(BroadcastOptions())
             options.rootRank = 0
-            self.group.broadcast([tensor], options).wait()
+            _done(self.group.broadcast([tensor], options))
         return tensor
 
     def least(self, number: int, device: torch.device) -> int:
         """The least of all ranks' numbers; `device` is where the group computes."""
         if self.size == 1:
             return number
-        options = AllreduceOptions()
+        options = _in_this_stream(AllreduceOptions())
         options.reduceOp = ReduceOp.MIN
         there = torch.tensor([number], dtype=torch.int64, device=device)
-        self.group.allreduce([there], options).wait()
+        _done(self.group.allreduce([there], options))
         return int(there)
+
+
+def _in_this_stream(options: Any) -> Any:
+    """Another stream would have to wait for this one, and this one for it, twice a layer."""
+    if hasattr(options, "asyncOp"):  # not in all versions of PyTorch from 2.6 on
+        options.asyncOp = False
+    return options
+
+
+def _done(work: Any) -> None:
+    """Wait, where there is anything to wait for: on CUDA the stream does, on a CPU the host."""
+    if work is not None:
+        work.wait()
 
 
 WHOLE = Shard()
