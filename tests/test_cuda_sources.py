@@ -120,6 +120,17 @@ def test_every_source_is_compiled():
     assert {source for source, _, _ in configurations()} == set(PACKAGE.rglob("*.cu"))
 
 
+def test_the_plain_kernel_has_no_ptx():
+    """Nor does what it includes, of which it takes one half."""
+    text = (ATTENTION / "decode_plain.cu").read_text()
+    plain, rest = (program.SHARED / "ptx.cuh").read_text().split("#ifdef PLAIN_CUDA")[1].split("#else", 1)
+    included = [
+        (ATTENTION / name).read_text() for name in ("element.cuh", "worker.cuh", "combine.cuh", "walk.cuh")
+    ]
+    assert "asm" not in text + plain + "".join(included)
+    assert "asm" in rest
+
+
 def test_spills_are_seen(tmp_path):
     (tmp_path / "spill.cu").write_text("""
         extern "C" __global__ void __launch_bounds__(1024, 2) spill(float* x) {

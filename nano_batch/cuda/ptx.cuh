@@ -1,11 +1,22 @@
 // The few instructions that CUDA C++ has no name for. The tests run the kernels on a CPU: they bring their own
-// version of this file's functions (NANO_BATCH_ON_CPU).
+// version of this file's functions (NANO_BATCH_ON_CPU). A kernel in plain CUDA C++ (PLAIN_CUDA) has those that shared
+// code asks for, and is launched without overlap.
 #pragma once
 #ifdef NANO_BATCH_ON_CPU
 #include "cpu_ptx.h"
 #else
 
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+
+#ifdef PLAIN_CUDA
+
+namespace ptx {
+
+__device__ __forceinline__ float exp2(float x) { return exp2f(x); }
+__device__ __forceinline__ void fence() { __threadfence(); }
+
+}  // namespace ptx
+#else
 
 namespace ptx {
 
@@ -66,4 +77,5 @@ __device__ __forceinline__ void let_later_start() {
 }
 
 }  // namespace ptx
+#endif
 #endif

@@ -89,7 +89,8 @@ def _decode(
         args = decode_arguments(variant, query, key_cache, value_cache, block_table, plan, parts, output,
                                 scale, soft_cap, window, key_scale, value_scale, value_factor)  # fmt: skip
         run = kernel(SOURCES / variant.source, variant.defines(), "decode", query.device)
-        run.launch((workers, 1, 1), 32 * variant.warps, variant.shared_bytes(workers), args, pdl=True)
+        grid, threads, shared = (workers, 1, 1), 32 * variant.warps, variant.shared_bytes(workers)
+        run.launch(grid, threads, shared, args, pdl=variant.overlaps)
     return output
 
 

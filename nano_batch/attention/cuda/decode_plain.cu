@@ -1,6 +1,6 @@
 // The same work as decode.cu without tensor cores: for float32, for any head dimension and alignment, and to be read
-// first. Its reading is plain CUDA C++; of ptx.cuh it meets, in what both kernels share, the fence, the power of two and
-// the waits between launches, but nothing that needs a tensor core. A warp's lanes share the dimensions of a token's key.
+// first: plain CUDA C++ in all that it meets. A warp's lanes share the dimensions of a token's key.
+#define PLAIN_CUDA
 #include "ptx.cuh"
 
 #include "element.cuh"
@@ -145,8 +145,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
            const float* value_scale, int value_scale_stride, float value_factor) {
     DYNAMIC_SHARED(memory);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, heads = kv_heads * PARTS_OF_GROUP;
-    ptx::wait_for_earlier();
-    ptx::let_later_start();
     const Plan plan(plan_memory, gridDim.x);
     Reader reader{query, query_row, query_head, {keys, key_block, key_token, key_head},
                   {values, value_block, value_token, value_head}, table, table_stride, scale, soft_cap,

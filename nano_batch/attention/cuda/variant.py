@@ -77,6 +77,11 @@ class Variant:
         return max(sums, self.heads * (2 * workers + 1) * 4)
 
     @property
+    def overlaps(self) -> bool:
+        """Whether the kernel waits by itself for the one before it (programmatic dependent launch)."""
+        return self.source == "decode.cu"
+
+    @property
     def parts_of_group(self) -> int:
         """Blocks that one key/value head's query heads need."""
         return -(-self.group // self.heads)
