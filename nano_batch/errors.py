@@ -127,6 +127,10 @@ class KernelLaunchError(NanoBatchError, RuntimeError):
     """The CUDA driver refused to load or start a kernel; the message has its reason."""
 
 
+class ParallelError(NanoBatchError, RuntimeError):
+    """A rank of a tensor-parallel engine died, hangs or is asked for what another one does; it has ended."""
+
+
 class CheckpointError(NanoBatchError, ValueError):
     """A folder is not a checkpoint that the model can load; the message lists all that is wrong with it."""
 

@@ -26,7 +26,9 @@ from nano_batch.benchmarks.engines.measured_file import MeasuredFile  # noqa: E4
 from nano_batch.benchmarks.engines.ours import NanoBatch  # noqa: E402
 from nano_batch.benchmarks.engines.rates import ROWS, Rates, measure_rates  # noqa: E402
 from nano_batch.benchmarks.engines.rows import row, with_limits  # noqa: E402
+from nano_batch.benchmarks.engines.two_devices import NanoBatchOnTwo  # noqa: E402
 from nano_batch.benchmarks.engines.work import CPU_CASES, CUDA_CASES, Case, Request, requests_of  # noqa: E402
+from nano_batch.engine import InferenceEngine  # noqa: E402
 from nano_batch.lessons import engine_speed, measured_engines  # noqa: E402
 from nano_batch.models import MistralConfig, PagedMistral, load_mistral  # noqa: E402
 from nano_batch.simulator import Roofline, StepFeatures  # noqa: E402
@@ -404,7 +406,7 @@ class Paced:
         self.calls = []
 
     def suits(self, case):
-        few = {"transformers_generate": case.concurrency > 1}
+        few = {"transformers_generate": case.concurrency > 1, "nano_batch_tp2": case.name == "steady"}
         return few.get(self.name, self.name != "transformers_generate_single" or case.concurrency == 1)
 
     @contextmanager
@@ -430,6 +432,7 @@ class FakeContest:
         self.device = device
         steps = {"limit": 0.001, "nano_batch": 0.002, "transformers_generate_batch": 0.004}
         steps |= {"transformers_generate": 0.008, "transformers_generate_single": 0.016}
+        steps |= {"nano_batch_tp2": 0.001}
         self.engines = {
             name: Paced(name, step, baseline=name.startswith("trans")) for name, step in steps.items()
         }
@@ -460,7 +463,7 @@ def test_every_case_has_every_engine_that_suits(result, tmp_path):
     assert (result["bench"], result["device"], result["model"]) == ("engine", "NVIDIA H900", "tiny")
     assert all(each.keys() >= COLUMNS for each in result["rows"])
     found = {(each["case"], each["concurrency"], each["engine"]) for each in result["rows"]}
-    assert len(found) == len(result["rows"]) == 4 * len(CPU_CASES)
+    assert len(found) == len(result["rows"]) == 4 * len(CPU_CASES) + 2
     assert ("offline", 1, "transformers_generate_single") in found
     steady = [each for each in result["rows"] if (each["case"], each["engine"]) == ("steady", "nano_batch")]
     assert {(each["step_ms"], each["limit_ms"], each["limit_percent"]) for each in steady} == {
@@ -521,6 +524,33 @@ def test_an_engine_that_gives_too_few_tokens_has_no_row(tmp_path):
     contest.engines["nano_batch"].serve = lambda *given: serve(*given)[:-1]
     with pytest.raises(errors.BenchmarkError, match="nano_batch served 3 of 4"):
         measure(tmp_path, contest=contest, NANO_BATCH_CASES="steady-4", NANO_BATCH_ENGINES="nano_batch")
+
+
+def test_the_limit_of_one_device_says_nothing_of_two(result):
+    split = [each for each in result["rows"] if each["engine"] == "nano_batch_tp2"]
+    assert [(each["case"], each["step_ms"]) for each in split] == [("steady", 1.0)] * 2
+    assert all(each["limit_ms"] is each["limit_percent"] is None for each in split)
+
+
+def test_two_devices_are_measured_where_there_are_two(monkeypatch):
+    made = NanoBatchOnTwo("tiny", torch.float32)
+    for devices, suited in ((0, []), (1, []), (2, ["steady-1", "steady-4"])):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda devices=devices: devices)
+        assert [case.label for case in CPU_CASES if made.suits(case)] == suited
+
+
+def test_two_ranks_serve_the_benchmark_and_end():
+    """As on two CUDA devices, with processes on a CPU in their place."""
+    engines = []
+
+    def make(*args, **options):
+        engines.append(InferenceEngine.from_pretrained(*args, device="cpu", num_blocks=64, **options))
+        return engines[0]
+
+    with NanoBatchOnTwo("tiny", torch.float32, make).opened(2) as serve:
+        requests = [Request([3, 4, 5], 4), Request([6], 5)]
+        check_served("nano_batch_tp2", requests, serve(requests), clocked=True)
+    assert engines[0].ranks.closed
 
 
 def test_a_contest_on_a_cpu(monkeypatch):

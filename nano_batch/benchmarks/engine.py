@@ -7,11 +7,12 @@ gives exactly these, or its row is refused. The weights are random and shared by
 `concurrency`, each with 300 prompt tokens and 200 outputs, for `step_ms`. `poisson`: `rate_per_s` arrivals a
 second.
 
-`engine`: `nano_batch`, `InferenceEngine` as it comes, without a prefix cache. `transformers_generate_single`:
-`generate()`, one request at a time. `transformers_generate`: `generate()` in static batches of `concurrency`,
-padded on the left, each run to its longest output; only the tokens asked for count.
-`transformers_generate_batch`: Transformers' continuous batching. `limit`: what copy bandwidth and matrix
-products, measured in the same run, allow (`nano_batch/benchmarks/engines/limit.py`).
+`engine`: `nano_batch`, `InferenceEngine` as it comes, without a prefix cache. `nano_batch_tp2`: the same with
+the model split among two CUDA devices, where there are two, and `steady` only.
+`transformers_generate_single`: `generate()`, one request at a time. `transformers_generate`: `generate()` in
+static batches of `concurrency`, padded on the left, each run to its longest output; only the tokens asked for
+count. `transformers_generate_batch`: Transformers' continuous batching. `limit`: what copy bandwidth and
+matrix products, measured in the same run, allow on one device (`nano_batch/benchmarks/engines/limit.py`).
 
 `tok_per_s`: output tokens over the time from the first arrival to the last token, the median of the `runs`,
 beside it the least and the most. TTFT counts from arrival, `ttft_batch_p50_s` from the start of the request's

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from nano_batch.errors import InvalidArgumentError, InvalidTokenError, StalledEr
 from nano_batch.models import PagedMistral, load_mistral
 from nano_batch.models.checkpoint import LoadFormat
 from nano_batch.models.mistral_config import read_eos_token_ids
+from nano_batch.models.parallel import WHOLE, Shard
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Prompt = str | Sequence[int]
 KVCacheDtype = Literal["auto", "fp8_e4m3"]
@@ -101,11 +105,12 @@ class InferenceEngine:
         self.steps_in_flight = steps_in_flight
         cache_dtype = torch.float8_e4m3fn if kv_cache_dtype == "fp8_e4m3" else model.dtype
         if num_blocks is None:
-            num_blocks = blocks_that_fit(
+            fit = blocks_that_fit(
                 model, block_size, cache_dtype, fraction=gpu_memory_fraction,
                 step_tokens=max_num_batched_tokens,
                 most_blocks=max_num_seqs * -(-self.max_model_len // block_size),
             )  # fmt: skip
+            num_blocks = model.shard.least(fit, model.device)
         self.engine = Engine(
             num_blocks, block_size, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
             sliding_window=model.config.sliding_window, max_model_len=self.max_model_len, **scheduler,
@@ -133,6 +138,7 @@ class InferenceEngine:
         dtype: torch.dtype | None = None,
         load_format: LoadFormat = "auto",
         model_seed: int = 0,
+        tensor_parallel_size: int = 1,
         **options: Any,
     ) -> InferenceEngine:
         """Make an engine of a checkpoint's folder, or with random weights of a named shape.
@@ -141,15 +147,41 @@ class InferenceEngine:
             folder_or_name, dtype, load_format: as for `load_mistral`.
             device: None takes a CUDA device where there is one.
             model_seed: of random weights.
+            tensor_parallel_size: devices to split the model among, a process each, which end with the engine
+                (`parallel_engine.py`); a script that asks for several guards its main part, as all that spawn
+                processes do.
             **options: of the engine.
 
         Raises:
             Those of `load_mistral` and of the engine.
+            InvalidArgumentError, DeviceError, ParallelError: the model cannot be split so, there are not as
+                many devices, or a process could not start.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        asked: dict[str, Any] = {"dtype": dtype, "load_format": load_format, "model_seed": model_seed}
+        if tensor_parallel_size == 1:
+            return cls.loaded(folder_or_name, device, WHOLE, **asked, **options)
+        # It builds on this class.
+        from nano_batch.engine.parallel_engine import parallel_engine
+
+        return parallel_engine(folder_or_name, tensor_parallel_size, device, **asked, **options)
+
+    @classmethod
+    def loaded(
+        cls,
+        folder_or_name: str | Path,
+        device: torch.device | str,
+        shard: Shard,
+        *,
+        dtype: torch.dtype | None,
+        load_format: LoadFormat,
+        model_seed: int,
+        **options: Any,
+    ) -> Self:
+        """An engine over a part of a checkpoint's model; arguments and errors of `from_pretrained`."""
         model = load_mistral(
-            folder_or_name, load_format=load_format, seed=model_seed, dtype=dtype, device=device
+            folder_or_name, load_format=load_format, seed=model_seed, dtype=dtype, device=device, shard=shard
         )
         folder, tokenizer = Path(folder_or_name), None
         if load_format == "auto":
@@ -157,6 +189,15 @@ class InferenceEngine:
             if (folder / TOKENIZER).is_file():
                 tokenizer = CheckpointTokenizer(folder)
         return cls(model, tokenizer, **options)
+
+    def close(self) -> None:
+        """End what runs outside of this process: the other ranks of a model that is split, else nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def has_unfinished(self) -> bool:
@@ -192,10 +233,17 @@ class InferenceEngine:
             raise InvalidTokenError(f"stop token {unknown[0]} is not from 0 to {most - 1}")
         if params.stop and self.tokenizer is None:
             raise InvalidArgumentError(f"stop={params.stop!r} needs a tokenizer; stop_token_ids needs none")
+        arrival = time.perf_counter() - self._started
+        options = {"arrival_time": arrival, "priority": priority, "cache_salt": cache_salt}
+        return self._queue(request_id, tokens, params, options)
+
+    def _queue(
+        self, request_id: str, tokens: list[int], params: SamplingParams, options: dict[str, Any]
+    ) -> RequestOutput:
+        """Queue what needs no more of this process: no clock, no seed, no default."""
         self.engine.add_request(
             request_id, tokens, params.max_tokens, min_tokens=params.min_tokens, n=params.n,
-            priority=priority, stop_token_ids=params.stop_token_ids,
-            arrival_time=time.perf_counter() - self._started, cache_salt=cache_salt,
+            stop_token_ids=params.stop_token_ids, **options,
         )  # fmt: skip
         request = ServedRequest.of(request_id, tokens, params, self.tokenizer)
         self._requests[request_id] = request
@@ -247,8 +295,11 @@ class InferenceEngine:
     def _take_in(self, left: int, moved: dict[str, RequestOutput]) -> None:
         """Take in the oldest steps on their way but for so many."""
         while len(self._pending) > left:
-            self._pending[0].launched.wait()  # interrupted here, the step is still to be taken in
+            self._await(self._pending[0].launched)  # interrupted here, the step is still to be taken in
             self._retire(self._pending.popleft(), moved)
+
+    def _await(self, launched: Launched) -> None:
+        launched.wait()
 
     def _launch(self) -> _Pending | None:
         counts = self.engine.step_arrays()

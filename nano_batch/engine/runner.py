@@ -202,7 +202,7 @@ class StepRunner:
     def _likeliest(self, inputs: PagedInputs, lanes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and the likeliest tokens, which become their lanes' newest."""
         logits = self.model.paged(inputs, self.cache)
-        tokens = greedy(logits)
+        tokens = self.model.shard.of_first(greedy(logits))
         self.newest[lanes] = tokens
         return logits, tokens
 
@@ -215,6 +215,8 @@ class StepRunner:
         try:
             return torch.cat([self.model.paged(part, self.cache) for part in self._parts(step, first, last)])
         except torch.OutOfMemoryError:
+            if self.model.shard.size > 1:  # the others would not know of the parts
+                raise
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         if last - first > 1:
@@ -327,6 +329,7 @@ class StepRunner:
 
     def _sample(self, logits: torch.Tensor, lanes: torch.Tensor, host_lanes: Sequence[int]) -> Sampled:
         sampled = self.sampler.sample(logits, lanes.long(), host_lanes)
+        self.model.shard.of_first(sampled.tokens)
         self.newest[lanes.long()] = sampled.tokens
         return sampled
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_batch._choices import unknown_option
+from nano_batch.benchmarks.engines.rows import TWO_DEVICES
 from nano_batch.benchmarks.report import Row
 from nano_batch.errors import LabError
 from nano_batch.lessons.small_step import DATA
@@ -21,6 +22,7 @@ ENGINES = {
     "transformers_generate_batch": ("Transformers, continuous batching", "series-2"),
     "transformers_generate": ("Transformers, static batches", "series-3"),
     SINGLE: ("Transformers, one at a time", "series-4"),
+    TWO_DEVICES: ("nano_batch on two devices", "series-5"),
     LIMIT: ("the device's limit", "bound"),
 }
 """What each is called in a picture, and its colour."""

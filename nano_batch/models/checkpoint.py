@@ -18,6 +18,7 @@ from nano_batch._choices import check_choice
 from nano_batch.errors import CheckpointError, InvalidArgumentError, MissingExtraError
 from nano_batch.models.mistral import MistralConfig, MistralName, PagedMistral
 from nano_batch.models.mistral_config import read_config
+from nano_batch.models.parallel import WHOLE, Shard
 
 LoadFormat = Literal["auto", "dummy"]
 READ_DTYPES = ("BF16", "F16", "F32")
@@ -32,6 +33,7 @@ def load_mistral(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    shard: Shard = WHOLE,
 ) -> PagedMistral:
     """Make a model with the weights of a checkpoint, or with random ones.
 
@@ -43,6 +45,7 @@ def load_mistral(
         seed: of "dummy"; on devices of one kind it gives the same weights again.
         dtype: of the model; None, the config's.
         device: where the weights go.
+        shard: the part of the model to make: the rest is not read, and drawn weights are those of the whole.
 
     Raises:
         CheckpointError: lists everything that is wrong: tensors missing, unknown, of another shape or dtype,
@@ -50,6 +53,17 @@ def load_mistral(
         UnknownOptionError, InvalidArgumentError, DtypeError, DeviceError.
         MissingExtraError: the package safetensors is not installed.
     """
+    config = config_for(folder_or_name, load_format)
+    model = PagedMistral(config, dtype=dtype, device=device, shard=shard)
+    if load_format == "auto":
+        _read_weights(model, Path(folder_or_name))
+    else:
+        _draw_weights(model, seed)
+    return model
+
+
+def config_for(folder_or_name: str | Path, load_format: LoadFormat) -> MistralConfig:
+    """The shapes of the model that `load_mistral` makes; arguments and errors are its own."""
     check_choice("load_format", load_format, LoadFormat)
     folder = Path(folder_or_name)
     if load_format == "auto":
@@ -57,17 +71,11 @@ def load_mistral(
             raise CheckpointError(
                 f"{folder} is not a folder; a name has weights with load_format='dummy' only"
             )
-        model = PagedMistral(read_config(folder), dtype=dtype, device=device)
-        _read_weights(model, folder)
-        return model
+        return read_config(folder)
     # A folder may be called like a shape: the name wins, for it means the same everywhere.
     if str(folder_or_name) in get_args(MistralName) or not folder.is_dir():
-        config = MistralConfig.named(str(folder_or_name))  # type: ignore[arg-type]
-    else:
-        config = read_config(folder)
-    model = PagedMistral(config, dtype=dtype, device=device)
-    _draw_weights(model, seed)
-    return model
+        return MistralConfig.named(str(folder_or_name))  # type: ignore[arg-type]
+    return read_config(folder)
 
 
 def _draw_weights(model: PagedMistral, seed: int) -> None:
@@ -78,12 +86,13 @@ def _draw_weights(model: PagedMistral, seed: int) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InvalidArgumentError(f"seed={seed!r} is not a whole number from 0 to 2^63 - 1")
     generator = torch.Generator(model.device).manual_seed(seed)
-    for view in model.state_dict().values():
+    for name, view in model.state_dict().items():
         if view.dim() == 1:
             view.fill_(1.0)
             continue
-        drawn = torch.randn(view.shape, generator=generator, device=model.device, dtype=torch.float32)
-        view.copy_(drawn.mul_(1 / math.sqrt(view.shape[1])))
+        whole, part = model.shard.place(name, view.shape)
+        drawn = torch.randn(whole, generator=generator, device=model.device, dtype=torch.float32)
+        view.copy_(drawn[part].mul_(1 / math.sqrt(whole[1])))
 
 
 def _read_weights(model: PagedMistral, folder: Path) -> None:
@@ -107,13 +116,15 @@ def _read_weights(model: PagedMistral, folder: Path) -> None:
         problems += [f"{name} is missing" for name in sorted(targets.keys() - names)]
         problems += [f"{name} is unknown" for name in sorted(names - targets.keys() - tied)]
         for name in sorted(names & targets.keys()):
-            problems += _misfits(name, sources[name].get_slice(name), list(targets[name].shape))
+            whole, _ = model.shard.place(name, targets[name].shape)
+            problems += _misfits(name, sources[name].get_slice(name), whole)
         if tied and not problems and not _same_as_embedding(sources):
             problems.append("lm_head.weight differs from the embedding, to which config.json ties it")
         if problems:
             raise CheckpointError(f"{folder} holds no weights for {model!r}: " + "; ".join(problems))
         for name, target in targets.items():
-            target.copy_(sources[name].get_tensor(name))
+            _, part = model.shard.place(name, target.shape)
+            target.copy_(sources[name].get_slice(name)[part])
 
 
 def _misfits(name: str, stored: Any, needed: list[int]) -> list[str]:

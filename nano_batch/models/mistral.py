@@ -31,6 +31,7 @@ from nano_batch.models.ops import (
     rms_norm,
     silu_mul,
 )
+from nano_batch.models.parallel import WHOLE, Shard
 from nano_batch.models.rope_scaling import RopeScaling
 
 MistralName = Literal["mistral-7b-v0.1", "mistral-7b-v0.3", "small", "tiny"]
@@ -116,12 +117,14 @@ class PagedMistral:
     """A Mistral decoder; `load_mistral` fills its weights, which are uninitialised memory before.
 
     Args:
-        config: its shapes.
+        config: its shapes, as a whole.
         dtype: of weights, keys, values and logits: float16, bfloat16, float32 or float64; None, the config's.
         device: where it computes.
+        shard: which part of it this is, where others compute the rest; `config` then has the part's shapes.
 
     Raises:
         DtypeError, DeviceError: the dtype is none of these, or the device cannot hold it.
+        InvalidArgumentError: its heads cannot be split so.
     """
 
     def __init__(
@@ -130,9 +133,11 @@ class PagedMistral:
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
+        shard: Shard = WHOLE,
     ) -> None:
         """Allocate the weights, each once."""
-        self.config = c = config
+        self.config = c = shard.config(config)
+        self.shard = shard
         self.dtype = dtype or config.dtype
         self.device = usable_device(self.dtype, device, FLOATS)
         qkv_rows = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
@@ -156,7 +161,8 @@ class PagedMistral:
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def __repr__(self) -> str:
-        return f"PagedMistral({self.config}, in {self.dtype} on {self.device})"
+        part = f"part {self.shard.rank + 1} of {self.shard.size}: " if self.shard.size > 1 else ""
+        return f"PagedMistral({part}{self.config}, in {self.dtype} on {self.device})"
 
     def _repr_html_(self) -> str:
         rows = [("weights", readable_bytes(self.weight_bytes)), *vars(self.config).items()]
@@ -254,11 +260,20 @@ class PagedMistral:
         for index, (layer, next_norm) in enumerate(zip(self.layers, norms, strict=True)):
             projected = F.linear(normed, layer.qkv).view(len(tokens), -1, c.head_dim)
             query, keys, values = torch.split(projected, heads, dim=1)
-            attended = _to_residual(attend(index, query, keys, values).flatten(1), layer.output)
+            attended = self._to_residual(attend(index, query, keys, values).flatten(1), layer.output)
             normed = add_rms_norm(attended, residual, layer.mlp_norm, c.rms_norm_eps)
-            moved = _to_residual(silu_mul(F.linear(normed, layer.gate_up)), layer.down)
+            moved = self._to_residual(silu_mul(F.linear(normed, layer.gate_up)), layer.down)
             normed = add_rms_norm(moved, residual, next_norm, c.rms_norm_eps)
         return F.linear(normed if wanted is None else normed[wanted], self.head)
+
+    def _to_residual(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """A product with one of the two matrices that have few rows of their own; of parts, their sum.
+
+        The library splits its sums there and adds them up in a second kernel: for few tokens ours is a tenth
+        faster (docs/notes/engine.md).
+        """
+        few = x.is_cuda and len(x) <= MOST_ROWS and x.dtype in SIXTEEN_BITS
+        return self.shard.sum(linear_few_rows(x, weight) if few else F.linear(x, weight))
 
     def new_cache(
         self,
@@ -275,14 +290,3 @@ class PagedMistral:
             num_blocks, block_size, c.num_kv_heads, c.head_dim, dtype or self.dtype, self.device,
             num_layers=c.num_layers, layout=layout, num_swap_blocks=num_swap_blocks,
         )  # fmt: skip
-
-
-def _to_residual(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """A product with one of the two matrices that have few rows of their own.
-
-    The library splits its sums there and adds them up in a second kernel: for few tokens ours is a tenth
-    faster (docs/notes/engine.md).
-    """
-    if x.is_cuda and len(x) <= MOST_ROWS and x.dtype in SIXTEEN_BITS:
-        return linear_few_rows(x, weight)
-    return F.linear(x, weight)

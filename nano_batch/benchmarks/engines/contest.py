@@ -12,18 +12,19 @@ from nano_batch.benchmarks.engines.base import EngineUnderTest
 from nano_batch.benchmarks.engines.limit import Limit, card_of
 from nano_batch.benchmarks.engines.ours import NanoBatch
 from nano_batch.benchmarks.engines.rates import Rates, measure_rates
-from nano_batch.benchmarks.engines.rows import LIMIT
+from nano_batch.benchmarks.engines.rows import LIMIT, TWO_DEVICES
 from nano_batch.benchmarks.engines.transformers_batch import TransformersBatch
 from nano_batch.benchmarks.engines.transformers_generate import (
     TransformersGenerate,
     TransformersGenerateSingle,
 )
+from nano_batch.benchmarks.engines.two_devices import NanoBatchOnTwo
 from nano_batch.benchmarks.engines.work import CPU_CASES, CUDA_CASES, Case
 from nano_batch.benchmarks.report import driver, machine
 from nano_batch.models import load_mistral
 
 KINDS: tuple[Any, ...] = (NanoBatch, TransformersBatch, TransformersGenerate, TransformersGenerateSingle)
-ENGINES: tuple[str, ...] = (LIMIT, *(kind.name for kind in KINDS))
+ENGINES: tuple[str, ...] = (LIMIT, *(kind.name for kind in KINDS), TWO_DEVICES)
 DEFAULT_MODEL = {"cuda": "mistral-7b-v0.1", "cpu": "tiny"}
 
 
@@ -92,6 +93,8 @@ class Contest:
         """One of `ENGINES`, over this model."""
         if name == LIMIT:
             return Limit(card_of(self.model), self._rates)
+        if name == TWO_DEVICES:
+            return NanoBatchOnTwo(self.model_name, self.model.dtype)
         made: EngineUnderTest = next(kind for kind in KINDS if kind.name == name)(self.model)
         return made
 

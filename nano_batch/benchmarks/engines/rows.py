@@ -13,6 +13,8 @@ from nano_batch.benchmarks.report import Row
 
 Floats = NDArray[np.float64]
 LIMIT = "limit"
+TWO_DEVICES = "nano_batch_tp2"
+"""Of which the limit of one device says nothing."""
 PLACE = ("case", "concurrency", "rate_per_s", "requests")
 """The columns that say which load a row is of."""
 
@@ -79,11 +81,14 @@ def gaps_ms(run: Sequence[Served]) -> Floats:
 
 
 def with_limits(rows: Sequence[Row]) -> list[Row]:
-    """The rows with `limit_ms`, the limit's `step_ms` at the same load, and the share of its throughput."""
+    """The rows with `limit_ms`, the limit's `step_ms` at the same load, and the share of its throughput.
+
+    Both are None where the load's limit was not measured, and for two devices.
+    """
     limits = {place_of(each): each for each in rows if each["engine"] == LIMIT}
     found = []
     for each in rows:
-        limit = limits.get(place_of(each))
+        limit = None if each["engine"] == TWO_DEVICES else limits.get(place_of(each))
         share = None if limit is None else _rounded(100 * each["tok_per_s"] / limit["tok_per_s"])
         step = None if limit is None else limit["step_ms"]
         found.append({**each, "limit_ms": step, "limit_percent": share})
