@@ -16,6 +16,7 @@ from nano_batch.errors import InvalidArgumentError, NanoBatchError
 
 QUICKSTART = "00_quickstart.ipynb"
 MEMORY_TOKENS = 524_288
+OF_A_MODEL = ("engine", "kv_cache")
 NOT_BENCHMARKS = {"dummy_nano_batch_benchmark", "memory", "report"}
 
 
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure on this machine")
     bench.add_argument("name", metavar="NAME", help="which benchmark, such as scheduler")
-    bench.add_argument("--model", metavar="NAME", help="of the benchmark engine, such as tiny")
+    bench.add_argument("--model", metavar="NAME", help="of the benchmarks engine and kv_cache, such as tiny")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=_bench)
 
@@ -149,8 +150,11 @@ def _bench(options: argparse.Namespace) -> int:
     names = sorted({module.name for module in modules} - NOT_BENCHMARKS)
     if options.name not in names:
         raise unknown_option("benchmark", options.name, tuple(names))
-    if options.model is not None and options.name != "engine":
-        raise InvalidArgumentError(f"--model={options.model} is for the benchmark engine, not {options.name}")
+    if options.model is not None and options.name not in OF_A_MODEL:
+        takers = " and ".join(OF_A_MODEL)
+        raise InvalidArgumentError(
+            f"--model={options.model} is for the benchmarks {takers}, not {options.name}"
+        )
     given = {} if options.model is None else {"model": options.model}
     result = importlib.import_module(f"nano_batch.benchmarks.{options.name}").run(**given)
     if options.json:

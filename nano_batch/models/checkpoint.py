@@ -58,7 +58,7 @@ def load_mistral(
     if load_format == "auto":
         _read_weights(model, Path(folder_or_name))
     else:
-        _draw_weights(model, seed)
+        draw_weights(model, seed)
     return model
 
 
@@ -78,7 +78,7 @@ def config_for(folder_or_name: str | Path, load_format: LoadFormat) -> MistralCo
     return read_config(folder)
 
 
-def _draw_weights(model: PagedMistral, seed: int) -> None:
+def draw_weights(model: PagedMistral, seed: int) -> None:
     """Draw normal numbers of variance 1 / columns, so that activations keep their size at any width.
 
     They are drawn in float32 and rounded: every dtype gets the same model, as near as it can hold it.
