@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,6 +15,13 @@ from small_engines import GREEDY, Model, assert_idle, prompts_of  # noqa: E402
 
 from nano_batch import SamplingParams, errors  # noqa: E402
 from nano_batch.engine import AsyncInferenceEngine  # noqa: E402
+
+
+def run(coroutine):
+    """In a thread of its own: the browser tests leave an event loop running in this one."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, coroutine).result()
+
 
 PROMPTS = prompts_of(9, 14, 5, 21, seed=40)
 IN_FLIGHT = pytest.mark.parametrize("in_flight", [0, 1])
@@ -55,7 +63,7 @@ def test_many_coroutines_share_the_batch(model, in_flight):
         async with AsyncInferenceEngine(engine) as serving:
             return await asyncio.gather(*(last_of(serving, prompt) for prompt in PROMPTS * 3))
 
-    outputs = asyncio.run(main())
+    outputs = run(main())
     assert [output.prompt_token_ids for output in outputs] == PROMPTS * 3
     model.assert_greedy(*outputs, count=24)
     assert max(rows) == 8  # all lanes
@@ -69,7 +77,7 @@ def test_outputs_grow_and_are_copies(model):
         async with AsyncInferenceEngine(engine) as serving:
             return [output async for output in serving.generate(PROMPTS[0], SamplingParams(n=2, seed=1))]
 
-    outputs = asyncio.run(main())
+    outputs = run(main())
     lengths = [[len(one.token_ids) for one in output.sequences] for output in outputs]
     assert lengths == sorted(lengths)
     assert lengths[0] == [1, 1]
@@ -97,7 +105,7 @@ def test_the_event_loop_stays_free_during_a_step(model, monkeypatch):
             ran.set()
             return await task
 
-    model.assert_greedy(asyncio.run(main()), count=24)
+    model.assert_greedy(run(main()), count=24)
     assert threading.get_ident() not in threads
 
 
@@ -122,7 +130,7 @@ def test_a_cancelled_coroutine_aborts_its_request_only(model, tokens, in_flight)
             assert list(engine._requests) == []
             return result
 
-    model.assert_greedy(asyncio.run(main()), count=24)
+    model.assert_greedy(run(main()), count=24)
     assert_idle(engine)
 
 
@@ -138,7 +146,7 @@ def test_leaving_the_iterator_aborts(model):
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.001)
 
-    asyncio.run(main())
+    run(main())
     assert_idle(engine)
 
 
@@ -154,7 +162,7 @@ def test_bad_input_reaches_its_coroutine_only(model):
                 await last_of(serving, [-1])
             return await good
 
-    model.assert_greedy(asyncio.run(main()), count=24)
+    model.assert_greedy(run(main()), count=24)
     assert_idle(engine)
 
 
@@ -176,7 +184,7 @@ def test_an_exception_of_a_step_reaches_those_it_ended(model, monkeypatch, in_fl
             tasks = [last_of(serving, prompt) for prompt in PROMPTS]
             return await asyncio.gather(*tasks, return_exceptions=True)
 
-    results = asyncio.run(main())
+    results = run(main())
     assert [str(one) for one in results[:2]] == ["broken"] * 2
     model.assert_greedy(*results[2:], count=24)
     assert_idle(engine)
@@ -194,7 +202,7 @@ def test_an_engine_that_cannot_go_on_tells_all(model, monkeypatch):
         async with AsyncInferenceEngine(engine) as serving:
             return await asyncio.gather(*(last_of(serving, one) for one in PROMPTS), return_exceptions=True)
 
-    assert [type(one) for one in asyncio.run(main())] == [errors.StalledError] * 4
+    assert [type(one) for one in run(main())] == [errors.StalledError] * 4
     assert_idle(engine)
 
 
@@ -214,7 +222,7 @@ def test_closing_ends_all_with_what_they_have(model, in_flight):
         await serving.aclose()
         return results
 
-    outputs = asyncio.run(main())
+    outputs = run(main())
     assert "abort" in {output.finish_reason for output in outputs}
     model.assert_greedy(*outputs)
     # The engine itself goes on.
@@ -230,7 +238,7 @@ def test_an_event_loop_that_ends_leaves_no_request_behind(model):
         await after(serving, PROMPTS[0], 2)
 
     tasks = []
-    asyncio.run(main())
+    run(main())
     assert all(task.cancelled() for task in tasks)
     assert_idle(engine)
-    model.assert_greedy(asyncio.run(last_of(serving, PROMPTS[0])), count=24)  # in another loop
+    model.assert_greedy(run(last_of(serving, PROMPTS[0])), count=24)  # in another loop

@@ -18,8 +18,8 @@ from nano_batch.records import Kind, Run, Schedule, replay
 
 SETUPS = {
     "roomy": {"num_blocks": 80},
-    "preempted": {"num_blocks": 9, "watermark": 0.0},
-    "swapped": {"num_blocks": 9, "watermark": 0.0, "preemption": "swap", "num_swap_blocks": 40},
+    "preempted": {"num_blocks": 12, "watermark": 0.0},
+    "swapped": {"num_blocks": 12, "watermark": 0.0, "preemption": "swap", "num_swap_blocks": 40},
     "chunks": {"num_blocks": 80, "max_num_batched_tokens": 12},
 }
 
