@@ -237,6 +237,16 @@ class KVCache:
                 staging[staged : staged + length].copy_(bits[host : host + length], non_blocking=True)
             as_bits(self._blocks).index_copy_(2, device_blocks[part].to(self.device), staging.movedim(0, 2))
 
+    def move(self, swap_out: BlockPairs, swap_in: BlockPairs, copies: BlockPairs) -> None:
+        """Make a step's moves: `swap_out`, `swap_in`, then `copy_blocks`, each with its pairs and its errors.
+
+        The order matters: what is swapped in may land where something was swapped out.
+        """
+        moves = (self.swap_out, swap_out), (self.swap_in, swap_in), (self.copy_blocks, copies)
+        for move, pairs in moves:
+            if len(pairs):
+                move(pairs)
+
     def _staged(self, count: int) -> list[slice]:
         size = max(1, STAGING_BYTES // self.get_memory_usage().per_block_bytes)
         return [slice(start, start + size) for start in range(0, count, size)]

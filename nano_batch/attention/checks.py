@@ -242,6 +242,7 @@ def usable_device(
         raise DtypeError(f"dtype={dtype!r} is not one of {names}")
     try:
         return torch.zeros(1, dtype=dtype, device=device).device
+    # What PyTorch raises depends on its build and on what is missing: the device, its driver, the dtype.
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(f"device={str(device)!r} cannot hold {dtype}: {reason}") from error

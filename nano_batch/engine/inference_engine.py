@@ -67,7 +67,8 @@ class InferenceEngine:
             token more than it needs when a stop token ends it. 0 waits for each step's tokens.
         deterministic: compute each token alone: on a CPU a request's logits and tokens then do not depend, in
             a single bit, on what else is served. Slow.
-        cuda_graphs: run steps of decodes as CUDA graphs; None where the device and the kernels allow it.
+        cuda_graphs: run steps of decodes, and small ones with prompts, as CUDA graphs; None where the device
+            and the kernels allow it.
         seed: of the seeds that are drawn for requests without one; None draws it, too.
         **scheduler: the other options of `nano_batch.Engine`: policy, preemption, num_swap_blocks,
             enable_prefix_caching, enable_chunked_prefill, eviction, watermark, event_log, sjf_ageing.
@@ -312,7 +313,8 @@ class InferenceEngine:
             self._check_progress()
         greedy = all(sequence.request.params.greedy for sequence in sequences)
         try:
-            self.runner.move(self.engine.movement())
+            # Before all else: blocks of requests that the step does not compute are among them.
+            self.cache.move(*self.engine.movement())
             for sequence, lane in taken:
                 self._admit(sequence, lane)
             launched = self.runner.launch(counts, lanes, greedy=greedy)

@@ -17,7 +17,6 @@ import torch
 from nano_batch.attention import DecodePlan, PrefillPlan
 from nano_batch.attention.cuda.backend import decode_refusal
 from nano_batch.attention.cuda.prefill import library_refusal
-from nano_batch.block_pairs import BlockPairs
 from nano_batch.core import Engine, StepCounts
 from nano_batch.cuda.available import why_not
 from nano_batch.engine import mixed_rows
@@ -67,8 +66,8 @@ class StepRunner:
         engine: whose arrays it binds.
         model, cache: what computes a step.
         token_by_token: compute each token alone, so that its numbers depend on nothing else in the step.
-        cuda_graphs: run steps of decodes as CUDA graphs; None where the attention kernels run and tokens are
-            not computed one by one.
+        cuda_graphs: run steps of decodes, and small ones with prompts, as CUDA graphs; None where the
+            attention kernels run and tokens are not computed one by one.
 
     Raises:
         DeviceError, DtypeError, MissingExtraError: graphs are asked for, and the kernels do not run here.
@@ -122,14 +121,6 @@ class StepRunner:
         """What the engine's newest step was written to; once for each step, even for one that fails."""
         self.turn = 1 - self.turn
         return self.host[1 - self.turn].arrays
-
-    def move(self, movement: tuple[BlockPairs, BlockPairs, BlockPairs]) -> None:
-        """Move a step's blocks, those of requests that it does not compute among them: before all else."""
-        # The order matters: what is swapped in may land where something was swapped out.
-        moves = self.cache.swap_out, self.cache.swap_in, self.cache.copy_blocks
-        for move, pairs in zip(moves, movement, strict=True):
-            if len(pairs):
-                move(pairs)
 
     def launch(self, counts: StepCounts, lanes: Sequence[int], *, greedy: bool) -> Launched:
         """Start the step that the engine has just planned, whose turn was taken and whose blocks were moved.

@@ -34,7 +34,7 @@ class PagedRunner:
 
         A request with n > 1 whose prompt ends has one entry, from which its n tokens are taken.
         """
-        self._move(output.swap_out, output.swap_in, output.copies)
+        self.cache.move(output.swap_out, output.swap_in, output.copies)
         if not output.scheduled_requests:
             return {}
         logits = self.model.paged(self._inputs(output), self.cache)
@@ -56,17 +56,11 @@ class PagedRunner:
             newest: [max_num_seqs] int64 on the model's device, each lane's newest token. It is read where a
                 token id is -1; the caller writes what it samples to `newest[sample_lanes]`.
         """
-        self._move(*movement)
+        self.cache.move(*movement)
         inputs = self._array_inputs(counts, buffers, newest)
         if not len(inputs.token_ids):
             return torch.empty(0, self.model.config.vocab_size, dtype=self.model.dtype)
         return self.model.paged(inputs, self.cache)
-
-    def _move(self, swap_out: BlockPairs, swap_in: BlockPairs, copies: BlockPairs) -> None:
-        # The order matters: what is swapped in may land where something was swapped out.
-        self.cache.swap_out(swap_out)
-        self.cache.swap_in(swap_in)
-        self.cache.copy_blocks(copies)
 
     def _inputs(self, output: SchedulerOutput) -> PagedInputs:
         first, count = np.array(output.num_computed_tokens), np.array(output.num_tokens_per_request)
