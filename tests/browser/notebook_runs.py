@@ -35,3 +35,26 @@ def page_table(view):
     """The rows of the numbers under a view."""
     rows = view.locator("details table tbody tr").all()
     return [tuple(row.locator("th, td").all_text_contents()) for row in rows]
+
+
+def check_keys(tab, view, twin, control, keys, numbers):
+    """Move a slider by `keys`, (key, value) each: the page shows what its twin here does, and goes home.
+
+    `numbers` reads the page's table as the rows of the twin's.
+    """
+    view.get_by_role("button", name="Reset").click()
+    tab.settle(view)
+    setattr(twin, control, twin._homes[control])
+    assert numbers(view) == list(twin.table().rows)
+    slider = view.locator(f"[data-control={control}] input[type=range]")
+    for key, value in keys:
+        slider.focus()
+        tab.page.keyboard.press(key)
+        tab.settle(view)
+        setattr(twin, control, value)
+        assert not view.locator(".nb-error").first.is_visible()
+        assert numbers(view) == list(twin.table().rows), value
+        assert view.locator(".nb-sentence").inner_text() == " ".join(twin.chart.says)
+    setattr(twin, control, twin._homes[control])
+    view.get_by_role("button", name="Reset").click()
+    tab.settle(view)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from notebook_runs import page_table, run_here, run_in_page
+from notebook_runs import check_keys, page_table, run_here, run_in_page
 
 from nano_batch.viz.palette import ROLES, ink_on
 
@@ -59,22 +59,7 @@ def numbers(view):
 def test_a_control_moved_by_keyboard_gives_the_table_of_python(tab, python, name):
     place, control, keys = VIEWS[name]
     view, twin = tab.views()[place], getattr(python, name)
-    view.get_by_role("button", name="Reset").click()
-    tab.settle(view)
-    setattr(twin, control, twin._homes[control])
-    assert numbers(view) == list(twin.table().rows)
-    slider = view.locator(f"[data-control={control}] input[type=range]")
-    for key, value in keys:
-        slider.focus()
-        tab.page.keyboard.press(key)
-        tab.settle(view)
-        setattr(twin, control, value)
-        assert not view.locator(".nb-error").first.is_visible()
-        assert numbers(view) == list(twin.table().rows), value
-        assert view.locator(".nb-sentence").inner_text() == " ".join(twin.chart.says)
-    setattr(twin, control, twin._homes[control])
-    view.get_by_role("button", name="Reset").click()
-    tab.settle(view)
+    check_keys(tab, view, twin, control, keys, numbers)
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])

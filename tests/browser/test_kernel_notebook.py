@@ -2,7 +2,7 @@
 
 import nbformat
 import pytest
-from notebook_runs import FOLDER, page_table, run_in_page
+from notebook_runs import FOLDER, check_keys, page_table, run_in_page
 
 from nano_batch.viz.palette import ROLES, ink_on
 
@@ -48,21 +48,7 @@ def test_a_control_moved_by_keyboard_gives_the_table_of_python(tab, python, plac
     assert len(tab.views()) == len(VIEWS)
     view, (name, control, keys) = tab.views()[place], VIEWS[place]
     twin = python[name]
-    view.get_by_role("button", name="Reset").click()
-    tab.settle(view)
-    assert numbers(view) == list(twin.table().rows)
-    slider = view.locator(f"[data-control={control}] input[type=range]")
-    for key, value in keys:
-        slider.focus()
-        tab.page.keyboard.press(key)
-        tab.settle(view)
-        setattr(twin, control, value)
-        assert not view.locator(".nb-error").first.is_visible()
-        assert numbers(view) == list(twin.table().rows), value
-        assert view.locator(".nb-sentence").inner_text() == " ".join(twin.chart.says)
-    setattr(twin, control, twin._homes[control])
-    view.get_by_role("button", name="Reset").click()
-    tab.settle(view)
+    check_keys(tab, view, twin, control, keys, numbers)
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
