@@ -1,6 +1,6 @@
 """The compiled core (nano_batch_rs), as `nano_batch.core` uses it."""
 
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,13 @@ __all__ = [
     "belady_hits",
     "bursty_arrivals",
     "cards",
+    "cpu_available",
+    "cpu_linear",
+    "cpu_paged_attention",
+    "cpu_rms_norm",
+    "cpu_silu_mul",
+    "cpu_use_threads",
+    "cpu_write_kv",
     "family_prompts",
     "length_tables",
     "log_normal_lengths",
@@ -26,6 +33,8 @@ __all__ = [
     "simulate",
     "uniform_lengths",
 ]
+
+_Floats: TypeAlias = npt.NDArray[np.float32]
 
 __version__: str
 SAMPLER_VERSION: str
@@ -55,6 +64,34 @@ def family_prompts(
 def belady_hits(
     offsets: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], num_blocks: int
 ) -> npt.NDArray[np.uint32]: ...
+def cpu_available() -> bool: ...
+def cpu_use_threads(address: int) -> None: ...
+def cpu_linear(x: _Floats, weight: _Floats, out: _Floats, threads: int) -> None: ...
+def cpu_rms_norm(
+    x: _Floats, residual: _Floats | None, weight: _Floats, eps: float, out: _Floats, threads: int
+) -> None: ...
+def cpu_silu_mul(gate_up: _Floats, out: _Floats, threads: int) -> None: ...
+def cpu_write_kv(
+    keys: _Floats,
+    values: _Floats,
+    key_cache: _Floats,
+    value_cache: _Floats,
+    slots: npt.NDArray[np.int64],
+    rope: tuple[npt.NDArray[np.int64], _Floats, _Floats] | None,
+    query: _Floats | None,
+) -> None: ...
+def cpu_paged_attention(
+    query: _Floats,
+    key_cache: _Floats,
+    value_cache: _Floats,
+    block_table: npt.NDArray[np.int32],
+    context_lens: npt.NDArray[np.int32],
+    query_start_loc: npt.NDArray[np.int32],
+    scale: float,
+    window: int | None,
+    out: _Floats,
+    threads: int,
+) -> None: ...
 def cards() -> list[tuple[str, str, str]]: ...
 def length_tables() -> list[tuple[str, str]]: ...
 def simulate(

@@ -187,9 +187,12 @@ class KVCache:
         new = NewTokens(len(slots), self.num_kv_heads, self.head_dim, self.dtype, self.device)
         new.check(keys, values)
         new.check_rope(rope, query, keys.dtype)
+        key_scale, value_scale = self.scales(layer)
+        turns = (None, None, None) if rope is None else (rope.positions, rope.cosines, rope.sines)
+        positions, cosines, sines = turns
         cache_ops.write_kv(
-            keys, values, cached_keys, cached_values, slots.to(self.device), *self.scales(layer),
-            *((rope.positions, rope.cosines, rope.sines) if rope is not None else (None, None, None)), query,
+            keys, values, cached_keys, cached_values, slots.to(self.device), key_scale, value_scale,
+            positions, cosines, sines, query,
         )  # fmt: skip
 
     def _slots(self, slots: torch.Tensor | NDArray[np.int64] | Sequence[int], validate: bool) -> torch.Tensor:

@@ -171,7 +171,7 @@ def off_by_one(tensor):
 
 @st.composite
 def cases(draw, *, prefill=False, device="cpu", dtypes=tuple(LIMITS), head_dims=HEAD_DIMS,
-          most_context=80, most_group=16, soft_caps=True):  # fmt: skip
+          most_context=80, most_group=16, soft_caps=True, quantised=True):  # fmt: skip
     """Batches of up to five rows: mostly short contexts, some as long as `most_context`."""
     lengths = st.one_of(st.integers(0, 20), st.integers(0, 80), st.integers(0, most_context))
     contexts = draw(st.lists(lengths, max_size=5))
@@ -187,5 +187,5 @@ def cases(draw, *, prefill=False, device="cpu", dtypes=tuple(LIMITS), head_dims=
         layout=draw(st.sampled_from(["NHD", "HND"])),
         scale=None if scale is None else scale / head_dim**0.5,
         soft_cap=draw(st.one_of(st.none(), st.floats(0.5, 50))) if soft_caps else None,
-        fp8=draw(st.booleans()), per_head=draw(st.booleans()),
+        fp8=quantised and draw(st.booleans()), per_head=draw(st.booleans()),
     )  # fmt: skip

@@ -15,20 +15,76 @@ from nano_batch.attention import dense_attention, paged_attention_fwd, paged_att
 from nano_batch.attention.cuda import prefill
 
 SCALES = ("key_scale", "value_scale")
+WHOLE = (16, 64, 80, 256)
+"""Sizes of a head that the core's kernel takes."""
 
 
 @given(case=cases(prefill=False))
 @settings(max_examples=200, deadline=None)
 def test_decode_equals_dense_attention(case):
     case.check(case.decode())
-    case.check(case.decode(validate=False))
+    case.check(case.decode(validate=False, backend="torch"))
 
 
 @given(case=cases(prefill=True))
 @settings(max_examples=200, deadline=None)
 def test_prefill_equals_dense_attention(case):
     case.check(case.prefill())
-    case.check(case.prefill(validate=False))
+    case.check(case.prefill(validate=False, backend="torch"))
+
+
+@given(case=cases(prefill=True, dtypes=(torch.float32,), soft_caps=False, quantised=False, head_dims=WHOLE))
+@settings(max_examples=200, deadline=None)
+def test_the_core_s_kernel_equals_dense_attention(case):
+    case.check(case.prefill(backend="cpu"))
+    case.check(case.prefill(backend="cpu", validate=False))
+
+
+@pytest.mark.parametrize("layout", ["NHD", "HND"])
+@pytest.mark.parametrize("window", [None, 1, 20])
+def test_the_core_s_kernel_reads_any_layout_and_group(layout, window):
+    for group, kv_heads in [(1, 3), (3, 2), (5, 1), (9, 2)]:
+        sizes = {"group": group, "kv_heads": kv_heads, "head_dim": 32, "layout": layout, "window": window}
+        case = Case(20, [300, 0, 41, 7], [40, 0, 1, 7], block_size=16, **sizes)
+        case.check(case.prefill(backend="cpu"))
+        case.table = torch.cat([case.table, case.table.fill_(0)], 1)[:, : case.columns]  # rows far apart
+        decode = Case(21, [300, 0, 41], [1, 1, 1], block_size=7, **sizes)
+        decode.check(decode.decode(backend="cpu"))
+
+
+def test_what_the_core_s_kernel_does_not_take():
+    fits = Case(22, [9], [1], head_dim=16)
+    for case, error, message in [
+        (
+            Case(22, [9], [1], head_dim=8),
+            errors.ShapeError,
+            "head_dim is 8; the kernel takes multiples of 16",
+        ),
+        (Case(22, [9], [1], head_dim=16, dtype=torch.float64), errors.DtypeError, "are torch.float64"),
+        (Case(22, [9], [1], head_dim=16, fp8=True), errors.DtypeError, "are torch.float8_e4m3fn"),
+        (Case(22, [9], [1], head_dim=16, soft_cap=2.0), errors.InvalidArgumentError, "soft_cap=2.0"),
+    ]:
+        for form in (case.decode, case.prefill):
+            with pytest.raises(error, match=f"backend='cpu': .*{message}"):
+                form(backend="cpu")
+            case.check(form())
+    fits.query = fits.query.requires_grad_()
+    with pytest.raises(errors.DeviceError, match="gradients are asked for"):
+        fits.decode(backend="cpu")
+
+
+def test_the_core_s_kernel_reads_nothing_that_is_not_there():
+    for change in ({"table": 99}, {"table": -1}, {"contexts": [90, 4]}):
+        case = Case(23, [9, 4], [1, 1], head_dim=16)
+        if "table" in change:
+            case.table[0, 1] = change["table"]
+        else:
+            case.contexts = change["contexts"]
+        with pytest.raises(
+            errors.InvalidArgumentError,
+            match=r"block_table is (99|-1); it must be 0 to|context_lens is 90; it must be at most",
+        ):
+            case.decode(validate=False, backend="cpu")
 
 
 def attend_to_rows(query, keys, values, query_starts, key_starts, most_queries, most_keys, *, scale,
@@ -92,9 +148,9 @@ def test_tiles_of_any_size_give_the_same(window, tile_elements, query_tile, monk
     monkeypatch.setattr(torch_backend, "TILE_ELEMENTS", tile_elements)
     monkeypatch.setattr(torch_backend, "QUERY_TILE", query_tile)
     case = Case(1, [70, 33, 0, 12, 5], [69, 1, 2, 12, 0], window=window)
-    case.check(case.prefill())
+    case.check(case.prefill(backend="torch"))
     case = Case(2, [70, 33, 0, 12, 5], [1] * 5, window=window)
-    case.check(case.decode())
+    case.check(case.decode(backend="torch"))
 
 
 def test_a_long_context_with_large_scores_is_exact():
@@ -165,7 +221,7 @@ def test_keys_and_values_are_copied_once_and_never_the_whole_cache(layout):
     case = Case(8, [64, 50, 64], [1, 1, 1], block_size=8, kv_heads=2, group=1, head_dim=32, layout=layout)
     gathered = 3 * 64 * 2 * 32 * 4
     with Made() as made:
-        case.decode()
+        case.decode(backend="torch")
     assert sum(size >= gathered // 2 for size in made.sizes) == 2
     assert max(made.sizes) == gathered
 
@@ -174,7 +230,7 @@ def test_a_long_context_never_has_a_whole_copy(monkeypatch):
     monkeypatch.setattr(torch_backend, "TILE_ELEMENTS", 2**12)
     case = Case(9, [4096], [1], block_size=8, kv_heads=2, group=1, head_dim=32)
     with Made() as made:
-        output = case.decode()
+        output = case.decode(backend="torch")
     case.check(output)
     tile = 2**12 * 4
     assert made.sizes.count(tile) == 2 * 4096 // 64
@@ -185,9 +241,9 @@ def test_work_does_not_grow_with_a_python_loop_over_the_batch():
     def calls(rows):
         case = Case(10, [5] * rows, [1] * rows)
         with Made() as made:
-            case.decode()
+            case.decode(backend="torch")
             decode = len(made.sizes)
-            case.prefill()
+            case.prefill(backend="torch")
         return decode, len(made.sizes) - decode
 
     assert calls(2) == calls(60)
@@ -275,14 +331,18 @@ def test_bad_scales_are_refused_by_name(form, change, error, message):
 
 def test_the_choice_is_said_once(caplog, monkeypatch):
     monkeypatch.setattr("nano_batch.cuda.loud._said", set())
-    case = Case(14, [9, 4], [1, 1])
+    plain, kernel = Case(14, [9, 4], [1, 1]), Case(14, [9, 4], [1, 1], head_dim=16)
     with caplog.at_level("INFO", logger="nano_batch.cuda"):
-        for _ in range(3):
+        for case in 3 * [plain, kernel]:
             case.decode()
             case.prefill()
             case.decode(backend="torch")
     assert [record.getMessage() for record in caplog.records] == [
-        f"paged attention ({what}) runs in plain PyTorch: the tensors are on cpu, not on a CUDA device"
+        f"paged attention ({what}) runs {how}"
+        for how in (
+            "in plain PyTorch: head_dim is 8; the kernel takes multiples of 16",
+            "in kernels on cpu",
+        )
         for what in ("decode", "prefill")
     ]
 

@@ -54,17 +54,19 @@ def checks_of(kind):
 
 @pytest.mark.parametrize("kind", ["plain", "rotated", "quantised"])
 def test_write_kv_is_an_operator(kind):
-    torch.library.opcheck(cache_ops.write_kv, operands(kind), test_utils=checks_of(kind))
+    torch.library.opcheck(torch.ops.nano_batch.write_kv.default, operands(kind), test_utils=checks_of(kind))
 
 
 @pytest.mark.parametrize("kind", ["plain", "quantised"])
 def test_gather_kv_is_an_operator(kind):
-    torch.library.opcheck(cache_ops.gather_kv, operands(kind)[:7], test_utils=checks_of(kind))
+    torch.library.opcheck(
+        torch.ops.nano_batch.gather_kv.default, operands(kind)[:7], test_utils=checks_of(kind)
+    )
 
 
 def test_copy_blocks_is_an_operator():
     pairs = torch.tensor([[0, 1], [1, 0], [-1, -1]])
-    torch.library.opcheck(cache_ops.copy_blocks, (torch.randn(2, 2, 6, 4, 2, 8), pairs))
+    torch.library.opcheck(torch.ops.nano_batch.copy_blocks.default, (torch.randn(2, 2, 6, 4, 2, 8), pairs))
 
 
 def test_a_trace_keeps_what_is_written():

@@ -460,7 +460,10 @@ def test_operators_keep_their_promises(kind):
     slots = torch.tensor([3, -1, 0, 15, 99], device="cuda")
     if kind == "copy":
         pairs = torch.tensor([[0, 1], [1, 0], [-1, -1]], device="cuda")
-        torch.library.opcheck(cache_ops.copy_blocks, (torch.stack(caches)[None], pairs))
+        torch.library.opcheck(torch.ops.nano_batch.copy_blocks.default, (torch.stack(caches)[None], pairs))
     else:
-        operator, absent = (cache_ops.write_kv, 6) if kind == "write" else (cache_ops.gather_kv, 2)
+        operators = torch.ops.nano_batch
+        operator, absent = (
+            (operators.write_kv.default, 6) if kind == "write" else (operators.gather_kv.default, 2)
+        )
         torch.library.opcheck(operator, (keys, values, *caches, slots, *absent * [None]))

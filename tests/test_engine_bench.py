@@ -575,7 +575,7 @@ def test_the_command(capsys, monkeypatch):
     assert cli.main(["bench", "engine"]) == 0
     assert "model=None" in capsys.readouterr().out
     assert cli.main(["bench", "scheduler", "--model", "small"]) == 1
-    assert "--model=small is for the benchmark engine" in capsys.readouterr().err
+    assert "--model=small is for the benchmarks engine and kv_cache" in capsys.readouterr().err
 
 
 # The pictures, of these rows.

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from layer_cases import BF16, DTYPES, EPS, FP16, assert_close, check_norms, rows
 
-from nano_batch import errors
+from nano_batch import cpu, errors
 from nano_batch.models import ops
 
 on_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -37,7 +37,53 @@ def test_the_plain_forms_are_pytorch_s():
     assert torch.equal(residual, summed)
     by_hand = hidden[:, :3] * hidden[:, :3].sigmoid() * hidden[:, 3:]
     torch.testing.assert_close(ops.silu_mul(hidden), by_hand)
-    assert torch.equal(ops.linear_few_rows(hidden, residual), hidden @ residual.T)
+    torch.testing.assert_close(ops.linear_few_rows(hidden, residual), hidden @ residual.T)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8, 16, 17, 200])
+@pytest.mark.parametrize("size", [1, 15, 64, 768])
+def test_the_core_s_kernels_are_close_and_a_row_s_are_its_own(tokens, size):
+    """What a row gets does not depend on the rows beside it, bit for bit."""
+    torch.manual_seed(tokens * size)
+    hidden, residual, weight = (torch.randn(shape) for shape in [(tokens, size), (tokens, size), (size,)])
+    matrix, gate_up = torch.randn(37, size), 30 * torch.randn(tokens, 2 * size)
+    assert cpu.takes(hidden, residual, weight, matrix, gate_up)
+    summed = hidden + residual
+    by_hand = summed.double() / (summed.double().square().mean(1, keepdim=True) + EPS).sqrt() * weight
+    gates, ups = gate_up.double().chunk(2, 1)
+    wanted = [by_hand, hidden.double() @ matrix.double().T, gates * gates.sigmoid() * ups]
+
+    def compute(rows):
+        added = residual[rows].clone()
+        normed = ops.add_rms_norm(hidden[rows], added, weight, EPS)
+        assert torch.equal(added, summed[rows])
+        assert torch.equal(normed, ops.rms_norm(added, weight, EPS))
+        return normed, ops.linear_few_rows(hidden[rows], matrix), ops.silu_mul(gate_up[rows])
+
+    together = compute(slice(None))
+    for ours, exact in zip(together, wanted, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
+    for row in {0, tokens // 2, tokens - 1}:
+        for alone, all_rows in zip(compute(slice(row, row + 1)), together, strict=True):
+            assert torch.equal(alone[0], all_rows[row])
+
+
+def test_the_core_takes_no_gradients_and_no_other_dtype():
+    rows = torch.ones(2, 4)
+    assert not cpu.takes(rows.requires_grad_())
+    assert not cpu.takes(torch.ones(2, 4), torch.ones(4).double())
+    assert not cpu.takes(torch.ones(2, 4, device="meta"))
+    ops.rms_norm(rows, torch.ones(4), EPS).sum().backward()
+    assert rows.grad is not None
+
+
+def test_numbers_that_are_none_stay_none():
+    hidden = torch.ones(3, 64)
+    hidden[1, 5] = float("nan")
+    for result in (ops.rms_norm(hidden, torch.ones(64), EPS), ops.linear_few_rows(hidden, torch.ones(5, 64)),
+                   ops.silu_mul(hidden)):  # fmt: skip
+        assert result[1].isnan().any()
+        assert result[[0, 2]].isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Moves within the KV cache as operators of PyTorch: the plain form on any device, kernels on CUDA.
+"""Moves within the KV cache as operators of PyTorch: the plain form on any device, or kernels.
 
 As operators they say what they change, so that `torch.compile` traces them; a CUDA graph can hold them, too,
 for on CUDA the kernels wait for no host. No parameter has a default: PyTorch 2.11 drops trailing defaults
@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import torch
 
+from nano_batch import cpu
 from nano_batch.attention.cuda import cache as on_cuda
 from nano_batch.attention.fp8 import as_bits, dequantised, quantised
 from nano_batch.attention.rope import Rope, rotated
 from nano_batch.cuda.available import why_not
 from nano_batch.cuda.loud import say_once
+from nano_batch.cuda.operator import operator
 from nano_batch.errors import DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
 
 
-@torch.library.custom_op("nano_batch::write_kv", mutates_args=("key_cache", "value_cache", "query"))
+def _nothing(*args: object, **kwargs: object) -> None:
+    return None
+
+
+@operator(_nothing, "key_cache", "value_cache", "query")
 def write_kv(
     keys: torch.Tensor,
     values: torch.Tensor,
@@ -53,12 +59,9 @@ def write_kv(
             write = on_cuda.write_kv
         else:
             say_once(f"keys and values are written by plain PyTorch: {reason}", warn=True)
+    elif _written_by_core(keys, values, key_cache, value_cache, slots, rope, query):
+        return
     write(keys, values, key_cache, value_cache, slots, key_scale, value_scale, rope, query)
-
-
-@write_kv.register_fake
-def _fake_write_kv(*args: object, **kwargs: object) -> None:
-    return None
 
 
 def _write_refusal(
@@ -69,6 +72,24 @@ def _write_refusal(
     if query is not None and query.stride(-1) != 1:
         return ShapeError(f"the query has strides {query.stride()}; the kernel needs the last to be 1")
     return None
+
+
+def _written_by_core(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slots: torch.Tensor,
+    rope: Rope | None,
+    query: torch.Tensor | None,
+) -> bool:
+    """Write where the core's kernel can: float32 on a CPU, every head in a row."""
+    tensors = [keys, values, key_cache, value_cache, *([] if query is None else [query])]
+    if not cpu.takes(*tensors) or any(tensor.stride(-1) != 1 for tensor in tensors):
+        return False
+    turns = None if rope is None else (rope.positions, rope.cosines, rope.sines)
+    cpu.write_kv(keys, values, key_cache, value_cache, slots.contiguous(), turns, query)
+    return True
 
 
 def _write_plainly(
@@ -97,7 +118,7 @@ def _write_plainly(
         )
 
 
-@torch.library.custom_op("nano_batch::gather_kv", mutates_args=("keys", "values"))
+@operator(_nothing, "keys", "values")
 def gather_kv(
     keys: torch.Tensor,
     values: torch.Tensor,
@@ -127,12 +148,7 @@ def gather_kv(
         tokens.copy_(torch.where(inside[:, None, None], read, 0))
 
 
-@gather_kv.register_fake
-def _fake_gather_kv(*args: object, **kwargs: object) -> None:
-    return None
-
-
-@torch.library.custom_op("nano_batch::copy_blocks", mutates_args=("cache",))
+@operator(_nothing, "cache")
 def copy_blocks(cache: torch.Tensor, pairs: torch.Tensor) -> None:
     """Copy blocks to others in all layers, as if every source were read first.
 
@@ -153,8 +169,3 @@ def copy_blocks(cache: torch.Tensor, pairs: torch.Tensor) -> None:
     sources, targets = pairs[inside].unbind(1)
     bits = as_bits(cache)
     bits.index_copy_(2, targets, bits.index_select(2, sources))
-
-
-@copy_blocks.register_fake
-def _fake_copy_blocks(cache: torch.Tensor, pairs: torch.Tensor) -> None:
-    return None

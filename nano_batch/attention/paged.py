@@ -10,6 +10,7 @@ import torch
 from nano_batch._choices import check_choice
 from nano_batch.attention import checks
 from nano_batch.attention.base import AttentionBackend, PagedContext
+from nano_batch.attention.cpu_backend import CpuAttention, cpu_refusal
 from nano_batch.attention.cuda.backend import CudaAttention, decode_refusal
 from nano_batch.attention.cuda.plan import DecodePlan
 from nano_batch.attention.cuda.prefill import PrefillPlan, library_refusal, prefill_by_library
@@ -18,8 +19,9 @@ from nano_batch.cuda.available import why_not
 from nano_batch.cuda.loud import say_once
 from nano_batch.errors import DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
 
-Backend = Literal["auto", "cuda", "torch"]
+Backend = Literal["auto", "cpu", "cuda", "torch"]
 _TORCH: AttentionBackend = TorchAttention()
+_CPU: AttentionBackend = CpuAttention()
 _CUDA = CudaAttention()
 
 
@@ -57,9 +59,9 @@ def paged_attention_fwd(
         soft_cap: c makes c * tanh(score / c) of every scaled score.
         key_scale, value_scale: for a float8_e4m3fn cache, what stored keys and values are multiplied by: a
             number, or float32 [num_kv_heads]; None means 1.
-        backend: "cuda" runs the CUDA kernels or raises, "torch" plain PyTorch. "auto" takes CUDA where it can
-            and PyTorch otherwise, and tells the logger `nano_batch.attention` once which and why (as a
-            warning when PyTorch computes on a CUDA device).
+        backend: "cuda" runs the CUDA kernels or raises, "cpu" those of the core for a processor, "torch"
+            plain PyTorch. "auto" takes kernels where it can and PyTorch otherwise, and tells the logger
+            `nano_batch.cuda` once which and why (as a warning when PyTorch computes on a CUDA device).
         validate: check the values of `block_table` and `context_lens`, for which the host waits for the
             device; False leaves them unread, and an entry out of range is then undefined
             behaviour.
@@ -89,13 +91,11 @@ def paged_attention_fwd(
     if validate:
         longest = checks.check_values(key_cache, block_table, context_lens, None, context.sliding_window)
         context = replace(context, longest=longest)
-    refusal = None
-    if backend != "torch":
-        refusal = why_not(query.device) or decode_refusal(rows, key_cache, value_cache)
     if plan is None:
-        return _chosen("decode", backend, refusal, rows).decode(rows, context).unsqueeze(2)
-    if backend == "torch":
-        raise InvalidArgumentError("a plan is given with backend='torch'; only the CUDA kernels take one")
+        return _chosen("decode", backend, rows, context).decode(rows, context).unsqueeze(2)
+    if backend in ("cpu", "torch"):
+        raise InvalidArgumentError(f"a plan is given with {backend=}; only the CUDA kernels take one")
+    refusal = _refusal("cuda", "decode", rows, context)
     if refusal is not None:
         raise type(refusal)(f"a plan is given, and only the CUDA kernels take one: {refusal}")
     return _CUDA.decode(rows, context, plan).unsqueeze(2)
@@ -153,8 +153,7 @@ def paged_attention_prefill(
         checks.check_start_values(query_start_loc, len(query))
         lengths = query_start_loc.diff()
         checks.check_values(key_cache, block_table, context_lens, lengths, context.sliding_window)
-    refusal = None if backend == "torch" else why_not(query.device)
-    return _chosen("prefill", backend, refusal, query).prefill(query, query_start_loc, context)
+    return _chosen("prefill", backend, query, context).prefill(query, query_start_loc, context)
 
 
 def paged_attention_planned(
@@ -221,15 +220,31 @@ def _context(
 
 
 def _chosen(
-    what: str, backend: Backend, refusal: NanoBatchError | None, query: torch.Tensor
+    what: Literal["decode", "prefill"], backend: Backend, query: torch.Tensor, context: PagedContext
 ) -> AttentionBackend:
-    """The backend asked for, or for "auto" CUDA unless there is a refusal; says which."""
-    if backend == "torch":
+    """The backend asked for, or for "auto" that of the device unless there is a refusal; says which."""
+    wanted: Backend = backend
+    if backend == "auto":
+        wanted = "cuda" if query.device.type != "cpu" else "cpu"
+    if wanted == "torch":
         return _TORCH
-    if backend == "cuda" and refusal is not None:
-        raise type(refusal)(f"backend='cuda': {refusal}")
-    if refusal is not None:
-        say_once(f"paged attention ({what}) runs in plain PyTorch: {refusal}", warn=query.is_cuda)
-        return _TORCH
-    say_once(f"paged attention ({what}) runs in the CUDA backend on {query.device}", warn=False)
-    return _CUDA
+    refusal = _refusal(wanted, what, query, context)
+    if refusal is None:
+        say_once(f"paged attention ({what}) runs in kernels on {query.device}", warn=False)
+        return _CPU if wanted == "cpu" else _CUDA
+    if backend != "auto":
+        raise type(refusal)(f"{backend=}: {refusal}")
+    say_once(f"paged attention ({what}) runs in plain PyTorch: {refusal}", warn=query.is_cuda)
+    return _TORCH
+
+
+def _refusal(
+    backend: Backend, what: Literal["decode", "prefill"], query: torch.Tensor, context: PagedContext
+) -> NanoBatchError | None:
+    """Why kernels do not take a case; None where they do."""
+    if backend == "cpu":
+        return cpu_refusal(query, context)
+    refusal = why_not(query.device)
+    if refusal is None and what == "decode":
+        return decode_refusal(query, context.key_cache, context.value_cache)
+    return refusal

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 
 from nano_batch.attention.base import PagedContext
 from nano_batch.attention.fp8 import QUANTISED, as_bits, dequantised
@@ -28,10 +27,8 @@ class TorchAttention:
 
     def decode(self, query: torch.Tensor, context: PagedContext) -> torch.Tensor:
         """See `AttentionBackend.decode`."""
-        span = _span(context, 1, context.longest)
-        if _fits_at_once(query, context, span):
-            return _decode_at_once(query, context, span)
         first = context.context_lens.long() - 1
+        span = _span(context, 1, context.longest)
         return _attend(query.unsqueeze(1), first, context, span).squeeze(1)
 
     def prefill(
@@ -62,36 +59,6 @@ class TorchAttention:
             output[tokens[real]] = result[real]
             begin = end
         return output
-
-
-def _fits_at_once(query: torch.Tensor, context: PagedContext, span: int) -> bool:
-    """Whether PyTorch's own attention may take a decode: one tile, in a dtype in which it is exact."""
-    keys = len(query) * span * context.block_size
-    small = 0 < keys * context.key_cache.shape[2] * query.shape[2] <= TILE_ELEMENTS
-    exact = query.dtype in (torch.float32, torch.float64) and context.key_cache.dtype == query.dtype
-    return small and exact and context.soft_cap is None and not query.is_cuda
-
-
-def _decode_at_once(query: torch.Tensor, context: PagedContext, span: int) -> torch.Tensor:
-    """A small decode in a third of the operations: on a CPU each costs more than its numbers do."""
-    size, lens = context.block_size, context.context_lens.long()[:, None]
-    oldest = 0 if context.sliding_window is None else (lens - context.sliding_window).clamp(min=0)
-    position = oldest + torch.arange(span * size, device=query.device)
-    seen = position < lens
-    # A slot that is not seen may hold NaN: the newest key stands in for it.
-    position = torch.minimum(position, (lens - 1).clamp(min=0))
-    block = torch.where(lens > 0, context.block_table.gather(1, position // size), 0)
-    at = block, position % size
-    keys, values = (cache[at].transpose(1, 2) for cache in (context.key_cache, context.value_cache))
-    attended = F.scaled_dot_product_attention(
-        query.contiguous().unsqueeze(2),
-        keys,
-        values,
-        attn_mask=seen[:, None, None],
-        scale=context.scale,
-        enable_gqa=True,
-    )
-    return attended.squeeze(2).masked_fill(lens[:, :, None] == 0, 0)
 
 
 def _rows(context: PagedContext, rows: torch.Tensor) -> PagedContext:

@@ -139,11 +139,12 @@ class StepRunner:
             sampled = Sampled(captured.tokens[: counts.samples])
             if not greedy:
                 there = self.on_device.tensors["sample_lanes"][: counts.samples]
-                sampled = self._sample(captured.logits[: counts.samples], there, lanes)
+                sampled = self._sample(captured.logits[: counts.samples], there, lanes, likeliest=False)
         else:
             step = Step(counts, host, self.on_device.take(host, counts.rows))
             logits = self._logits(step, 0, counts.rows, failed)
-            sampled = self._sample(logits, step.tensors["sample_lanes"][: counts.samples], lanes)
+            there = step.tensors["sample_lanes"][: counts.samples]
+            sampled = self._sample(logits, there, lanes, likeliest=greedy)
         return Launched(counts.step, *self._to_host(sampled), failed)
 
     def _captured_step(self, counts: StepCounts, host: HostArrays) -> StepGraph | None:
@@ -204,7 +205,8 @@ class StepRunner:
         which it does not suffice alone has NaN for logits, and its lane goes into `failed`.
         """
         try:
-            return torch.cat([self.model.paged(part, self.cache) for part in self._parts(step, first, last)])
+            parts = [self.model.paged(part, self.cache) for part in self._parts(step, first, last)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
         except torch.OutOfMemoryError:
             if self.model.shard.size > 1:  # the others would not know of the parts
                 raise
@@ -318,10 +320,13 @@ class StepRunner:
         # A lane's newest is -1 where its logits were no numbers: any token will do.
         return torch.where(given < 0, self.newest[lanes].clamp(min=0), given.long())
 
-    def _sample(self, logits: torch.Tensor, lanes: torch.Tensor, host_lanes: Sequence[int]) -> Sampled:
-        sampled = self.sampler.sample(logits, lanes.long(), host_lanes)
+    def _sample(
+        self, logits: torch.Tensor, lanes: torch.Tensor, host_lanes: Sequence[int], *, likeliest: bool
+    ) -> Sampled:
+        lanes = lanes.long()
+        sampled = Sampled(greedy(logits)) if likeliest else self.sampler.sample(logits, lanes, host_lanes)
         self.model.shard.of_first(sampled.tokens)
-        self.newest[lanes.long()] = sampled.tokens
+        self.newest[lanes] = sampled.tokens
         return sampled
 
     def _to_host(self, sampled: Sampled) -> tuple[Sampled, torch.cuda.Event | None]:

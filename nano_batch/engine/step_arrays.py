@@ -81,7 +81,8 @@ class HostArrays:
     def __init__(self, layout: Layout, *, pinned: bool) -> None:
         """Allocate it; the block table begins empty, as the engine takes it to be."""
         self.memory = torch.zeros(layout.size, dtype=torch.uint8, pin_memory=pinned)
-        self.arrays: Arrays = {name: view.numpy() for name, view in layout.views(self.memory).items()}
+        self.tensors = layout.views(self.memory)
+        self.arrays: Arrays = {name: view.numpy() for name, view in self.tensors.items()}
         self.arrays[_LAST].fill(-1)
         self.of_engine = {name: self.arrays[name] for name in layout.of_engine}
 
@@ -113,7 +114,7 @@ class DeviceArrays:
         `extra`: with those arrays that the engine does not know.
         """
         if self.device.type == "cpu":
-            return self.layout.views(host.memory)
+            return host.tensors
         table = self.layout.places[_LAST]
         part = slice(0 if extra else self.layout.start, table.start + rows * table.shape[1] * table.itemsize)
         self.memory[part].copy_(host.memory[part], non_blocking=True)

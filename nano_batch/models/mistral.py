@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from nano_batch import cpu
 from nano_batch._choices import check_choice
 from nano_batch.attention import dense_attention
 from nano_batch.attention.checks import FLOATS, usable_device
@@ -152,6 +153,7 @@ class PagedMistral:
             for _ in range(c.num_layers)
         ]  # fmt: skip
         self.final_norm = self._empty(c.hidden_size)
+        self._few_rows = cpu.MOST_ROWS if cpu.takes(self.final_norm) else 0
         self.head = self.embedding if c.tie_word_embeddings else self._empty(c.vocab_size, c.hidden_size)
         frequencies = c.rope_scaling.frequencies(c.head_dim, c.rope_theta)
         longest, magnitude = c.max_position_embeddings, c.rope_scaling.magnitude()
@@ -258,22 +260,26 @@ class PagedMistral:
         residual = self.embedding[tokens]
         normed = rms_norm(residual, self.layers[0].attention_norm, c.rms_norm_eps)
         for index, (layer, next_norm) in enumerate(zip(self.layers, norms, strict=True)):
-            projected = F.linear(normed, layer.qkv).view(len(tokens), -1, c.head_dim)
+            projected = self._product(normed, layer.qkv).view(len(tokens), -1, c.head_dim)
             query, keys, values = torch.split(projected, heads, dim=1)
             attended = self._to_residual(attend(index, query, keys, values).flatten(1), layer.output)
             normed = add_rms_norm(attended, residual, layer.mlp_norm, c.rms_norm_eps)
-            moved = self._to_residual(silu_mul(F.linear(normed, layer.gate_up)), layer.down)
+            moved = self._to_residual(silu_mul(self._product(normed, layer.gate_up)), layer.down)
             normed = add_rms_norm(moved, residual, next_norm, c.rms_norm_eps)
-        return F.linear(normed if wanted is None else normed[wanted], self.head)
+        return self._product(normed if wanted is None else normed[wanted], self.head)
+
+    def _product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """x weightᵀ; for few tokens on a CPU ours is up to twice as fast as the library's."""
+        return linear_few_rows(x, weight) if x.shape[0] <= self._few_rows else F.linear(x, weight)
 
     def _to_residual(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """A product with one of the two matrices that have few rows of their own; of parts, their sum.
 
-        The library splits its sums there and adds them up in a second kernel: for few tokens ours is a tenth
-        faster (docs/notes/engine.md).
+        On CUDA the library splits its sums there and adds them up in a second kernel: for few tokens ours is
+        a tenth faster (docs/notes/engine.md).
         """
-        few = x.is_cuda and len(x) <= MOST_ROWS and x.dtype in SIXTEEN_BITS
-        return self.shard.sum(linear_few_rows(x, weight) if few else F.linear(x, weight))
+        few = x.is_cuda and x.shape[0] <= MOST_ROWS and x.dtype in SIXTEEN_BITS
+        return self.shard.sum(linear_few_rows(x, weight) if few else self._product(x, weight))
 
     def new_cache(
         self,

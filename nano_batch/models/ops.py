@@ -1,20 +1,18 @@
-"""What lies between the matrices of a decoder layer, as operators of PyTorch: plain form, or kernels on CUDA.
+"""What lies between the matrices of a decoder layer, as operators of PyTorch: plain form, or kernels.
 
 As operators they say what they change, so that `torch.compile` traces them; a CUDA graph can hold them, too,
-for on CUDA the kernels wait for no host.
+for on CUDA the kernels wait for no host. On a CPU those of the core compute float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Concatenate, ParamSpec
-
 import torch
 import torch.nn.functional as F
 
+from nano_batch import cpu
 from nano_batch.cuda.available import why_not
 from nano_batch.cuda.loud import say_once
+from nano_batch.cuda.operator import operator
 from nano_batch.cuda.vectors import ACCESS_BYTES, vector_of
 from nano_batch.errors import DeviceError, DtypeError, NanoBatchError, ShapeError
 from nano_batch.models.cuda import layer as on_cuda
@@ -23,33 +21,6 @@ MOST_ROWS = 8
 """Rows of `linear_few_rows` that its kernel takes."""
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 KERNEL_DTYPES = (*SIXTEEN_BITS, torch.float32)
-
-
-P = ParamSpec("P")
-Form = Callable[Concatenate[torch.Tensor, P], torch.Tensor]
-
-
-def _operator(fake: Callable[..., torch.Tensor], *mutated: str) -> Callable[[Form[P]], Form[P]]:
-    """Make a function an operator on CUDA tensors; on others the detour would cost more than a few rows do.
-
-    Args:
-        fake: an output as the operator's, without values.
-        mutated: the arguments that it changes.
-    """
-
-    def decorate(function: Form[P]) -> Form[P]:
-        name = f"nano_batch::{function.__name__}"
-        operator = torch.library.custom_op(name, function, mutates_args=mutated)
-        operator.register_fake(fake)
-
-        @wraps(function)
-        def call(first: torch.Tensor, /, *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
-            chosen: Form[P] = operator if first.is_cuda else function
-            return chosen(first, *args, **kwargs)
-
-        return call
-
-    return decorate
 
 
 def _fake_rows(hidden: torch.Tensor, *args: object) -> torch.Tensor:
@@ -64,7 +35,7 @@ def _fake_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-@_operator(_fake_rows)
+@operator(_fake_rows)
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Return hidden / sqrt(mean(hidden²) + eps) * weight of each row (Zhang and Sennrich, 2019).
 
@@ -79,10 +50,12 @@ def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Te
     _check_rows(hidden, None, weight)
     if _on_kernel("RMSNorm", hidden, weight):
         return on_cuda.rms_norm(hidden, None, weight, eps)
+    if cpu.takes(hidden, weight) and hidden.is_contiguous():
+        return cpu.rms_norm(hidden, None, weight, eps)
     return F.rms_norm(hidden, weight.shape, weight, eps)
 
 
-@_operator(_fake_rows, "residual")
+@operator(_fake_rows, "residual")
 def add_rms_norm(
     hidden: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> torch.Tensor:
@@ -93,10 +66,12 @@ def add_rms_norm(
     _check_rows(hidden, residual, weight)
     if _on_kernel("RMSNorm", hidden, residual, weight):
         return on_cuda.rms_norm(hidden, residual, weight, eps)
+    if cpu.takes(hidden, residual, weight) and hidden.is_contiguous() and residual.is_contiguous():
+        return cpu.rms_norm(hidden, residual, weight, eps)
     return F.rms_norm(residual.add_(hidden), weight.shape, weight, eps)
 
 
-@_operator(_fake_half)
+@operator(_fake_half)
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """Return silu(gate) * up of rows that hold first gate, then up, each rounded once (Shazeer, 2020).
 
@@ -113,17 +88,19 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
         raise ShapeError(f"gate_up has shape {list(gate_up.shape)}; it needs [tokens, 2 * intermediate]")
     if _on_kernel("silu(gate) * up", gate_up):
         return on_cuda.silu_mul(gate_up)
+    if cpu.takes(gate_up) and gate_up.is_contiguous():
+        return cpu.silu_mul(gate_up)
     gate, up = gate_up.chunk(2, dim=1)
     return F.silu(gate) * up
 
 
-@_operator(_fake_product)
+@operator(_fake_product)
 def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return x weightᵀ, for so few rows that reading the weight is all the time it takes.
 
     Args:
-        x: [rows, k], floating point. The kernel takes at most `MOST_ROWS` rows of 16-bit elements, k a
-            multiple of 8.
+        x: [rows, k], floating point. On CUDA the kernel takes at most `MOST_ROWS` rows of 16-bit elements, k
+            a multiple of 8; on a CPU float32.
         weight: [n, k], of the same dtype and device.
 
     Returns:
@@ -141,6 +118,8 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if reason is None:
             return on_cuda.few_rows(x, weight)
         say_once(f"a linear layer of few rows is computed by plain PyTorch: {reason}", warn=True)
+    if cpu.takes(x, weight) and x.is_contiguous() and weight.is_contiguous():
+        return cpu.linear(x, weight)
     return F.linear(x, weight)
 
 

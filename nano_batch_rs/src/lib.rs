@@ -9,6 +9,7 @@ pub mod block_allocator;
 pub mod block_cache;
 pub mod cards;
 pub mod config;
+pub mod cpu;
 pub mod engine;
 pub mod error;
 pub mod events;

@@ -442,7 +442,7 @@ impl Sequence {
         self.last_token = token;
         self.outputs += 1;
         self.pending -= 1;
-        self.stores_tokens && self.known() as usize % RECENT == 0
+        self.stores_tokens && (self.known() as usize).is_multiple_of(RECENT)
     }
 
     /// Moves the recent tokens to where all tokens are.

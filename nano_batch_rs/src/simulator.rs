@@ -218,7 +218,7 @@ impl Simulation<'_> {
                 }
             }
             self.recorder.happened += 1;
-            if self.recorder.happened % WATCH_EVERY == 0 && !watch(self.progress(now)) {
+            if self.recorder.happened.is_multiple_of(WATCH_EVERY) && !watch(self.progress(now)) {
                 return Err(Error::Stopped { now_s: now });
             }
         }

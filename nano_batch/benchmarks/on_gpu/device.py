@@ -110,7 +110,9 @@ class Device:
                  for _ in range(case.copies)]  # fmt: skip
 
         def write(copy: int) -> None:
-            cache_ops.write_kv(*moves[copy], slots, *6 * [None])
+            keys, values, key_cache, value_cache = moves[copy]
+            absent = None, None, None
+            cache_ops.write_kv(keys, values, key_cache, value_cache, slots, None, None, *absent, None)
 
         write(0)
         written = [cache.flatten(0, 1)[slots] for cache in moves[0][2:]]

@@ -79,7 +79,7 @@ impl<T: Element> Bound1<T> {
             return problem("is not C-contiguous".to_owned());
         }
         // An aligned address is what the reference types of `slice` require.
-        if array.data() as usize % align_of::<T>() != 0 {
+        if !(array.data() as usize).is_multiple_of(align_of::<T>()) {
             return problem("is not aligned".to_owned());
         }
         let writeable = array.as_any().getattr("flags")?.getattr("writeable")?.extract::<bool>()?;

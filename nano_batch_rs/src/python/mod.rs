@@ -6,6 +6,7 @@
 mod block_cache;
 mod buffers;
 mod cost;
+mod cpu;
 mod engine;
 mod errors;
 mod events;
@@ -27,6 +28,11 @@ mod _core {
     use super::buffers::StepCounts;
     #[pymodule_export]
     use super::cost::{CostModel, StepFeatures, cards};
+    #[pymodule_export]
+    use super::cpu::{
+        cpu_available, cpu_linear, cpu_paged_attention, cpu_rms_norm, cpu_silu_mul, cpu_use_threads,
+        cpu_write_kv,
+    };
     #[pymodule_export]
     use super::engine::CoreEngine;
     #[pymodule_export]

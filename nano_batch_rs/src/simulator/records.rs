@@ -41,11 +41,11 @@ pub struct StepColumns {
 impl StepColumns {
     /// Whether the next step is one to keep.
     fn wants(&mut self, most: u64) -> bool {
-        let wanted = self.seen % self.stride == 0;
+        let wanted = self.seen.is_multiple_of(self.stride);
         self.seen += 1;
         if wanted && self.step.len() as u64 >= most {
             self.thin();
-            return (self.seen - 1) % self.stride == 0;
+            return (self.seen - 1).is_multiple_of(self.stride);
         }
         wanted
     }
