@@ -112,6 +112,8 @@ class KVCache:
         head, block = (self.num_layers, 2), self._block_shape()
         self._blocks = self._allocate((*head, self.num_blocks, *block), self.device)
         self._host_blocks = self._allocate((self.num_swap_blocks, *head, *block), torch.device("cpu"))
+        views = self._blocks.transpose(3, 4) if layout == "HND" else self._blocks
+        self._layers = [(keys, values) for keys, values in views]
 
     def _block_shape(self) -> tuple[int, int, int]:
         if self.layout == "NHD":
@@ -137,10 +139,7 @@ class KVCache:
         The last dimension is contiguous in both layouts. Raises `InvalidArgumentError` for a layer it lacks.
         """
         index = _size("layer", index, least=0, most=self.num_layers - 1)
-        keys, values = self._blocks[index]
-        if self.layout == "HND":
-            return keys.transpose(1, 2), values.transpose(1, 2)
-        return keys, values
+        return self._layers[index]
 
     def scales(self, layer: int = 0) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return (key_scale, value_scale) of a layer, each [num_kv_heads] float32; None unless quantised.

@@ -254,13 +254,13 @@ class PagedMistral:
 
     def _forward(self, tokens: torch.Tensor, attend: Attend, wanted: torch.Tensor | None) -> torch.Tensor:
         c = self.config
-        heads = [c.num_heads, c.num_kv_heads, c.num_kv_heads]
+        count, heads = len(tokens), [c.num_heads, c.num_kv_heads, c.num_kv_heads]
         # Each matrix but the first is followed by the norm before the next: one pass adds and normalises.
         norms = [*(layer.attention_norm for layer in self.layers[1:]), self.final_norm]
         residual = self.embedding[tokens]
         normed = rms_norm(residual, self.layers[0].attention_norm, c.rms_norm_eps)
         for index, (layer, next_norm) in enumerate(zip(self.layers, norms, strict=True)):
-            projected = self._product(normed, layer.qkv).view(len(tokens), -1, c.head_dim)
+            projected = self._product(normed, layer.qkv).view(count, -1, c.head_dim)
             query, keys, values = torch.split(projected, heads, dim=1)
             attended = self._to_residual(attend(index, query, keys, values).flatten(1), layer.output)
             normed = add_rms_norm(attended, residual, layer.mlp_norm, c.rms_norm_eps)

@@ -18,8 +18,9 @@ pub const LANES: usize = 16;
 const HEADS: usize = 4;
 const KEYS: usize = 4;
 const PARTS: usize = 4;
-/// Queries of a row that are one task.
+/// Queries of a row that are one task, and of these the ones that meet a key while it is at hand.
 const QUERIES: usize = 16;
+const TOGETHER: usize = 4;
 /// Multiplications that are worth the threads' attention.
 const WORTH_THREADS: usize = 1 << 15;
 
@@ -163,15 +164,16 @@ impl WithSimd for Task<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let group = self.query.place.shape[1] / self.keys.place.shape[2];
-        let mut scores = vec![0.0; HEADS.min(group) * self.row.context];
+        let mut scores = vec![0.0; TOGETHER.min(self.part.len()) * HEADS.min(group) * self.row.context];
         let heads = self.head * group..(self.head + 1) * group;
-        for token in self.part.clone() {
+        for start in self.part.clone().step_by(TOGETHER) {
+            let tokens = start..self.part.end.min(start + TOGETHER);
             for first in heads.clone().step_by(HEADS) {
                 match heads.end - first {
-                    1 => self.attend::<S, 1>(simd, token, first, &mut scores),
-                    2 => self.attend::<S, 2>(simd, token, first, &mut scores),
-                    3 => self.attend::<S, 3>(simd, token, first, &mut scores),
-                    _ => self.attend::<S, HEADS>(simd, token, first, &mut scores),
+                    1 => self.attend::<S, 1>(simd, &tokens, first, &mut scores),
+                    2 => self.attend::<S, 2>(simd, &tokens, first, &mut scores),
+                    3 => self.attend::<S, 3>(simd, &tokens, first, &mut scores),
+                    _ => self.attend::<S, HEADS>(simd, &tokens, first, &mut scores),
                 }
             }
         }
@@ -179,46 +181,69 @@ impl WithSimd for Task<'_> {
 }
 
 impl Task<'_> {
-    /// One query of M heads from `first` on.
+    /// The keys that a query sees.
     #[inline(always)]
-    fn attend<S: Simd, const M: usize>(&self, simd: S, token: usize, first: usize, scores: &mut [f32]) {
-        let seen = self.rows.seen(self.row.context - (self.row.queries.end - token));
-        let len = seen.len();
-        let queries: [Split<'_, S>; M] =
-            std::array::from_fn(|m| split::<S>(self.query.at([token, first + m])));
+    fn seen(&self, token: usize) -> Range<usize> {
+        self.rows.seen(self.row.context - (self.row.queries.end - token))
+    }
+
+    /// M heads from `first` on of up to `TOGETHER` queries, which share the keys that are at hand.
+    #[inline(always)]
+    fn attend<S: Simd, const M: usize>(
+        &self,
+        simd: S,
+        tokens: &Range<usize>,
+        first: usize,
+        scores: &mut [f32],
+    ) {
+        let span = self.seen(tokens.start).start..self.seen(tokens.end - 1).end;
+        let len = span.len();
+        let queries: [[Split<'_, S>; M]; TOGETHER] = std::array::from_fn(|t| {
+            let token = tokens.end.min(tokens.start + t + 1) - 1;
+            std::array::from_fn(|m| split::<S>(self.query.at([token, first + m])))
+        });
         let ahead = KEYS * self.keys.place.strides[1] * size_of::<f32>();
-        for run in self.runs(&seen) {
-            let first = run.position - seen.start;
+        for run in self.runs(&span) {
+            let begin = run.position - span.start;
             let whole = run.len / KEYS * KEYS;
             for i in (0..whole).step_by(KEYS) {
                 let at = |i| self.keys.at([run.block, run.offset + i, self.head]);
                 let keys: [Split<'_, S>; KEYS] = std::array::from_fn(|n| split::<S>(at(i + n)));
-                let sums = products::<S, M, KEYS>(simd, queries, keys, ahead);
-                for (m, sums) in sums.iter().enumerate() {
-                    for (n, sum) in sums.iter().enumerate() {
-                        scores[m * len + first + i + n] = sum * self.scale;
+                for (t, queries) in queries[..tokens.len()].iter().enumerate() {
+                    let sums = products::<S, M, KEYS>(simd, *queries, keys, ahead);
+                    for (m, sums) in sums.iter().enumerate() {
+                        for (n, sum) in sums.iter().enumerate() {
+                            scores[(t * M + m) * len + begin + i + n] = sum * self.scale;
+                        }
                     }
                 }
             }
             for i in whole..run.len {
                 let key = split::<S>(self.keys.at([run.block, run.offset + i, self.head]));
-                let sums = products::<S, M, 1>(simd, queries, [key], 0);
-                for (m, [sum]) in sums.iter().enumerate() {
-                    scores[m * len + first + i] = sum * self.scale;
+                for (t, queries) in queries[..tokens.len()].iter().enumerate() {
+                    let sums = products::<S, M, 1>(simd, *queries, [key], 0);
+                    for (m, [sum]) in sums.iter().enumerate() {
+                        scores[(t * M + m) * len + begin + i] = sum * self.scale;
+                    }
                 }
             }
         }
-        let mut totals = [0.0; M];
-        for (total, scores) in totals.iter_mut().zip(scores.chunks_exact_mut(len)) {
-            *total = weights::<S>(simd, scores);
+        let mut totals = [[0.0; M]; TOGETHER];
+        for (t, token) in tokens.clone().enumerate() {
+            let seen = self.seen(token);
+            let (start, end) = (seen.start - span.start, seen.end - span.start);
+            for (m, total) in totals[t].iter_mut().enumerate() {
+                let row = (t * M + m) * len;
+                *total = weights::<S>(simd, &mut scores[row + start..row + end]);
+            }
         }
-        let parts = split::<S>(self.query.at([token, first])).0.len();
+        let parts = split::<S>(self.query.at([tokens.start, first])).0.len();
         for part in (0..parts).step_by(PARTS) {
             match parts - part {
-                1 => self.mix::<S, M, 1>(simd, token, first, part, &seen, scores, totals),
-                2 => self.mix::<S, M, 2>(simd, token, first, part, &seen, scores, totals),
-                3 => self.mix::<S, M, 3>(simd, token, first, part, &seen, scores, totals),
-                _ => self.mix::<S, M, PARTS>(simd, token, first, part, &seen, scores, totals),
+                1 => self.mix::<S, M, 1>(simd, tokens, first, part, scores, &totals),
+                2 => self.mix::<S, M, 2>(simd, tokens, first, part, scores, &totals),
+                3 => self.mix::<S, M, 3>(simd, tokens, first, part, scores, &totals),
+                _ => self.mix::<S, M, PARTS>(simd, tokens, first, part, scores, &totals),
             }
         }
     }
@@ -229,36 +254,44 @@ impl Task<'_> {
     fn mix<S: Simd, const M: usize, const P: usize>(
         &self,
         simd: S,
-        token: usize,
+        tokens: &Range<usize>,
         first: usize,
         part: usize,
-        seen: &Range<usize>,
         weights: &[f32],
-        totals: [f32; M],
+        totals: &[[f32; M]; TOGETHER],
     ) {
-        let len = seen.len();
-        let mut sums = [[simd.splat_f32s(0.0); P]; M];
-        for run in self.runs(seen) {
-            let at = run.position - seen.start;
-            for i in 0..run.len {
-                let value = split::<S>(self.values.at([run.block, run.offset + i, self.head])).0;
-                let value: [S::f32s; P] = std::array::from_fn(|p| value[part + p]);
-                for (m, sums) in sums.iter_mut().enumerate() {
-                    let weight = simd.splat_f32s(weights[m * len + at + i]);
-                    for (sum, value) in sums.iter_mut().zip(value) {
-                        *sum = simd.mul_add_e_f32s(weight, value, *sum);
+        let span = self.seen(tokens.start).start..self.seen(tokens.end - 1).end;
+        let len = span.len();
+        let mut sums = [[[simd.splat_f32s(0.0); P]; M]; TOGETHER];
+        for run in self.runs(&span) {
+            for (t, token) in tokens.clone().enumerate() {
+                let seen = self.seen(token);
+                let mut ours = sums[t];
+                let (start, end) = (run.position.max(seen.start), (run.position + run.len).min(seen.end));
+                for position in start..end {
+                    let offset = run.offset + position - run.position;
+                    let value = split::<S>(self.values.at([run.block, offset, self.head])).0;
+                    let value: [S::f32s; P] = std::array::from_fn(|p| value[part + p]);
+                    for (m, sums) in ours.iter_mut().enumerate() {
+                        let weight = simd.splat_f32s(weights[(t * M + m) * len + position - span.start]);
+                        for (sum, value) in sums.iter_mut().zip(value) {
+                            *sum = simd.mul_add_e_f32s(weight, value, *sum);
+                        }
                     }
                 }
+                sums[t] = ours;
             }
         }
         let heads = self.query.place.shape[1];
-        for m in 0..M {
-            let at = (token * heads + first + m) * self.query.place.size;
-            // SAFETY: a token's heads are one task's.
-            let out = unsafe { self.out.slice(at, self.query.place.size) };
-            let share = simd.splat_f32s(1.0 / totals[m]);
-            for (out, sum) in S::as_mut_simd_f32s(out).0[part..].iter_mut().zip(sums[m]) {
-                *out = simd.mul_f32s(sum, share);
+        for (t, token) in tokens.clone().enumerate() {
+            for m in 0..M {
+                let at = (token * heads + first + m) * self.query.place.size;
+                // SAFETY: a token's heads are one task's.
+                let out = unsafe { self.out.slice(at, self.query.place.size) };
+                let share = simd.splat_f32s(1.0 / totals[t][m]);
+                for (out, sum) in S::as_mut_simd_f32s(out).0[part..].iter_mut().zip(sums[t][m]) {
+                    *out = simd.mul_f32s(sum, share);
+                }
             }
         }
     }
