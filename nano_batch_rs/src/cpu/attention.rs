@@ -51,12 +51,12 @@ impl PagedRows<'_> {
     fn row(&self, index: usize, tokens: usize, blocks: usize, block_size: usize) -> Result<Row> {
         let [start, end] = [index, index + 1].map(|i| i64::from(self.query_start_loc[i]));
         let context = i64::from(self.context_lens[index]);
-        need(start >= 0 && end >= start, "query_start_loc", end, format!("at least {start}"))?;
-        need(end <= tokens as i64, "query_start_loc", end, format!("at most {tokens}"))?;
+        need(start >= 0 && end >= start, "query_start_loc", end, format_args!("at least {start}"))?;
+        need(end <= tokens as i64, "query_start_loc", end, format_args!("at most {tokens}"))?;
         let capacity = self.width * block_size;
         let least = if context == 0 { 0 } else { end - start };
-        need(context >= least, "context_lens", context, format!("at least {least}"))?;
-        need(context <= capacity as i64, "context_lens", context, format!("at most {capacity}"))?;
+        need(context >= least, "context_lens", context, format_args!("at least {least}"))?;
+        need(context <= capacity as i64, "context_lens", context, format_args!("at most {capacity}"))?;
         let [start, end, context] = [start, end, context].map(|number| number as usize);
         let row = Row {
             queries: start..end,
@@ -67,7 +67,7 @@ impl PagedRows<'_> {
             let oldest = self.seen(context - (end - start)).start / block_size;
             for block in &self.block_table[row.blocks.start + oldest..row.blocks.end] {
                 let inside = usize::try_from(*block).is_ok_and(|block| block < blocks);
-                need(inside, "block_table", block, format!("0 to {}", blocks - 1))?;
+                need(inside, "block_table", block, format_args!("0 to {}", blocks - 1))?;
             }
         }
         Ok(row)
@@ -96,20 +96,20 @@ pub fn paged_attention(
 ) -> Result<()> {
     let ([tokens, heads], [blocks, block_size, kv_heads]) = (query.place.shape, keys.place.shape);
     let size = query.place.size;
-    need(size > 0 && size.is_multiple_of(LANES), "head_dim", size, format!("a multiple of {LANES}"))?;
+    need(size > 0 && size.is_multiple_of(LANES), "head_dim", size, format_args!("a multiple of {LANES}"))?;
     need(keys.place.size == size && values.place.size == size, "head_dim", keys.place.size, size)?;
     need(
         values.place.shape == keys.place.shape,
         "value_cache",
-        format!("{:?}", values.place.shape),
-        format!("{:?}", keys.place.shape),
+        format_args!("{:?}", values.place.shape),
+        format_args!("{:?}", keys.place.shape),
     )?;
     need(block_size > 0, "block_size", block_size, "at least 1")?;
     need(
         kv_heads > 0 && heads.is_multiple_of(kv_heads),
         "num_heads",
         heads,
-        format!("a multiple of {kv_heads}"),
+        format_args!("a multiple of {kv_heads}"),
     )?;
     need(out.len() == tokens * heads * size, "out", out.len(), tokens * heads * size)?;
     let count = rows.context_lens.len();

@@ -21,12 +21,12 @@ impl<'a> Rope<'a> {
     }
 
     fn check(&self, tokens: usize, size: usize) -> Result<()> {
-        need(self.half > 0 && 2 * self.half == size, "cosines", self.half, format!("half of {size}"))?;
+        need(self.half > 0 && 2 * self.half == size, "cosines", self.half, format_args!("half of {size}"))?;
         need(self.sines.len() == self.cosines.len(), "sines", self.sines.len(), self.cosines.len())?;
         need(self.positions.len() == tokens, "positions", self.positions.len(), tokens)?;
         let longest = (self.cosines.len() / self.half) as i64;
         for position in self.positions {
-            need((0..longest).contains(position), "positions", position, format!("below {longest}"))?;
+            need((0..longest).contains(position), "positions", position, format_args!("below {longest}"))?;
         }
         Ok(())
     }

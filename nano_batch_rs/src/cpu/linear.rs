@@ -23,9 +23,9 @@ const WORTH_THREADS: usize = 1 << 16;
 /// The sizes do not fit together.
 pub fn linear(x: &[f32], weight: &[f32], out: &mut [f32], sizes: [usize; 3], threads: usize) -> Result<()> {
     let [m, n, k] = sizes;
-    need(x.len() == m * k, "x", x.len(), format!("{m} x {k}"))?;
-    need(weight.len() == n * k, "weight", weight.len(), format!("{n} x {k}"))?;
-    need(out.len() == m * n, "out", out.len(), format!("{m} x {n}"))?;
+    need(x.len() == m * k, "x", x.len(), format_args!("{m} x {k}"))?;
+    need(weight.len() == n * k, "weight", weight.len(), format_args!("{n} x {k}"))?;
+    need(out.len() == m * n, "out", out.len(), format_args!("{m} x {n}"))?;
     let threads = if m * n * k < WORTH_THREADS { 1 } else { threads.max(1) };
     // A few tasks for each thread: the one that is held up has fewer of them.
     let chunk = n.div_ceil(4 * threads).next_multiple_of(CHUNK);

@@ -33,7 +33,7 @@ pub fn rms_norm(
 ) -> Result<()> {
     let size = weight.len();
     need(size > 0, "weight", size, "at least 1 element")?;
-    need(x.len().is_multiple_of(size), "x", x.len(), format!("rows of {size}"))?;
+    need(x.len().is_multiple_of(size), "x", x.len(), format_args!("rows of {size}"))?;
     need(out.len() == x.len(), "out", out.len(), x.len())?;
     let residual = match residual {
         Some(residual) => {
@@ -95,7 +95,7 @@ impl WithSimd for Norm<'_> {
 /// The sizes do not fit together.
 pub fn silu_mul(gate_up: &[f32], out: &mut [f32], size: usize, threads: usize) -> Result<()> {
     need(size > 0, "size", size, "at least 1")?;
-    need(out.len().is_multiple_of(size), "out", out.len(), format!("rows of {size}"))?;
+    need(out.len().is_multiple_of(size), "out", out.len(), format_args!("rows of {size}"))?;
     need(gate_up.len() == 2 * out.len(), "gate_up", gate_up.len(), 2 * out.len())?;
     let (arch, rows, out) = (Arch::new(), out.len() / size, Out(out.as_mut_ptr()));
     for_rows(threads, rows, 4 * size, |row| {
