@@ -51,6 +51,8 @@ def decode_configurations():
         (bf16, False, 256, 8, 16, False, True, 512),
         (bf16, True, 64, 1, 16, False, True, 512),
         (bf16, True, 128, 4, 16, False, True, 1024),
+        (bf16, True, 128, 8, 1, True, True, 1024),
+        (fp16, True, 96, 8, 16, False, True, 768),
         (fp16, True, 128, 16, 32, True, True, 128),
         (bf16, True, 256, 8, 64, False, True, 2048),
         (fp32, False, 128, 4, 16, False, True, 4096),

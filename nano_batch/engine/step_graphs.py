@@ -8,7 +8,9 @@ it writes nothing and is read by nobody.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +49,7 @@ class StepGraphs:
         self._step, self._pool = step, pool
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), _nothing_collected():
             for size in reversed(self.sizes):
                 self.graphs[size] = self._captured(size)
         torch.cuda.current_stream(device).wait_stream(stream)
@@ -63,3 +65,16 @@ class StepGraphs:
         """The smallest size of the ladder with room for what is needed; None where there is none."""
         place = bisect.bisect_left(self.sizes, needed)
         return self.sizes[place] if place < len(self.sizes) else None
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No garbage is collected: a graph of an earlier engine that was destroyed would break a capture."""
+    collects = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

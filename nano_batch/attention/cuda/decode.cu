@@ -21,7 +21,7 @@ constexpr int VALUE_CHUNKS = (HEAD_DIM + 8 * WIDTH - 1) / (8 * WIDTH);
 constexpr int SLICES = KEY_CHUNKS * WIDTH / 4;      // products of 16 dimensions for the scores
 constexpr int OUTPUTS = VALUE_CHUNKS * WIDTH / 2;   // products of 16 dimensions of the output
 constexpr bool BF16 = ELEMENT == 1 && !FP8;         // a float8 cache is multiplied as float16
-constexpr bool QUERY_IN_SHARED = HEAD_DIM > 128;    // where registers would not do
+constexpr bool QUERY_IN_SHARED = HEAD_DIM > 128 || FP8;  // where registers would not do
 constexpr float LOG2_E = 1.4426950408889634f;
 static_assert(TILE == 16 && HEAD_DIM % WIDTH == 0);
 
@@ -45,7 +45,11 @@ struct Request {
     int block;      // of token lane % TILE
     int token;      // the first token's position; -1: no tile
     int head;       // key/value head
-    int low, high;  // the tokens of the tile that the query sees: none is read but these
+    int seen;       // the tokens of the tile that the query sees: none is read but these
+
+    static constexpr int ALL = TILE << 8;
+    __device__ __forceinline__ void set_seen(int low, int high) { seen = low | high << 8; }
+    __device__ __forceinline__ bool sees(int token) const { return token >= (seen & 255) && token < seen >> 8; }
 };
 
 constexpr bool ONE_BLOCK = BLOCK_SIZE % TILE == 0;  // a tile lies in one block
@@ -63,28 +67,35 @@ __device__ __forceinline__ void load_chunks(uint4 (&to)[CHUNKS], const unsigned 
     }
 }
 
-// Calls load(i, address, seen) for `COUNT` tokens of the tile, token(i) each, at their place in `cache`.
-template <int COUNT, class Token, class Load>
-__device__ __forceinline__ void each_token(const Request& request, const Cache& cache, Token token, Load load) {
-    if constexpr (ONE_BLOCK && TOKEN_BYTES > 0) {
-        // Tokens lie a constant apart, so that addresses differ by constants; and nearly every tile is whole.
-        const unsigned char* first = cache.at(request.block, request.token % BLOCK_SIZE, request.head);
-        const unsigned char* base = first + token(0) * TOKEN_BYTES;
-        if (request.low == 0 && request.high == TILE) {
+// Calls load(i, address(i), seen) for `COUNT` tokens of the tile, token(i) each. Nearly every tile is seen as a whole,
+// and has code of its own.
+template <int COUNT, class Token, class Address, class Load>
+__device__ __forceinline__ void each_address(const Request& request, Token token, Address address, Load load) {
+    if (request.seen == Request::ALL) {
 #pragma unroll
-            for (int i = 0; i < COUNT; i++) load(i, base + (token(i) - token(0)) * TOKEN_BYTES, true);
-        } else {
-#pragma unroll
-            for (int i = 0; i < COUNT; i++)
-                load(i, base + (token(i) - token(0)) * TOKEN_BYTES, token(i) >= request.low && token(i) < request.high);
-        }
+        for (int i = 0; i < COUNT; i++) load(i, address(i), true);
     } else {
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            const int block = __shfl_sync(~0u, request.block, token(i));
-            load(i, cache.at(block, (request.token + token(i)) % BLOCK_SIZE, request.head),
-                 token(i) >= request.low && token(i) < request.high);
-        }
+        for (int i = 0; i < COUNT; i++) load(i, address(i), request.sees(token(i)));
+    }
+}
+
+// The same with the tokens' addresses in `cache`.
+template <int COUNT, class Token, class Load>
+__device__ __forceinline__ void each_token(const Request& request, const Cache& cache, int lane, Token token, Load load) {
+    if constexpr (ONE_BLOCK && TOKEN_BYTES > 0) {
+        // Tokens lie a constant apart, so that addresses differ by constants.
+        const unsigned char* first = cache.at(request.block, request.token % BLOCK_SIZE, request.head);
+        const unsigned char* base = first + token(0) * TOKEN_BYTES;
+        each_address<COUNT>(request, token, [&](int i) { return base + (token(i) - token(0)) * TOKEN_BYTES; }, load);
+    } else {
+        // Each lane knows where its own token lies, in units of 16 bytes, and tells the others.
+        const int own = (request.token + lane % TILE) % BLOCK_SIZE;
+        const auto place = static_cast<unsigned>((cache.at(request.block, own, request.head) - cache.data) / 16);
+        unsigned places[COUNT];
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) places[i] = __shfl_sync(~0u, place, token(i));
+        each_address<COUNT>(request, token, [&](int i) { return cache.data + places[i] * 16ull; }, load);
     }
 }
 
@@ -93,7 +104,7 @@ struct Keys {
 
     __device__ __forceinline__ void load(const Request& request, const Cache& cache, int lane) {
         if (request.token < 0) return;
-        each_token<2>(request, cache, [&](int i) { return lane / 4 + i * 8; },
+        each_token<2>(request, cache, lane, [&](int i) { return lane / 4 + i * 8; },
                       [&](int i, const unsigned char* from, bool seen) {
                           load_chunks<KEY_CHUNKS, 4>(row[i], from + lane % 4 * 16, lane % 4, seen);
                       });
@@ -104,8 +115,8 @@ struct Keys {
         for (int i = 0; i < 2; i++) {
             if constexpr (FP8) {
                 const unsigned bytes = word(row[i][slice / 4], slice % 4);
-                a[i] = halves_of_fp8(bytes << 8);
-                a[i + 2] = halves_of_fp8(bytes);
+                a[i] = halves_of_fp8(bytes);
+                a[i + 2] = halves_of_fp8(bytes >> 16);
             } else {
                 a[i] = word(row[i][slice / 2], slice % 2 * 2);
                 a[i + 2] = word(row[i][slice / 2], slice % 2 * 2 + 1);
@@ -119,7 +130,7 @@ struct Values {
 
     __device__ __forceinline__ void load(const Request& request, const Cache& cache, int lane) {
         if (request.token < 0) return;
-        each_token<4>(request, cache, [&](int i) { return lane % 4 * 2 + i % 2 + i / 2 * 8; },
+        each_token<4>(request, cache, lane, [&](int i) { return lane % 4 * 2 + i % 2 + i / 2 * 8; },
                       [&](int i, const unsigned char* from, bool seen) {
                           load_chunks<VALUE_CHUNKS, 8>(row[i], from + lane / 4 * 16, lane / 4, seen);
                       });
@@ -130,12 +141,10 @@ struct Values {
         for (int half = 0; half < 2; half++) {
             const uint4 &low = row[half * 2][output / (WIDTH / 2)], &high = row[half * 2 + 1][output / (WIDTH / 2)];
             if constexpr (FP8) {
-                const int at = output % 8 / 2, byte = output % 2 * 2;
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const unsigned selector = (byte + i) << 4 | (4 + byte + i) << 12;
-                    a[half * 2 + i] = halves_of_fp8(__byte_perm(word(low, at), word(high, at), selector));
-                }
+                const int at = output % 8 / 2;
+                const unsigned pairs = __byte_perm(word(low, at), word(high, at), output % 2 ? 0x7362 : 0x5140);
+                a[half * 2] = halves_of_fp8(pairs);
+                a[half * 2 + 1] = halves_of_fp8(pairs >> 16);
             } else {
                 a[half * 2] = __byte_perm(word(low, output % 4), word(high, output % 4), 0x5410);
                 a[half * 2 + 1] = __byte_perm(word(low, output % 4), word(high, output % 4), 0x7632);
@@ -152,15 +161,21 @@ __device__ __forceinline__ int dimension_of(int output, int lane) {
 struct Query {
     unsigned registers[COLUMNS][QUERY_IN_SHARED ? 1 : SLICES][2];
     uint2* shared;             // the lane's own, 32 apart: [COLUMNS, SLICES]
-    float factor[COLUMNS][2];  // what the scores of columns 2 (lane % 4) and the next still have to be multiplied by
+    float factors[FP8 ? COLUMNS : 1][FP8 ? 2 : 1];
 
-    // row: the pair's first query head; `heads` of them are real.
-    __device__ __forceinline__ void load(const Element* row, long long head_stride, int heads, int lane) {
+    // What the scores of column 2 (lane % 4), or of the next, still have to be multiplied by.
+    __device__ __forceinline__ float factor(int column, int next) const {
+        return FP8 ? factors[column][next] : factors[0][0];
+    }
+
+    // row: the pair's first query head; `heads` of them are real. unit: a factor of all scores.
+    __device__ __forceinline__ void load(const Element* row, long long head_stride, int heads, float unit, int lane) {
+        factors[0][0] = unit;
 #pragma unroll
         for (int column = 0; column < COLUMNS; column++) {
             const int head = column * 8 + lane / 4;
             const Element* at = row + head * head_stride;
-            if constexpr (FP8) load_for_fp8(at, head < heads, column, lane);
+            if constexpr (FP8) load_for_fp8(at, head < heads, unit, column, lane);
             else {
 #pragma unroll
                 for (int slice = 0; slice < SLICES; slice++) {
@@ -185,27 +200,28 @@ struct Query {
         else registers[column][slice][0] = first, registers[column][slice][1] = second;
     }
     // As float16, scaled by a power of two so that no number is too large for it.
-    __device__ __forceinline__ void load_for_fp8(const Element* at, bool real, int column, int lane) {
-        float number[SLICES][4], most = 0;
+    __device__ __forceinline__ void load_for_fp8(const Element* at, bool real, float unit, int column, int lane) {
+        uint2 numbers[SLICES];  // four elements each
+        float most = 0;
 #pragma unroll
-        for (int slice = 0; slice < SLICES; slice++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int dim = slice / 4 * 64 + lane % 4 * 16 + slice % 4 * 4 + i;
-                number[slice][i] = real && dim < HEAD_DIM ? to_float(at[dim]) : 0;
-                most = fmaxf(most, fabsf(number[slice][i]));
-            }
+        for (int slice = 0; slice < SLICES; slice++) {
+            const int dim = slice / 4 * 64 + lane % 4 * 16 + slice % 4 * 4;
+            const auto* pairs = reinterpret_cast<const unsigned*>(at + dim);
+            numbers[slice] = real && dim < HEAD_DIM ? make_uint2(pairs[0], pairs[1]) : make_uint2(0, 0);
+            const float2 first = floats_of(numbers[slice].x), second = floats_of(numbers[slice].y);
+            most = fmaxf(fmaxf(most, fmaxf(fabsf(first.x), fabsf(first.y))), fmaxf(fabsf(second.x), fabsf(second.y)));
+        }
         most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
         most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
         const int exponent = most > 0 ? min(max(ilogbf(most), -126), 126) : 0;
-        const float down = ldexpf(1.0f, -exponent), up = ldexpf(FP8_UNIT, exponent);
+        const float down = ldexpf(1.0f, -exponent), up = ldexpf(unit, exponent);
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
-            set(column, slice, pack<false>(number[slice][0] * down, number[slice][2] * down),
-                pack<false>(number[slice][1] * down, number[slice][3] * down));
+            const float2 first = floats_of(numbers[slice].x), second = floats_of(numbers[slice].y);
+            set(column, slice, pack<false>(first.x * down, first.y * down), pack<false>(second.x * down, second.y * down));
         }
-        factor[column][0] = __shfl_sync(~0u, up, lane % 4 * 8);
-        factor[column][1] = __shfl_sync(~0u, up, lane % 4 * 8 + 4);
+        factors[column][0] = __shfl_sync(~0u, up, lane % 4 * 8);
+        factors[column][1] = __shfl_sync(~0u, up, lane % 4 * 8 + 4);
     }
 };
 
@@ -230,7 +246,7 @@ struct Gathered {
 
     // From scores to weights, as the second factor of the output; `low` to `high` - 1 are the tokens that are seen.
     __device__ __forceinline__ void weigh(unsigned (&weight)[COLUMNS][2], float (&score)[COLUMNS][4],
-                                          const Query& query, float scale, float soft_cap, int low, int high, int lane) {
+                                          const Query& query, float soft_cap, int low, int high, int lane) {
         const bool partly = low > 0 || high < TILE;
 #pragma unroll
         for (int column = 0; column < COLUMNS; column++) {
@@ -238,7 +254,7 @@ struct Gathered {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float& at = score[column][i];
-                const float product = at * (FP8 ? query.factor[column][i % 2] : 1.0f) * scale;
+                const float product = at * query.factor(column, i % 2);
                 at = SOFT_CAP ? soft_cap * LOG2_E * tanhf(product / soft_cap) : product * LOG2_E;
                 const int token = i / 2 * 8 + lane / 4;
                 if (partly && (token < low || token >= high)) at = NOTHING;
@@ -304,13 +320,11 @@ struct Reader {
     Scales key_scale;
     int warp, lane;
 
-    Cursor ahead;      // of the next tile to look up,
-    int ahead_number;  // its number in the share
-    int share_tiles;
+    Cursor ahead;      // of the next tile to look up;
+    int left;          // tiles of the share from there on
     Request next;      // looked up, to be loaded as soon as registers are free
     Keys key[STAGES];
     Values value[STAGES];
-    float factor;      // of the present pair's scores
     Query pair_query;
     Gathered gathered;
 
@@ -318,24 +332,24 @@ struct Reader {
     __device__ __forceinline__ Request look_up() {
         Request request;
         request.token = -1;
-        if (ahead_number >= share_tiles) return request;
+        if (left <= 0) return request;
         request.token = ahead.tile * TILE;
         request.head = kv_head(ahead.head);
-        request.low = max(0, ahead.span.oldest - request.token);
-        request.high = min(TILE, ahead.span.length - request.token);
+        const int low = max(0, ahead.span.oldest - request.token);
+        const int high = min(TILE, ahead.span.length - request.token);
+        request.set_seen(low, high);
         // Entries of tokens that are not seen may be anything, or lie outside the table.
-        const int token = request.token + min(max(lane % TILE, request.low), request.high - 1);
+        const int token = request.token + min(max(lane % TILE, low), high - 1);
         request.block = static_cast<int>(table[ahead.row * table_stride + token / BLOCK_SIZE]);
-        ahead_number += WARPS;
-        if (ahead_number < share_tiles) ahead.advance(WARPS);
+        left -= WARPS;
+        if (left > 0) ahead.advance(WARPS);
         return request;
     }
 
     __device__ __forceinline__ void start(const Share& share) {
         ahead = Cursor(share, lengths, rows, window);
-        share_tiles = share.tiles;
-        ahead_number = warp;
-        if (warp < share_tiles) ahead.advance(warp);
+        left = share.tiles - warp;
+        if (left > 0) ahead.advance(warp);
         Request first[STAGES];
 #pragma unroll
         for (int i = 0; i < STAGES; i++) first[i] = look_up();
@@ -349,8 +363,7 @@ struct Reader {
 
     __device__ __forceinline__ void begin_pair(const Cursor& at) {
         pair_query.load(query + at.row * query_row + first_query_head(at.head) * query_head, query_head,
-                        query_heads(at.head), lane);
-        factor = scale * key_scale.at(at.head);
+                        query_heads(at.head), scale * key_scale.at(at.head), lane);
     }
 
     __device__ __forceinline__ void read(Pairs<Reader>& pairs) {
@@ -391,7 +404,7 @@ struct Reader {
         }
         key.load(next, keys, lane);
         unsigned weight[COLUMNS][2];
-        gathered.weigh(weight, score, pair_query, factor, soft_cap, low, high, lane);
+        gathered.weigh(weight, score, pair_query, soft_cap, low, high, lane);
 #pragma unroll
         for (int tile = 0; tile < OUTPUTS; tile++) {
             unsigned a[4];
@@ -431,7 +444,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
     Reader reader{query, query_row, query_head, {keys, key_block, key_token, key_head},
                   {values, value_block, value_token, value_head}, table, table_stride, plan.lengths, rows, window,
                   scale, soft_cap, {key_scale, key_scale_stride}, warp, lane};
-    const Output to{output, kv_heads * GROUP, {value_scale, value_scale_stride}, FP8 ? FP8_UNIT * value_factor : value_factor};
+    const Output to{output, kv_heads * GROUP, {value_scale, value_scale_stride}, value_factor};
     reader.pair_query.shared = reinterpret_cast<uint2*>(warp_sums + 2) + warp * COLUMNS * SLICES * 32 + lane;
     work(reader, plan, Parts(parts_memory, gridDim.x), to, warp_sums, rows, heads, window);
 }

@@ -24,6 +24,13 @@ template <bool is_bf16> __device__ __forceinline__ unsigned pack(float low, floa
     return packed;
 }
 
+// The two 16-bit elements of a register, as a query holds them.
+__device__ __forceinline__ float2 floats_of(unsigned packed) {
+    Element pair[2];
+    memcpy(pair, &packed, 4);
+    return make_float2(to_float(pair[0]), to_float(pair[1]));
+}
+
 // Word i of four.
 __device__ __forceinline__ unsigned word(const uint4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
 
@@ -36,9 +43,21 @@ template <class T> __device__ __forceinline__ void store_four(T* to, const float
     *reinterpret_cast<uint2*>(to) = make_uint2(pack<is_bf16>(x.x * unit, x.y * unit), pack<is_bf16>(x.z * unit, x.w * unit));
 }
 
-// The second and fourth byte of `bytes`, e4m3 numbers, as float16 of 1/256 of their values, exactly: the exponents'
-// biases differ by 8. A float8 NaN comes out as 480 / 256.
-constexpr float FP8_UNIT = 256;
-__device__ __forceinline__ unsigned halves_of_fp8(unsigned bytes) {
-    return (bytes & 0x80008000u) | ((bytes >> 1) & 0x3f803f80u);
+// Two e4m3 numbers, the lower bytes of `pair`, as float16, exactly.
+__device__ __forceinline__ unsigned halves_of_fp8(unsigned pair) {
+    unsigned halves;
+#if __CUDA_ARCH__ >= 890
+    const __half2_raw both = __nv_cvt_fp8x2_to_halfraw2(static_cast<unsigned short>(pair), __NV_E4M3);
+    memcpy(&halves, &both, 4);
+#else
+    // No instruction does it: an e4m3 number's bits, one place further down, are a float16 of 1/256 of its value, for the
+    // exponents' biases differ by 8. A NaN comes out as 480.
+    const unsigned apart = __byte_perm(pair, 0, 0x1404);
+    halves = (apart & 0x80008000u) | ((apart >> 1) & 0x3f803f80u);
+    __half2 both;
+    memcpy(&both, &halves, 4);
+    both = __hmul2(both, __float2half2_rn(256));
+    memcpy(&halves, &both, 4);
+#endif
+    return halves;
 }

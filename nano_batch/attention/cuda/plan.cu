@@ -98,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(1024)
             share.row = first.row;
             share.length = plan.lengths[first.row];
             share.head = first.head;
-            share.tile = Span(share.length, window).first + first.into;
+            share.tile = Span(share.length, window).first() + first.into;
             share.tiles = to - from;
             share.first_worker = first.into == 0 ? worker : owner(from - first.into, active, line);
             share.last_worker = owner(to - 1 + last.tiles - 1 - last.into, active, line);

@@ -27,6 +27,8 @@ SHARE_WORDS = 8
 LARGEST_INT = 2**31 - 1
 MOST_STRIDE = 2**32
 """Bytes, exclusive, that the tensor-core kernel multiplies a block id with."""
+MOST_BYTES = 2**36
+"""Of a cache, whose tokens' places it counts in units of 16 bytes where a tile lies in several blocks."""
 
 
 class DecodePlan:
@@ -129,6 +131,7 @@ def variant_of(
         strides = byte_strides(cache_)
         aligned = aligned and cache_.data_ptr() % 16 == 0
         aligned = aligned and all(stride % 16 == 0 and stride < MOST_STRIDE for stride in strides)
+        aligned = aligned and cache_.shape[0] * strides[0] <= MOST_BYTES
     apart, value_apart = byte_strides(key_cache)[1], byte_strides(value_cache)[1]
     return choose(
         query.dtype, key_cache.dtype == FP8, query.shape[-1], query.shape[1] // key_cache.shape[2],

@@ -17,16 +17,19 @@ MATRIX_COLUMNS = 8
 """Query heads that one matrix of the tensor-core kernel takes."""
 MOST_HEADS = {64: 16, 80: 16, 96: 16, 128: 16}
 """Query heads that a block takes at once, as its registers allow; one matrix of them at other dimensions."""
-AHEAD_BYTES = 8192
-"""Of a warp's keys and values on their way, 64 KiB a multiprocessor: twice as much is 3 % slower."""
-REGISTERS = 180
-"""Of a thread, for tiles on their way, the query and the sums; the rest is for everything else,"""
+WARPS = 4
+AHEAD_BYTES = 65536
+"""Of keys and values on their way to a multiprocessor: twice as many are 3 % slower."""
+ALL_REGISTERS = 65536
+OTHER_REGISTERS = 75
+"""Of a thread, for everything but tiles on their way, the query and the sums,"""
 SCATTERED_REGISTERS = 40
 """which takes so many more where the tokens of a tile lie in several blocks."""
 COLUMN_REGISTERS = 40
 """For each further matrix of query heads, beside its query and sums."""
 MOST_QUERY_DIM = 128
-"""With more dimensions the query is in shared memory."""
+"""With more dimensions the query is in shared memory; beside a float8 cache it always is."""
+MOST_THREAD_REGISTERS = 255
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Variant:
         What merges the parts of at most `workers` workers takes the place of the sums (`merge`).
         """
         sums = 2 * self.warps * self.heads * (self.head_dim + 4 + 2) * 4
-        if self.source == "decode.cu" and self.head_dim > MOST_QUERY_DIM:
+        if self.source == "decode.cu" and (self.fp8 or self.head_dim > MOST_QUERY_DIM):
             sums += self.warps * self.head_dim * MATRIX_COLUMNS * -(-self.heads // MATRIX_COLUMNS) * 2
         return max(sums, self.heads * (2 * workers + 1) * 4)
 
@@ -113,21 +116,32 @@ def choose(
     if scattered and not fp8 and head_dim > MOST_QUERY_DIM:
         tensor_cores = False  # registers would not do
     if not tensor_cores:
-        return Variant("decode_plain.cu", head_dim, group, min(group, 4), block_size, TILE, 4, 0, 4,
+        return Variant("decode_plain.cu", head_dim, group, min(group, 4), block_size, TILE, WARPS, 0, 4,
                        element, fp8, soft_cap, table, 0)  # fmt: skip
     heads = min(group, MATRIX_COLUMNS if scattered else MOST_HEADS.get(head_dim, MATRIX_COLUMNS))
-    stages = _stages(head_dim, heads, 1 if fp8 else element.itemsize, scattered)
-    return Variant("decode.cu", head_dim, group, heads, block_size, TILE, 4, stages, 2,
+    blocks = _blocks_per_sm(fp8, head_dim, heads, scattered)
+    stages = _stages(head_dim, heads, 1 if fp8 else element.itemsize, scattered, blocks)
+    return Variant("decode.cu", head_dim, group, heads, block_size, TILE, WARPS, stages, blocks,
                    element, fp8, soft_cap, table, token_bytes)  # fmt: skip
 
 
-def _stages(head_dim: int, heads: int, element_bytes: int, scattered: bool) -> int:
+def _blocks_per_sm(fp8: bool, head_dim: int, heads: int, scattered: bool) -> int:
+    """A tile of float8 is half the bytes and more work: it takes more warps to wait for as many."""
+    if not fp8 or head_dim > MOST_QUERY_DIM or heads > MATRIX_COLUMNS:
+        return 2
+    return 3 if scattered else 4
+
+
+def _stages(head_dim: int, heads: int, element_bytes: int, scattered: bool, blocks_per_sm: int) -> int:
     """Tiles on their way, as far as registers can take them, in loads of 16 bytes (`decode.cu`)."""
     width = 16 // element_bytes
     key_chunks, value_chunks = -(-head_dim // (4 * width)), -(-head_dim // (8 * width))
     columns = -(-heads // MATRIX_COLUMNS)
-    sums, query = value_chunks * width * 2, key_chunks * width // 2 if head_dim <= MOST_QUERY_DIM else 0
-    free = REGISTERS - columns * (sums + query) - (columns - 1) * COLUMN_REGISTERS
+    in_shared = element_bytes == 1 or head_dim > MOST_QUERY_DIM
+    sums, query = value_chunks * width * 2, 0 if in_shared else key_chunks * width // 2
+    threads = 32 * WARPS * blocks_per_sm
+    free = min(MOST_THREAD_REGISTERS, ALL_REGISTERS // threads) - OTHER_REGISTERS
+    free -= columns * (sums + query) + (columns - 1) * COLUMN_REGISTERS
     free -= SCATTERED_REGISTERS if scattered else 0
-    wanted = AHEAD_BYTES // (2 * TILE * head_dim * element_bytes)
+    wanted = AHEAD_BYTES // (WARPS * blocks_per_sm * 2 * TILE * head_dim * element_bytes)
     return max(1, min(wanted, free // (8 * key_chunks + 16 * value_chunks)))

@@ -31,16 +31,16 @@ struct Plan {
 
 // Where the keys that a query at position length - 1 sees begin, and the tiles that hold them.
 struct Span {
-    int length, oldest, first, end;
+    int length, oldest, end;
 
     // A window of 0 is none.
     Span() = default;
     __device__ Span(int length, int window)
         : length(length),
           oldest(window > 0 && length > window ? length - window : 0),
-          first(oldest / TILE),
           end((length + TILE - 1) / TILE) {}
-    __device__ int tiles() const { return end - first; }
+    __device__ int first() const { return oldest / TILE; }
+    __device__ int tiles() const { return end - first(); }
 };
 
 // A place in the line of tiles.
@@ -66,7 +66,7 @@ struct Cursor {
             if (++row == rows) row = 0, head++;
             span = Span(lengths[row], window);
         } while (span.tiles() == 0);
-        tile = span.first;
+        tile = span.first();
     }
     // `by` tiles on. There must be so many.
     __device__ void advance(int by) {
