@@ -26,7 +26,7 @@ from nano_batch.engine.inference_engine import InferenceEngine
 from nano_batch.engine.outputs import RequestOutput
 from nano_batch.engine.rank_processes import START_S, RankProcesses
 from nano_batch.engine.ranks import HOST, Command, Ranks
-from nano_batch.engine.runner import Launched
+from nano_batch.engine.runner import Launched, StepRunner
 from nano_batch.engine.sampling_params import SamplingParams
 from nano_batch.engine.text import Tokenizer
 from nano_batch.errors import DeviceError, InvalidArgumentError, NanoBatchError, ParallelError, StalledError
@@ -58,7 +58,8 @@ class ParallelEngine(InferenceEngine):
         self.ranks = ranks
         self._untold: list[Command] = []
         super().__init__(model, tokenizer, **options)
-        self._end_ranks = weakref.finalize(self, ranks.close)
+        # Also at the end of the program, for an engine that nobody has closed.
+        self._end_ranks = weakref.finalize(self, _end, self.runner, model, ranks)
 
     @property
     def leads(self) -> bool:
@@ -138,26 +139,32 @@ class ParallelEngine(InferenceEngine):
             raise
         except Exception as error:
             reason = self.ranks.lost(_LOOK_S) or f"rank {self.ranks.shard.rank}: {error}"
-            self._let_go()
+            _let_go(self.runner, self.model)
             self.ranks.fail()
             raise ParallelError(f"the engine has ended: {reason}") from error
         except BaseException:
-            self._let_go()
+            _let_go(self.runner, self.model)
             self.ranks.fail()
             raise
 
     def close(self) -> None:
         """End all ranks; requests that have not ended stay as they are."""
-        if not self.ranks.closed:
-            if self.model.device.type == "cuda":
-                torch.cuda.synchronize(self.model.device)
-            self._let_go()
-            self.ranks.close()
+        _end(self.runner, self.model, self.ranks)
 
-    def _let_go(self) -> None:
-        """Drop what holds the channel of the tensors: the graphs, and this part of the model."""
-        self.runner.decode_graphs = self.runner.mixed_graphs = None
-        self.model.shard = self.model.shard.alone()
+
+def _end(runner: StepRunner, model: PagedMistral, ranks: Ranks) -> None:
+    """End all ranks, once."""
+    if not ranks.closed:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        _let_go(runner, model)
+        ranks.close()
+
+
+def _let_go(runner: StepRunner, model: PagedMistral) -> None:
+    """Drop what holds the channel of the tensors: graphs, whose end it would wait for, and this part."""
+    runner.decode_graphs = runner.mixed_graphs = None
+    model.shard = model.shard.alone()
 
 
 @contextlib.contextmanager
