@@ -18,7 +18,8 @@ from nano_batch.cuda.program import compiled
 from nano_batch.models.cuda import SOURCES as LAYERS
 
 pytest.importorskip("cuda.core", reason="needs the extra 'cuda'")
-ARCHITECTURES = ["sm_80", "sm_90a", "sm_120"]
+HOPPER = "sm_90a"
+ARCHITECTURES = ["sm_80", HOPPER, "sm_120"]
 PACKAGE = Path(program.__file__).parents[1]
 COPY_BLOCKS, COPY = ATTENTION / "copy_blocks.cu", {"UNIT": 16}
 COLD_SPILLS = 128
@@ -84,6 +85,10 @@ def layer_configurations():
         yield "silu_mul.cu", {"ELEMENT": element, "VEC": vector, "THREADS": 128, "VECTORS": 2}, 40
     for element in ("bf16", "half"):
         yield "few_rows.cu", {"ELEMENT": element}, 128
+    sizes = [(8, 6, 1, 0), (8, 6, 2, 1), (16, 5, 2, 0), (32, 4, 1, 0), (64, 3, 1, 1)]
+    for element, (tokens, stages, splits, gated) in zip(["bf16", "half"] * 3, sizes, strict=False):
+        names = {"TOKENS": tokens, "STAGES": stages, "SPLITS": splits, "GATED": gated}
+        yield "few_rows_hopper.cu", {"ELEMENT": element, **names}, 128
 
 
 def name_of(value):
@@ -107,6 +112,8 @@ def private_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize(("source", "defines", "registers"), configurations(), ids=name_of)
 def test_a_kernel_compiles_without_spills(source, defines, registers, arch):
+    if source.stem.endswith("_hopper") and arch != HOPPER:
+        pytest.skip("only for Hopper")
     made = compiled(source, defines, arch)
     assert made.cubin.startswith(b"\x7fELF")
     assert made.resources

@@ -23,6 +23,7 @@ def test_the_operators_pass_pytorch_s_checks(dtype):
         (operators.add_rms_norm, (hidden, residual, weight, EPS)),
         (operators.silu_mul, (hidden,)),
         (operators.linear_few_rows, (hidden, residual)),
+        (operators.gated_few_rows, (hidden, torch.randn(6, 8, dtype=dtype))),
     ]:
         torch.library.opcheck(operator.default, inputs, test_utils=utilities)
 
@@ -38,6 +39,8 @@ def test_the_plain_forms_are_pytorch_s():
     by_hand = hidden[:, :3] * hidden[:, :3].sigmoid() * hidden[:, 3:]
     torch.testing.assert_close(ops.silu_mul(hidden), by_hand)
     torch.testing.assert_close(ops.linear_few_rows(hidden, residual), hidden @ residual.T)
+    gate_up = torch.randn(8, 6)
+    torch.testing.assert_close(ops.gated_few_rows(hidden, gate_up), ops.silu_mul(hidden @ gate_up.T))
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8, 16, 17, 200])
@@ -112,8 +115,11 @@ def test_what_else_is_refused_by_name():
         ops._check_rows(hidden, None, weight.to("meta"))
     with pytest.raises(errors.ShapeError, match=r"gate_up has shape \[2, 3\]"):
         ops.silu_mul(hidden[:, :3])
-    with pytest.raises(errors.ShapeError, match=r"shapes \[2, 4\] and \[3, 5\]; they need"):
-        ops.linear_few_rows(hidden, torch.ones(3, 5))
+    for product in (ops.linear_few_rows, ops.gated_few_rows):
+        with pytest.raises(errors.ShapeError, match=r"shapes \[2, 4\] and \[3, 5\]; they need"):
+            product(hidden, torch.ones(3, 5))
+    with pytest.raises(errors.ShapeError, match=r"gate_up has shape \[3, 4\]; it needs"):
+        ops.gated_few_rows(hidden, torch.ones(3, 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
@@ -150,13 +156,24 @@ def test_silu_mul_on_a_device(dtype, size, tokens):
 
 
 @on_device
-@pytest.mark.parametrize("count", [0, 1, 2, 5, 8])
-@pytest.mark.parametrize(("n", "k"), [(6144, 4096), (4096, 14336), (17, 72), (33, 8)])
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 8, 9, 16, 31, 50, 64, 65])
+@pytest.mark.parametrize(("n", "k"), [(6144, 4096), (4096, 14336), (17, 72), (33, 8), (100, 320)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
 def test_few_rows_on_a_device(dtype, n, k, count):
     x, weight = (rows(length, k, dtype, device="cuda") for length in (count, n))
     expected = F.linear(x.double(), weight.double()).to(dtype)
     assert_close(ops.linear_few_rows(x, weight), expected, scale=k**0.5)
+
+
+@on_device
+@pytest.mark.parametrize("count", [0, 1, 8, 13, 32, 64, 65])
+@pytest.mark.parametrize(("n", "k"), [(28672, 4096), (200, 192), (6, 64)])
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+def test_gated_few_rows_on_a_device(dtype, n, k, count):
+    x, weight = rows(count, k, dtype, device="cuda"), rows(n, k, dtype, device="cuda") / k**0.5
+    both = F.linear(x.double(), weight.double()).to(dtype)
+    # A sum that rounds to its neighbour takes its gate with it.
+    assert_close(ops.gated_few_rows(x, weight), ops.silu_mul(both), scale=1.0, roundings=4)
 
 
 @on_device
@@ -180,10 +197,11 @@ def test_a_graph_replays_a_chain_of_them_on_new_values():
     norm_weight = rows(1, size, BF16, device="cuda")[0]
     hidden, residual = (rows(6, size, BF16, device="cuda") for _ in range(2))
 
-    def chain(norm, add_norm, silu, linear):
-        for _ in range(4):
+    def chain(norm, add_norm, silu, linear, gated):
+        for number in range(4):
             normed = add_norm(hidden, residual, norm_weight, EPS)
-            hidden.copy_(linear(silu(linear(normed, weights[0])), weights[1]))
+            act = gated(normed, weights[0]) if number % 2 else silu(linear(normed, weights[0]))
+            hidden.copy_(linear(act, weights[1]))
         return norm(hidden, norm_weight, EPS)
 
     def add_plainly(hidden, residual, weight, eps):
@@ -192,8 +210,11 @@ def test_a_graph_replays_a_chain_of_them_on_new_values():
     def plain_norm(hidden, weight, eps):
         return F.rms_norm(hidden, weight.shape, weight, eps)
 
-    fused = ops.rms_norm, ops.add_rms_norm, ops.silu_mul, ops.linear_few_rows
-    plain = plain_norm, add_plainly, lambda x: F.silu(x.chunk(2, 1)[0]) * x.chunk(2, 1)[1], F.linear
+    def plain_silu(x):
+        return F.silu(x.chunk(2, 1)[0]) * x.chunk(2, 1)[1]
+
+    fused = ops.rms_norm, ops.add_rms_norm, ops.silu_mul, ops.linear_few_rows, ops.gated_few_rows
+    plain = plain_norm, add_plainly, plain_silu, F.linear, lambda x, weight: plain_silu(F.linear(x, weight))
     chain(*fused)  # compiles
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

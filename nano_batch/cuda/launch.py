@@ -169,6 +169,12 @@ def architecture(device: int) -> str:
 
 
 @cache
+def multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@cache
 def _driver() -> Any:
     try:
         from cuda.bindings import driver

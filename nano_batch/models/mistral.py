@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from nano_batch import cpu
 from nano_batch._choices import check_choice
 from nano_batch.attention import dense_attention
 from nano_batch.attention.checks import FLOATS, usable_device
@@ -25,9 +24,9 @@ from nano_batch.errors import ContextLengthError, InvalidArgumentError
 from nano_batch.kv_cache import KVCache, Layout
 from nano_batch.models.base import Attend, PagedInputs, attend_paged, check_fits
 from nano_batch.models.ops import (
-    MOST_ROWS,
-    SIXTEEN_BITS,
     add_rms_norm,
+    few_rows_of,
+    gated_few_rows,
     linear_few_rows,
     rms_norm,
     silu_mul,
@@ -153,7 +152,7 @@ class PagedMistral:
             for _ in range(c.num_layers)
         ]  # fmt: skip
         self.final_norm = self._empty(c.hidden_size)
-        self._few_rows = cpu.MOST_ROWS if cpu.takes(self.final_norm) else 0
+        self._few_rows = few_rows_of(self.final_norm)
         self.head = self.embedding if c.tie_word_embeddings else self._empty(c.vocab_size, c.hidden_size)
         frequencies = c.rope_scaling.frequencies(c.head_dim, c.rope_theta)
         longest, magnitude = c.max_position_embeddings, c.rope_scaling.magnitude()
@@ -264,22 +263,23 @@ class PagedMistral:
             query, keys, values = torch.split(projected, heads, dim=1)
             attended = self._to_residual(attend(index, query, keys, values).flatten(1), layer.output)
             normed = add_rms_norm(attended, residual, layer.mlp_norm, c.rms_norm_eps)
-            moved = self._to_residual(silu_mul(self._product(normed, layer.gate_up)), layer.down)
+            moved = self._to_residual(self._gated(normed, layer.gate_up), layer.down)
             normed = add_rms_norm(moved, residual, next_norm, c.rms_norm_eps)
         return self._product(normed if wanted is None else normed[wanted], self.head)
 
     def _product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """x weightᵀ; for few tokens on a CPU ours is up to twice as fast as the library's."""
-        return linear_few_rows(x, weight) if x.shape[0] <= self._few_rows else F.linear(x, weight)
+        """x weightᵀ."""
+        return linear_few_rows(x, weight) if x.shape[0] <= self._few_rows.linear else F.linear(x, weight)
+
+    def _gated(self, x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] <= self._few_rows.gated:
+            return gated_few_rows(x, gate_up)
+        return silu_mul(self._product(x, gate_up))
 
     def _to_residual(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """A product with one of the two matrices that have few rows of their own; of parts, their sum.
-
-        On CUDA the library splits its sums there and adds them up in a second kernel: for few tokens ours is
-        a tenth faster (docs/notes/engine.md).
-        """
-        few = x.is_cuda and x.shape[0] <= MOST_ROWS and x.dtype in SIXTEEN_BITS
-        return self.shard.sum(linear_few_rows(x, weight) if few else self._product(x, weight))
+        """A product with one of the two matrices that have few rows of their own; of parts, their sum."""
+        few = x.shape[0] <= self._few_rows.narrow
+        return self.shard.sum(linear_few_rows(x, weight) if few else F.linear(x, weight))
 
     def new_cache(
         self,

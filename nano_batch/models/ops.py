@@ -6,21 +6,51 @@ for on CUDA the kernels wait for no host. On a CPU those of the core compute flo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
 from nano_batch import cpu
 from nano_batch.cuda.available import why_not
+from nano_batch.cuda.launch import architecture, device_index
 from nano_batch.cuda.loud import say_once
 from nano_batch.cuda.operator import operator
+from nano_batch.cuda.tensor_map import PANEL
 from nano_batch.cuda.vectors import ACCESS_BYTES, vector_of
 from nano_batch.errors import DeviceError, DtypeError, NanoBatchError, ShapeError
 from nano_batch.models.cuda import layer as on_cuda
 
-MOST_ROWS = 8
-"""Rows of `linear_few_rows` that its kernel takes."""
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 KERNEL_DTYPES = (*SIXTEEN_BITS, torch.float32)
+HOPPER = "sm_90a"
+
+
+@dataclass(frozen=True)
+class FewRows:
+    """Up to how many rows of x this package's products are faster than PyTorch's (docs/notes/engine.md).
+
+    Attributes:
+        linear: `linear_few_rows`.
+        narrow: the same, with a weight of fewer rows than columns or as many: PyTorch's library splits its
+            sums there, and adds them up in a second kernel.
+        gated: `gated_few_rows`.
+    """
+
+    linear: int = 0
+    narrow: int = 0
+    gated: int = 0
+
+
+def few_rows_of(weight: torch.Tensor) -> FewRows:
+    """The limits for a weight's dtype and device."""
+    if cpu.takes(weight):
+        return FewRows(cpu.MOST_ROWS, cpu.MOST_ROWS)
+    if weight.dtype not in SIXTEEN_BITS or why_not(weight.device) is not None:
+        return FewRows()
+    if _is_hopper(weight):
+        return FewRows(32, 32, 64)
+    return FewRows(narrow=on_cuda.FEW_ROWS)
 
 
 def _fake_rows(hidden: torch.Tensor, *args: object) -> torch.Tensor:
@@ -29,6 +59,10 @@ def _fake_rows(hidden: torch.Tensor, *args: object) -> torch.Tensor:
 
 def _fake_half(gate_up: torch.Tensor) -> torch.Tensor:
     return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
+
+
+def _fake_gated(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(x.shape[0], gate_up.shape[0] // 2)
 
 
 def _fake_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -99,8 +133,8 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return x weightᵀ, for so few rows that reading the weight is all the time it takes.
 
     Args:
-        x: [rows, k], floating point. On CUDA the kernel takes at most `MOST_ROWS` rows of 16-bit elements, k
-            a multiple of 8; on a CPU float32.
+        x: [rows, k], floating point. On CUDA the kernels take 16-bit elements: on Hopper at most 64 rows, k a
+            multiple of 64, n of 4; elsewhere at most 8 rows, k a multiple of 8. On a CPU float32.
         weight: [n, k], of the same dtype and device.
 
     Returns:
@@ -109,11 +143,11 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     Raises:
         ShapeError, DtypeError, DeviceError: they do not fit together.
     """
-    if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or not weight.numel():
-        shapes = f"{list(x.shape)} and {list(weight.shape)}"
-        raise ShapeError(f"x and weight have shapes {shapes}; they need [rows, k] and [n, k]")
-    _check_alike("weight", weight, x)
+    _check_product(x, weight)
     if x.is_cuda:
+        hopper_reason = _hopper_refusal(x, weight, 4)
+        if hopper_reason is None:
+            return on_cuda.few_rows_hopper(x, weight, False)
         reason = why_not(x.device) or _linear_refusal(x, weight)
         if reason is None:
             return on_cuda.few_rows(x, weight)
@@ -121,6 +155,34 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if cpu.takes(x, weight) and x.is_contiguous() and weight.is_contiguous():
         return cpu.linear(x, weight)
     return F.linear(x, weight)
+
+
+@operator(_fake_gated)
+def gated_few_rows(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+    """Return silu(x gateᵀ) * (x upᵀ), each rounded once, for few rows as `linear_few_rows` is.
+
+    Args:
+        x: [rows, k], floating point. A kernel takes, on Hopper, at most 64 rows of 16-bit elements, k a
+            multiple of 64.
+        gate_up: [2 * intermediate, k], first gate, then up, of the same dtype and device; for the kernel
+            intermediate is a multiple of 4.
+
+    Returns:
+        [rows, intermediate].
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: they do not fit together.
+    """
+    _check_product(x, gate_up)
+    if len(gate_up) % 2:
+        raise ShapeError(f"gate_up has shape {list(gate_up.shape)}; it needs [2 * intermediate, k]")
+    if x.is_cuda:
+        reason = _hopper_refusal(x, gate_up, 8)
+        if reason is None:
+            return on_cuda.few_rows_hopper(x, gate_up, True)
+        say_once(f"silu(gate) * up of few rows is computed after its product: {reason}", warn=True)
+        return silu_mul(F.linear(x, gate_up))
+    return silu_mul(linear_few_rows(x, gate_up))
 
 
 def _on_kernel(what: str, *tensors: torch.Tensor) -> bool:
@@ -145,12 +207,44 @@ def _refusal(tensors: tuple[torch.Tensor, ...]) -> NanoBatchError | None:
 def _linear_refusal(x: torch.Tensor, weight: torch.Tensor) -> NanoBatchError | None:
     if x.dtype not in SIXTEEN_BITS:
         return DtypeError(f"the kernel does not take {x.dtype}")
-    if len(x) > MOST_ROWS:
-        return ShapeError(f"{len(x)} rows; the kernel takes {MOST_ROWS}")
+    if len(x) > on_cuda.FEW_ROWS:
+        return ShapeError(f"{len(x)} rows; the kernel takes {on_cuda.FEW_ROWS}")
     wide = ACCESS_BYTES // x.element_size()
     if vector_of(x.shape[1], wide, [x, weight]) < wide or x.stride(1) != 1 or not weight.is_contiguous():
         return ShapeError(f"rows of {x.shape[1]} elements do not lie in a row of aligned 16 bytes each")
     return None
+
+
+def _hopper_refusal(x: torch.Tensor, weight: torch.Tensor, n_multiple: int) -> NanoBatchError | None:
+    if (reason := why_not(x.device)) is not None:
+        return reason
+    if not _is_hopper(x):
+        return DeviceError(
+            f"the kernel runs on {HOPPER}; {x.device} is {architecture(device_index(x.device))}"
+        )
+    if x.dtype not in SIXTEEN_BITS:
+        return DtypeError(f"the kernel does not take {x.dtype}")
+    if len(x) > on_cuda.HOPPER_TOKENS[-1]:
+        return ShapeError(f"{len(x)} rows; the kernel takes {on_cuda.HOPPER_TOKENS[-1]}")
+    (n, k), wide = weight.shape, ACCESS_BYTES // x.element_size()
+    aligned = vector_of(k, wide, [x, weight]) == wide and x.stride(1) == 1 and weight.is_contiguous()
+    if not aligned or k % PANEL or n % n_multiple:
+        return ShapeError(
+            f"a weight of shape {[n, k]}, or x's strides {x.stride()}: rows are to begin at multiples of 16 "
+            f"bytes, k to be a multiple of {PANEL}, n of {n_multiple}"
+        )
+    return None
+
+
+def _is_hopper(tensor: torch.Tensor) -> bool:
+    return architecture(device_index(tensor.device)) == HOPPER
+
+
+def _check_product(x: torch.Tensor, weight: torch.Tensor) -> None:
+    if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or not weight.numel():
+        shapes = f"{list(x.shape)} and {list(weight.shape)}"
+        raise ShapeError(f"x and weight have shapes {shapes}; they need [rows, k] and [n, k]")
+    _check_alike("weight", weight, x)
 
 
 def _check_rows(hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor) -> None:

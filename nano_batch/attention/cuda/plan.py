@@ -7,7 +7,6 @@ equal shares that cross the borders of the work that they cut are those of Osama
 from __future__ import annotations
 
 from ctypes import c_int32
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.backend import decode_refusal
 from nano_batch.attention.cuda.variant import FP8, Variant, choose
 from nano_batch.cuda.available import why_not
-from nano_batch.cuda.launch import kernel
+from nano_batch.cuda.launch import kernel, multiprocessors
 from nano_batch.errors import ShapeError
 
 LEAST_TILES = 4
@@ -147,9 +146,3 @@ def workers_of(variant: Variant, device: torch.device) -> int:
 def parts_floats(variant: Variant, workers: int) -> int:
     """Numbers in `Parts` (`combine.cuh`)."""
     return 2 * workers * variant.heads * (variant.head_dim + 2)
-
-
-@cache
-def multiprocessors(device: torch.device) -> int:
-    """Multiprocessors of a CUDA device."""
-    return torch.cuda.get_device_properties(device).multi_processor_count

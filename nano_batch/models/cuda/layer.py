@@ -6,8 +6,9 @@ from ctypes import c_float, c_int32, c_int64, c_uint32
 
 import torch
 
-from nano_batch.cuda.launch import kernel
+from nano_batch.cuda.launch import kernel, multiprocessors
 from nano_batch.cuda.program import Macro
+from nano_batch.cuda.tensor_map import PANEL, tensor_map
 from nano_batch.cuda.vectors import ACCESS_BYTES, NAMES, vector_of
 from nano_batch.errors import InvalidArgumentError
 from nano_batch.models.cuda import SOURCES
@@ -19,6 +20,15 @@ MOST_KEPT = 2
 SILU_THREADS, SILU_VECTORS = 128, 2
 LINEAR_THREADS, LINEAR_ROWS = 256, 16
 """Threads of a block of `few_rows`, and the weight's rows that it takes."""
+FEW_ROWS = 8
+"""Rows of x that `few_rows` takes."""
+HOPPER_THREADS, HOPPER_ROWS, HOPPER_PANELS = 160, 64, 2
+HOPPER_TOKENS = (8, 16, 32, 64)
+"""Rows of x that `few_rows_hopper` is built for."""
+HOPPER_SHARED_BYTES = 113 * 1024
+"""Of a block: two share a multiprocessor."""
+HOPPER_SUMS_BYTES = 2 * 1024
+"""Of these, what is not stages: barriers, and room for the stages to begin at a multiple of 1024."""
 
 
 def rms_norm(
@@ -70,11 +80,34 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """See `ops.linear_few_rows`; at most eight rows, whose accesses of 16 bytes are aligned."""
+    """See `ops.linear_few_rows`; at most `FEW_ROWS`, whose accesses of 16 bytes are aligned."""
     (rows, k), n = x.shape, len(weight)
     output = x.new_empty(rows, n)
     if rows:
         args = x, c_int64(x.stride(0)), weight, output, c_int32(rows), c_int32(n), c_int32(k)
         run = kernel(SOURCES / "few_rows.cu", {"ELEMENT": NAMES[x.dtype]}, "few_rows", x.device)
         run.launch((-(-n // LINEAR_ROWS), 1, 1), LINEAR_THREADS, 0, args, pdl=True)
+    return output
+
+
+def few_rows_hopper(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> torch.Tensor:
+    """See `ops.linear_few_rows` and, where gated, `ops.gated_few_rows`; at most `HOPPER_TOKENS[-1]` rows."""
+    (rows, k), n = x.shape, len(weight) // (1 + gated)
+    output = x.new_empty(rows, n)
+    if rows:
+        tokens = next(size for size in HOPPER_TOKENS if size >= rows)
+        stage_bytes = HOPPER_PANELS * PANEL * x.element_size() * (HOPPER_ROWS + tokens)
+        stages = (HOPPER_SHARED_BYTES - HOPPER_SUMS_BYTES) // stage_bytes
+        tiles = -(-n // (HOPPER_ROWS // (1 + gated)))
+        # A multiprocessor reads no faster when others rest.
+        splits = 2 if 3 * tiles < 2 * multiprocessors(x.device) else 1
+        defines: dict[str, Macro] = {
+            "ELEMENT": NAMES[x.dtype], "TOKENS": tokens, "STAGES": stages, "SPLITS": splits,
+            "GATED": int(gated),
+        }  # fmt: skip
+        of_weight = tensor_map(weight, HOPPER_ROWS, HOPPER_PANELS, halves=gated)
+        args = of_weight, tensor_map(x, tokens, HOPPER_PANELS), output, c_int32(rows), c_int32(n), c_int32(k)
+        run = kernel(SOURCES / "few_rows_hopper.cu", defines, "few_rows_hopper", x.device)
+        shared = stages * stage_bytes + HOPPER_SUMS_BYTES // 2
+        run.launch((tiles, splits, 1), HOPPER_THREADS, shared, args, pdl=True)
     return output

@@ -3,16 +3,9 @@
 // Macros: ELEMENT, the type of both tensors; VEC, elements of a vector; THREADS of a block; VECTORS of a thread.
 #include "elements.cuh"
 #include "ptx.cuh"
+#include "silu.cuh"
 
 using Elements = Vector<ELEMENT, VEC>;
-
-// Rounded to the elements' type before it is multiplied, as a tensor of its own would be.
-__device__ inline float silu(float x) {
-    float y;
-    if constexpr (Same<ELEMENT, float>::value) y = x / (1 + expf(-x));
-    else y = __fdividef(x, 1 + ptx::exp2(-1.44269504f * x));  // its error is far below a 16-bit rounding
-    return to_float(from_float<ELEMENT>(y));
-}
 
 // gate_up [tokens, 2 * lanes * VEC], gate first -> output [tokens, lanes * VEC], contiguous.
 extern "C" __global__ void __launch_bounds__(THREADS) silu_mul(
@@ -34,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) silu_mul(
         const unsigned at = first + i * THREADS;
         if (at >= count) continue;
 #pragma unroll
-        for (int j = 0; j < VEC; j++) gate[i].at[j] = from_float<ELEMENT>(silu(to_float(gate[i].at[j])) * to_float(up[i].at[j]));
+        for (int j = 0; j < VEC; j++) gate[i].at[j] = gated(to_float(gate[i].at[j]), to_float(up[i].at[j]));
         gate[i].store(output + static_cast<long long>(at) * VEC);
     }
 }
