@@ -19,8 +19,11 @@ from cuda_on_cpu.device import cpu_device  # noqa: E402
 from nano_batch.attention.cuda import plan  # noqa: E402
 
 SIZES = {
-    "decode.cu": {"dtype": torch.bfloat16, "head_dim": 64, "group": 4, "block_size": 16},
-    "decode_plain.cu": {"dtype": torch.float32, "head_dim": 12, "group": 6, "block_size": 16},
+    "decode.cu": [
+        {"dtype": torch.bfloat16, "head_dim": 64, "group": 4, "block_size": 16},
+        {"dtype": torch.bfloat16, "head_dim": 80, "group": 4, "block_size": 16, "fp8": True},
+    ],
+    "decode_plain.cu": [{"dtype": torch.float32, "head_dim": 12, "group": 6, "block_size": 16}],
 }[source]
 
 
@@ -29,8 +32,8 @@ def exact(tensor):
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
 
 
-for seed, contexts in enumerate([[33, 0, 150], [1], [0]] if entry == "good" else [[33, 150]]):
-    case = Case(seed, contexts, [1] * len(contexts), **SIZES)
+def run(seed, contexts, sizes):
+    case = Case(seed, contexts, [1] * len(contexts), **sizes)
     case.views = [exact(view) for view in case.views]
     if entry != "good":
         case.table[0, 1] = case.num_blocks if entry == "past" else -1
@@ -40,4 +43,12 @@ for seed, contexts in enumerate([[33, 0, 150], [1], [0]] if entry == "good" else
             assert chosen.source == source
             output = case.decode(backend="cuda", validate=False)
         case.check(output)
+
+
+if entry == "good":
+    for sizes in SIZES:
+        for seed, contexts in enumerate([[33, 0, 150], [1], [0]]):
+            run(seed, contexts, sizes)
+else:
+    run(0, [33, 150], SIZES[0])
 print("all within")

@@ -76,7 +76,9 @@ class Variant:
         """
         sums = 2 * self.warps * self.heads * (self.head_dim + 4 + 2) * 4
         if self.source == "decode.cu" and (self.fp8 or self.head_dim > MOST_QUERY_DIM):
-            sums += self.warps * self.head_dim * MATRIX_COLUMNS * -(-self.heads // MATRIX_COLUMNS) * 2
+            dims = 4 * _load_width(1 if self.fp8 else 2)  # of one load of a token's key by four lanes
+            columns = MATRIX_COLUMNS * -(-self.heads // MATRIX_COLUMNS)
+            sums += self.warps * -(-self.head_dim // dims) * dims * columns * 2
         return max(sums, self.heads * (2 * workers + 1) * 4)
 
     @property
@@ -134,7 +136,7 @@ def _blocks_per_sm(fp8: bool, head_dim: int, heads: int, scattered: bool) -> int
 
 def _stages(head_dim: int, heads: int, element_bytes: int, scattered: bool, blocks_per_sm: int) -> int:
     """Tiles on their way, as far as registers can take them, in loads of 16 bytes (`decode.cu`)."""
-    width = 16 // element_bytes
+    width = _load_width(element_bytes)
     key_chunks, value_chunks = -(-head_dim // (4 * width)), -(-head_dim // (8 * width))
     columns = -(-heads // MATRIX_COLUMNS)
     in_shared = element_bytes == 1 or head_dim > MOST_QUERY_DIM
@@ -145,3 +147,8 @@ def _stages(head_dim: int, heads: int, element_bytes: int, scattered: bool, bloc
     free -= SCATTERED_REGISTERS if scattered else 0
     wanted = AHEAD_BYTES // (WARPS * blocks_per_sm * 2 * TILE * head_dim * element_bytes)
     return max(1, min(wanted, free // (8 * key_chunks + 16 * value_chunks)))
+
+
+def _load_width(element_bytes: int) -> int:
+    """Dimensions of a load."""
+    return 16 // element_bytes
