@@ -7,6 +7,7 @@
 // Macros: NEW, the type of a token's elements; STORED, of the cache's, NEW or fp8; VEC, elements of a vector;
 // ROPE, whether keys (and queries) are rotated; TOKENS; THREADS of a block.
 #include "elements.cuh"
+#include "ptx.cuh"
 
 constexpr int PARTS = ROPE ? 2 : 1;  // vectors that rotate together: element d with d + head_dim / 2
 constexpr bool SCALES = !Same<NEW, STORED>::value;
@@ -114,6 +115,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) write_kv(
     const long long* positions,  // [tokens], read only with ROPE, as are all below
     const float* cosines, const float* sines,  // [positions, head_dim / 2]
     NEW* query, TokenStrides query_strides, Sizes sizes) {
+    ptx::let_later_start();
+    ptx::wait_for_earlier();
     const Place place(sizes.kv_heads + sizes.query_heads, sizes.lanes);
     const int half_dim = sizes.lanes * VEC;
 #if ROPE
@@ -173,6 +176,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) gather_kv(
     const float* key_scales,    // [kv_heads], read only when STORED is fp8
     const float* value_scales,  // [kv_heads]
     Sizes sizes) {
+    ptx::let_later_start();
+    ptx::wait_for_earlier();
     const Place place(sizes.kv_heads, sizes.lanes);
     const float key_scale = SCALES ? key_scales[place.head] : 1;
     const float value_scale = SCALES ? value_scales[place.head] : 1;

@@ -135,7 +135,7 @@ class _Move:
         if self.threads:
             grid = (-(-self.threads // THREADS), 1, 1)
             kernel(SOURCES / "cache.cu", self.defines, entry, self.device).launch(
-                grid, THREADS, 0, (*self.args, *args, self.sizes)
+                grid, THREADS, 0, (*self.args, *args, self.sizes), pdl=True
             )
 
 
