@@ -86,21 +86,44 @@ def test_keys_of_the_gantt_leave_the_cells_alone(batching):
     assert view.locator("details table").first.is_visible()
 
 
+FITS = "node => node.scrollWidth <= node.clientWidth + 1"
+
+
 @pytest.mark.parametrize("theme", ["Dark", "Light"])
 @pytest.mark.parametrize("width", [900, 1600])
 def test_no_horizontal_scroll_in_either_theme(batching, theme, width):
+    batching.page.set_viewport_size({"width": width, "height": 1200})
     batching.theme(theme)
     views = batching.views()
-    # Drawn in the moment of the switch, a view keeps that moment's width until the next resize: a known fault
-    # (docs/notes/views.md). So the width asked for comes after it.
-    for step in (width - 20, width):
-        batching.page.set_viewport_size({"width": step, "height": 1200})
-        batching.settle(views[0])
     for view in views:
         batching.settle(view)
         # A new width is drawn a frame or more later: what counts is what it comes to.
-        fits = "node => node.scrollWidth <= node.clientWidth + 1"
-        batching.page.wait_for_function(fits, arg=view.element_handle(), timeout=5000)
+        batching.page.wait_for_function(FITS, arg=view.element_handle(), timeout=5000)
+
+
+WIDE_FOR_A_FRAME = """node => new Promise(done => {
+    const narrow = node.clientWidth, {dataset} = document.body;
+    requestAnimationFrame(() => (node.style.width = `${narrow + 100}px`));
+    dataset.jpThemeLight = dataset.jpThemeLight === "true" ? "false" : "true"; // the view asks for a frame
+    Promise.resolve().then(() => Promise.resolve()).then(() =>
+        requestAnimationFrame(() => {
+            const wider = node.clientWidth - narrow;
+            node.style.width = "";
+            requestAnimationFrame(() => requestAnimationFrame(() => done(wider)));
+        }));
+})"""
+
+
+def test_a_width_of_one_frame_is_not_kept(batching):
+    """As in a switch of JupyterLab's theme, which takes its column of prompts away for a moment."""
+    view, *_ = batching.views()
+    batching.settle(view)
+    light = batching.page.evaluate("document.body.dataset.jpThemeLight")
+    try:
+        assert view.evaluate(WIDE_FOR_A_FRAME) > 50  # so much wider, when it was drawn
+        batching.page.wait_for_function(FITS, arg=view.element_handle(), timeout=2000)
+    finally:
+        batching.page.evaluate(f"document.body.dataset.jpThemeLight = '{light}'")
 
 
 def test_a_page_without_a_kernel_moves_one_control_and_plays(browser, tmp_path):

@@ -103,8 +103,7 @@ export class BlockTable extends Steered {
     root.addEventListener("keydown", (event) => this.key(event));
     root.addEventListener("keyup", () => this.player.rest());
     this.pointer = new Pointer(this);
-    this.sizes = new ResizeObserver(() => this.redraw());
-    this.sizes.observe(root);
+    this.watchSize();
     this.unwatch = watchTheme(() => this.redraw());
   }
 
@@ -128,18 +127,6 @@ export class BlockTable extends Steered {
     this.failed("");
     this.opening = this.controls.reset(); // the step to open at comes with the rerun
     if (!this.opening) this.player.seek(this.run.openingStep);
-  }
-
-  redraw() {
-    this.pending ??= requestAnimationFrame((now) => this.frame(now));
-  }
-
-  frame(now) {
-    cancelAnimationFrame(this.pending);
-    this.pending = null;
-    // A host that is switching its theme hides the page for a moment: the last width holds then.
-    if (this.root.isConnected && this.root.clientWidth) this.outer = this.root.clientWidth;
-    if (this.outer) this.draw(now);
   }
 
   draw(now) {

@@ -89,8 +89,7 @@ class ChartPicture extends Steered {
     });
     root.addEventListener("keydown", (event) => this.key(event));
     this.pointer = new ChartPointer(this);
-    this.sizes = new ResizeObserver(() => this.redraw());
-    this.sizes.observe(root);
+    this.watchSize();
     this.unwatch = watchTheme(() => this.redraw());
   }
 

@@ -103,8 +103,7 @@ class Gantt extends Steered {
       this.scrub(event);
     });
     strip.addEventListener("pointermove", (event) => event.buttons && this.scrub(event));
-    this.sizes = new ResizeObserver(() => this.redraw());
-    this.sizes.observe(root);
+    this.watchSize();
     this.unwatch = watchTheme(() => this.redraw());
   }
 

@@ -1,15 +1,25 @@
 // What a view with controls shows while the kernel is asked, and when it refuses; and when it draws. It has a root, a
 // stage, an error line, and a way to draw.
 export class Steered {
-  redraw() {
-    this.pending ??= requestAnimationFrame(() => this.frame());
+  // Draws again when the root's size changes. The width is what the observer saw: a host that is switching its theme
+  // hides or widens the page for a moment, and a frame of that moment would keep a width that nobody hears the end of.
+  watchSize() {
+    this.sizes = new ResizeObserver(() => {
+      this.outer = this.root.clientWidth || this.outer;
+      this.redraw();
+    });
+    this.sizes.observe(this.root);
   }
 
-  frame() {
+  redraw() {
+    this.pending ??= requestAnimationFrame((now) => this.frame(now));
+  }
+
+  frame(now) {
     cancelAnimationFrame(this.pending);
     this.pending = null;
-    if (this.root.isConnected && this.root.clientWidth) this.outer = this.root.clientWidth;
-    if (this.outer) this.draw();
+    if (!this.outer && this.root.isConnected) this.outer = this.root.clientWidth;
+    if (this.outer) this.draw(now);
   }
 
   // A rerun is asked of the kernel; the last picture stays, dimmed when it takes longer than 150 ms.
