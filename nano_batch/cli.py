@@ -16,7 +16,7 @@ from nano_batch.errors import InvalidArgumentError, NanoBatchError
 
 QUICKSTART = "00_quickstart.ipynb"
 MEMORY_TOKENS = 524_288
-OF_A_MODEL = ("engine", "kv_cache")
+OF_A_MODEL = ("engine", "kv_cache", "step")
 NOT_BENCHMARKS = {"dummy_nano_batch_benchmark", "memory", "report"}
 
 
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure on this machine")
     bench.add_argument("name", metavar="NAME", help="which benchmark, such as scheduler")
-    bench.add_argument("--model", metavar="NAME", help="of the benchmarks engine and kv_cache, such as tiny")
+    bench.add_argument("--model", metavar="NAME", help="of engine, kv_cache and step, such as tiny")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=_bench)
 
