@@ -14,7 +14,7 @@
 
 constexpr bool IS_BF16 = Same<ELEMENT, bf16>::value;
 constexpr int ROWS = 64, OUT_ROWS = GATED ? ROWS / 2 : ROWS, PANEL = 64, PANELS = 2, CHUNK = PANELS * PANEL;
-constexpr int PRODUCERS = 128, THREADS = PRODUCERS + 32;  // of products, and a warp that copies
+constexpr int MULTIPLIERS = 128, THREADS = MULTIPLIERS + 32;  // and a warp that copies
 constexpr int PANEL_BYTES = ROWS * PANEL * 2, X_PANEL_BYTES = TOKENS * PANEL * 2;
 constexpr int WEIGHT_BYTES = PANELS * PANEL_BYTES, STAGE_BYTES = WEIGHT_BYTES + PANELS * X_PANEL_BYTES;
 constexpr int SUM_ROW = ROWS + 4;  // of the sums of a token, so that warps write them without conflicts
@@ -104,13 +104,13 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
     }
     __syncthreads();
     float sum[TOKENS / 2] = {};
-    if (threadIdx.x < PRODUCERS) pipeline.multiply(sum);
-    else if (threadIdx.x == PRODUCERS) pipeline.copy(weight_map, x_map, blockIdx.x);
+    if (threadIdx.x < MULTIPLIERS) pipeline.multiply(sum);
+    else if (threadIdx.x == MULTIPLIERS) pipeline.copy(weight_map, x_map, blockIdx.x);
     __syncwarp();
     __syncthreads();  // the stages are read, and hold the sums from here on
 
     float* sums = reinterpret_cast<float*>(stages);  // [TOKENS, SUM_ROW]
-    if (threadIdx.x < PRODUCERS) {
+    if (threadIdx.x < MULTIPLIERS) {
         const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
 #pragma unroll
         for (int i = 0; i < TOKENS / 2; i++)

@@ -25,10 +25,10 @@ FEW_ROWS = 8
 HOPPER_THREADS, HOPPER_ROWS, HOPPER_PANELS = 160, 64, 2
 HOPPER_TOKENS = (8, 16, 32, 64)
 """Rows of x that `few_rows_hopper` is built for."""
-HOPPER_SHARED_BYTES = 113 * 1024
-"""Of a block: two share a multiprocessor."""
-HOPPER_SUMS_BYTES = 2 * 1024
-"""Of these, what is not stages: barriers, and room for the stages to begin at a multiple of 1024."""
+HOPPER_SHARED_BYTES = 112 * 1024
+"""Of a block, beside its barriers and what the device keeps: two blocks share a multiprocessor."""
+HOPPER_ALIGNMENT = 1024
+"""Of its stages."""
 
 
 def rms_norm(
@@ -97,7 +97,7 @@ def few_rows_hopper(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> torch
     if rows:
         tokens = next(size for size in HOPPER_TOKENS if size >= rows)
         stage_bytes = HOPPER_PANELS * PANEL * x.element_size() * (HOPPER_ROWS + tokens)
-        stages = (HOPPER_SHARED_BYTES - HOPPER_SUMS_BYTES) // stage_bytes
+        stages = (HOPPER_SHARED_BYTES - HOPPER_ALIGNMENT) // stage_bytes
         tiles = -(-n // (HOPPER_ROWS // (1 + gated)))
         # A multiprocessor reads no faster when others rest.
         splits = 2 if 3 * tiles < 2 * multiprocessors(x.device) else 1
@@ -108,6 +108,6 @@ def few_rows_hopper(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> torch
         of_weight = tensor_map(weight, HOPPER_ROWS, HOPPER_PANELS, halves=gated)
         args = of_weight, tensor_map(x, tokens, HOPPER_PANELS), output, c_int32(rows), c_int32(n), c_int32(k)
         run = kernel(SOURCES / "few_rows_hopper.cu", defines, "few_rows_hopper", x.device)
-        shared = stages * stage_bytes + HOPPER_SUMS_BYTES // 2
+        shared = stages * stage_bytes + HOPPER_ALIGNMENT
         run.launch((tiles, splits, 1), HOPPER_THREADS, shared, args, pdl=True)
     return output
