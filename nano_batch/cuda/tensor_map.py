@@ -12,8 +12,6 @@ from nano_batch.errors import KernelLaunchError
 
 PANEL = 64
 """Columns of 16-bit elements: 128 bytes, the widest row that is swizzled."""
-MOST_ROWS = 256
-"""Of a tile."""
 _KEPT = 4096
 _BYTES = ctypes.sizeof(ctypes.c_uint64) * 16
 _ALIGNMENT = 64
@@ -33,7 +31,7 @@ def tensor_map(matrix: torch.Tensor, rows: int, panels: int, *, halves: bool = F
     Args:
         matrix: float16 or bfloat16 on CUDA; elements of a row are contiguous, rows begin at multiples of 16
             bytes, k is a multiple of `PANEL`.
-        rows: at most `MOST_ROWS`; what lies past the last row or column is read as zero.
+        rows: at most 256; what lies past the last row or column is read as zero.
         halves: a tile's rows are half of them from the first half of the matrix, half from the second.
 
     Raises:
