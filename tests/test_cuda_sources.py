@@ -16,6 +16,7 @@ from nano_batch.attention.cuda.variant import choose
 from nano_batch.cuda import program
 from nano_batch.cuda.program import compiled
 from nano_batch.models.cuda import SOURCES as LAYERS
+from nano_batch.models.cuda import layer
 
 pytest.importorskip("cuda.core", reason="needs the extra 'cuda'")
 HOPPER = "sm_90a"
@@ -23,7 +24,7 @@ ARCHITECTURES = ["sm_80", HOPPER, "sm_120"]
 PACKAGE = Path(program.__file__).parents[1]
 COPY_BLOCKS, COPY = ATTENTION / "copy_blocks.cu", {"UNIT": 16}
 COLD_SPILLS = 128
-"""Bytes that 256 dimensions may spill: what is only needed from one pair of row and head to the next."""
+"""Bytes that a kernel full of sums may spill: what is only needed from one tile to the next."""
 
 
 def cache_configurations():
@@ -85,10 +86,11 @@ def layer_configurations():
         yield "silu_mul.cu", {"ELEMENT": element, "VEC": vector, "THREADS": 128, "VECTORS": 2}, 40
     for element in ("bf16", "half"):
         yield "few_rows.cu", {"ELEMENT": element}, 128
-    sizes = [(8, 6, 1, 0), (8, 6, 2, 1), (16, 5, 2, 0), (32, 4, 1, 0), (64, 3, 1, 1)]
-    for element, (tokens, stages, splits, gated) in zip(["bf16", "half"] * 3, sizes, strict=False):
-        names = {"TOKENS": tokens, "STAGES": stages, "SPLITS": splits, "GATED": gated}
-        yield "few_rows_hopper.cu", {"ELEMENT": element, **names}, 128
+    builds = {layer.hopper_build(rows, n, gated, 132): gated for rows in (1, 33, 65, 129)
+              for n, gated in [(28672, True), (4096, False), (6144, False), (32000, False)]}  # fmt: skip
+    for number, (build, gated) in enumerate(builds.items()):
+        element = (torch.bfloat16, torch.float16)[number % 2]
+        yield "few_rows_hopper.cu", build.defines(element, gated), 168 if build.tokens > 64 else 255
 
 
 def name_of(value):
@@ -121,7 +123,8 @@ def test_a_kernel_compiles_without_spills(source, defines, registers, arch):
     made = compiled(source, defines, arch)
     assert made.cubin.startswith(b"\x7fELF")
     assert made.resources
-    allowed = COLD_SPILLS if source.name == "decode.cu" and defines["HEAD_DIM"] == 256 else 0
+    full = defines.get("HEAD_DIM") == 256 or defines.get("GATED") and defines["TOKENS"] > 64
+    allowed = COLD_SPILLS if full else 0
     assert made.spills <= 2 * allowed  # each byte is stored and loaded
     for name, one in made.resources.items():
         assert name.encode() in made.cubin

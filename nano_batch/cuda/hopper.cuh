@@ -63,40 +63,47 @@ __device__ __forceinline__ unsigned long long describe(unsigned address, int col
 
 // Products run while their threads go on; nobody may touch their sums before they are awaited.
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void end_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Until at most so many of the groups that were begun and ended still run.
+template <int RUNNING = 0>
 __device__ __forceinline__ void await_products() {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(RUNNING) : "memory");
 }
 
-#define NANO_BATCH_PRODUCT(n, kind, sums, a, b)                                                        \
-    "{\n.reg .pred adds;\nsetp.ne.b32 adds, 1, 0;\n"                                                   \
-    "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." kind "." kind " {" sums "}, " a ", " b ", adds, 1, 1, 0, 0;\n}\n"
-#define NANO_BATCH_FOUR(sum, i) "+f"(sum[i]), "+f"(sum[i + 1]), "+f"(sum[i + 2]), "+f"(sum[i + 3])
-#define NANO_BATCH_SIXTEEN(sum, i)                                                                     \
-    NANO_BATCH_FOUR(sum, i), NANO_BATCH_FOUR(sum, i + 4), NANO_BATCH_FOUR(sum, i + 8), NANO_BATCH_FOUR(sum, i + 12)
+// Names of an instruction's registers, ten by ten, and the sums that they are.
+#define NANO_BATCH_2(tens) "%" #tens "0, %" #tens "1"
+#define NANO_BATCH_4(tens) NANO_BATCH_2(tens) ", %" #tens "2, %" #tens "3"
+#define NANO_BATCH_6(tens) NANO_BATCH_4(tens) ", %" #tens "4, %" #tens "5"
+#define NANO_BATCH_8(tens) NANO_BATCH_6(tens) ", %" #tens "6, %" #tens "7"
+#define NANO_BATCH_10(tens) NANO_BATCH_8(tens) ", %" #tens "8, %" #tens "9, "
+#define NANO_BATCH_30 NANO_BATCH_10() NANO_BATCH_10(1) NANO_BATCH_10(2)
+#define NANO_BATCH_60 NANO_BATCH_30 NANO_BATCH_10(3) NANO_BATCH_10(4) NANO_BATCH_10(5)
+#define NANO_BATCH_110 NANO_BATCH_60 NANO_BATCH_10(6) NANO_BATCH_10(7) NANO_BATCH_10(8) NANO_BATCH_10(9) NANO_BATCH_10(10)
+#define NANO_BATCH_SUMS_4(i) "+f"(sum[i]), "+f"(sum[i + 1]), "+f"(sum[i + 2]), "+f"(sum[i + 3])
+#define NANO_BATCH_SUMS_8(i) NANO_BATCH_SUMS_4(i), NANO_BATCH_SUMS_4(i + 4)
+#define NANO_BATCH_SUMS_16(i) NANO_BATCH_SUMS_8(i), NANO_BATCH_SUMS_8(i + 8)
+#define NANO_BATCH_SUMS_48(i) NANO_BATCH_SUMS_16(i), NANO_BATCH_SUMS_16(i + 16), NANO_BATCH_SUMS_16(i + 32)
+#define NANO_BATCH_PRODUCT(n, kind, names, a, b)                                                               \
+    "{\n.reg .pred adds;\nsetp.ne.b32 adds, 1, 0;\n"                                                           \
+    "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." kind "." kind " {" names "}, %" #a ", %" #b ", adds, 1, 1, 0, 0;\n}\n"
 
-// sum [64, COLUMNS] += a [64, 16] b [COLUMNS, 16]^T, by the 128 threads of four warps: sum[4 j] to sum[4 j + 3] of lane
+// sum [64, WIDTH] += a [64, 16] b [WIDTH, 16]^T, by the 128 threads of four warps: sum[4 j] to sum[4 j + 3] of lane
 // 4 r + c of warp w are the places (16 w + r, 8 j + 2 c), the next in its row, and both eight rows further down.
-template <bool bf16, int COLUMNS>
-__device__ __forceinline__ void multiply_add(float (&sum)[COLUMNS / 2], unsigned long long a, unsigned long long b) {
-    static_assert(COLUMNS == 8 || COLUMNS == 16 || COLUMNS == 32 || COLUMNS == 64);
-#define NANO_BATCH_CASE(n, sums, a_at, b_at, ...)                                                                     \
-    if constexpr (bf16) asm volatile(NANO_BATCH_PRODUCT(n, "bf16", sums, a_at, b_at) : __VA_ARGS__ : "l"(a), "l"(b)); \
-    else asm volatile(NANO_BATCH_PRODUCT(n, "f16", sums, a_at, b_at) : __VA_ARGS__ : "l"(a), "l"(b))
-    if constexpr (COLUMNS == 8) {
-        NANO_BATCH_CASE("8", "%0, %1, %2, %3", "%4", "%5", NANO_BATCH_FOUR(sum, 0));
-    } else if constexpr (COLUMNS == 16) {
-        NANO_BATCH_CASE("16", "%0, %1, %2, %3, %4, %5, %6, %7", "%8", "%9", NANO_BATCH_FOUR(sum, 0),
-                        NANO_BATCH_FOUR(sum, 4));
-    } else if constexpr (COLUMNS == 32) {
-        NANO_BATCH_CASE("32", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16", "%17",
-                        NANO_BATCH_SIXTEEN(sum, 0));
-    } else {
-        NANO_BATCH_CASE("64",
-                        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-                        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31",
-                        "%32", "%33", NANO_BATCH_SIXTEEN(sum, 0), NANO_BATCH_SIXTEEN(sum, 16));
-    }
+template <bool bf16, int WIDTH>
+__device__ __forceinline__ void multiply_add(float (&sum)[WIDTH / 2], unsigned long long a, unsigned long long b) {
+    static_assert(WIDTH == 64 || WIDTH == 96 || WIDTH == 112 || WIDTH == 128 || WIDTH == 224);
+#define NANO_BATCH_CASE(n, names, a_at, b_at, ...)                                                                         \
+    if constexpr (WIDTH == n && bf16)                                                                                      \
+        asm volatile(NANO_BATCH_PRODUCT(n, "bf16", names, a_at, b_at) : __VA_ARGS__ : "l"(a), "l"(b));                     \
+    if constexpr (WIDTH == n && !bf16)                                                                                     \
+        asm volatile(NANO_BATCH_PRODUCT(n, "f16", names, a_at, b_at) : __VA_ARGS__ : "l"(a), "l"(b));
+    NANO_BATCH_CASE(64, NANO_BATCH_30 NANO_BATCH_2(3), 32, 33, NANO_BATCH_SUMS_16(0), NANO_BATCH_SUMS_16(16))
+    NANO_BATCH_CASE(96, NANO_BATCH_30 NANO_BATCH_10(3) NANO_BATCH_8(4), 48, 49, NANO_BATCH_SUMS_48(0))
+    NANO_BATCH_CASE(112, NANO_BATCH_30 NANO_BATCH_10(3) NANO_BATCH_10(4) NANO_BATCH_6(5), 56, 57, NANO_BATCH_SUMS_48(0),
+                    NANO_BATCH_SUMS_8(48))
+    NANO_BATCH_CASE(128, NANO_BATCH_60 NANO_BATCH_4(6), 64, 65, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48))
+    NANO_BATCH_CASE(224, NANO_BATCH_110 NANO_BATCH_2(11), 112, 113, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_48(48),
+                    NANO_BATCH_SUMS_16(96))
 #undef NANO_BATCH_CASE
 }
 
@@ -104,6 +111,22 @@ __device__ __forceinline__ void multiply_add(float (&sum)[COLUMNS / 2], unsigned
 __device__ __forceinline__ void meet_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// No block leaves before all have come here; nothing is seen, so that it costs no wait for what was written.
+__device__ __forceinline__ void leave_cluster() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
+// The first so many threads of the block meet here.
+template <int COUNT>
+__device__ __forceinline__ void meet() {
+    asm volatile("bar.sync 1, %0;" ::"n"(COUNT) : "memory");
+}
+// One thread of the warp. The compiler sees that it is one, and makes no loop over lanes around what it asks for.
+__device__ __forceinline__ bool elected() {
+    unsigned chosen;
+    asm volatile("{\n.reg .pred one;\nelect.sync _|one, 0xffffffff;\nselp.b32 %0, 1, 0, one;\n}\n" : "=r"(chosen));
+    return chosen;
 }
 // Four numbers at the same place in the shared memory of another block of the cluster.
 __device__ __forceinline__ float4 read_of_block(const float* at, unsigned block) {

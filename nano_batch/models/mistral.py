@@ -261,11 +261,15 @@ class PagedMistral:
         for index, (layer, next_norm) in enumerate(zip(self.layers, norms, strict=True)):
             projected = self._product(normed, layer.qkv).view(count, -1, c.head_dim)
             query, keys, values = torch.split(projected, heads, dim=1)
-            attended = self._to_residual(attend(index, query, keys, values).flatten(1), layer.output)
+            attended = attend(index, query, keys, values).flatten(1)
+            if wanted is not None and index == c.num_layers - 1:
+                # Nothing after the last layer's attention reads other tokens.
+                attended, residual = attended[wanted], residual[wanted]
+            attended = self._to_residual(attended, layer.output)
             normed = add_rms_norm(attended, residual, layer.mlp_norm, c.rms_norm_eps)
             moved = self._to_residual(self._gated(normed, layer.gate_up), layer.down)
             normed = add_rms_norm(moved, residual, next_norm, c.rms_norm_eps)
-        return self._product(normed if wanted is None else normed[wanted], self.head)
+        return self._product(normed, self.head)
 
     def _product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """x weightᵀ."""

@@ -49,7 +49,7 @@ def few_rows_of(weight: torch.Tensor) -> FewRows:
     if weight.dtype not in SIXTEEN_BITS or why_not(weight.device) is not None:
         return FewRows()
     if _is_hopper(weight):
-        return FewRows(32, 32, 64)
+        return FewRows(128, 128, 256)
     return FewRows(narrow=on_cuda.FEW_ROWS)
 
 
@@ -133,8 +133,8 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return x weightᵀ, for so few rows that reading the weight is all the time it takes.
 
     Args:
-        x: [rows, k], floating point. On CUDA the kernels take 16-bit elements: on Hopper at most 64 rows, k a
-            multiple of 64, n of 4; elsewhere at most 8 rows, k a multiple of 8. On a CPU float32.
+        x: [rows, k], floating point. On CUDA the kernels take 16-bit elements: on Hopper at most 256 rows, k
+            a multiple of 64, n of 4; elsewhere at most 8 rows, k a multiple of 8. On a CPU float32.
         weight: [n, k], of the same dtype and device.
 
     Returns:
@@ -162,8 +162,8 @@ def gated_few_rows(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
     """Return silu(x gateᵀ) * (x upᵀ), each rounded once, for few rows as `linear_few_rows` is.
 
     Args:
-        x: [rows, k], floating point. A kernel takes, on Hopper, at most 64 rows of 16-bit elements, k a
-            multiple of 64.
+        x: [rows, k], floating point. A kernel takes, on Hopper, at most 256 rows of 16-bit elements, k
+            a multiple of 64.
         gate_up: [2 * intermediate, k], first gate, then up, of the same dtype and device; for the kernel
             intermediate is a multiple of 4.
 

@@ -1,136 +1,205 @@
 // A linear layer for up to TOKENS rows of x, at the speed at which the weight can be read, on Hopper.
 //
-// The weight's rows are the rows of the tensor cores' first matrix, x's rows the columns of the second. A block takes a
-// tile of 64 rows of the weight, or SPLITS blocks of a cluster do, a part of k each. One thread has chunks of both
-// copied to shared memory, STAGES on their way. The weight's first ones do not wait for the kernel before this one; and
-// the kernel after it starts when this one has asked for its last, so that what it asks for comes after them, while
-// this one's blocks end. A cluster's sums meet in shared memory, each block finishing its part of the rows.
+// A block takes all rows of x and a tile of COLUMNS rows of the weight, then the next that no block has, or SPLITS
+// blocks of a cluster take one tile, a part of k each. Up to 64 rows one warpgroup multiplies, beyond that two; two
+// warps have chunks copied to shared memory, one the weight's, one x's, STAGES on their way. The weight's first chunks do
+// not wait for the kernel before this one; and the kernel after it starts when this one has asked for its last. A
+// cluster's sums meet in shared memory, each block finishing its part of the columns.
 //
-// Macros: ELEMENT, half or bf16; TOKENS; STAGES; SPLITS; GATED: the weight holds first gate, then up, and the output is
-// silu(gate) * up; a tile is then half of its rows from either.
+// Macros: ELEMENT, half or bf16; TOKENS: 64, 128 or 256; COLUMNS; PANELS of a chunk; STAGES; SPLITS; GATED: the weight
+// holds first gate, then up, and the output is silu(gate) * up; a tile is then half of its columns from either.
 #include "hopper.cuh"
 #include "ptx.cuh"
 #include "silu.cuh"
 
 constexpr bool IS_BF16 = Same<ELEMENT, bf16>::value;
-constexpr int ROWS = 64, OUT_ROWS = GATED ? ROWS / 2 : ROWS, PANEL = 64, PANELS = 2, CHUNK = PANELS * PANEL;
-constexpr int MULTIPLIERS = 128, THREADS = MULTIPLIERS + 32;  // and a warp that copies
-constexpr int PANEL_BYTES = ROWS * PANEL * 2, X_PANEL_BYTES = TOKENS * PANEL * 2;
-constexpr int WEIGHT_BYTES = PANELS * PANEL_BYTES, STAGE_BYTES = WEIGHT_BYTES + PANELS * X_PANEL_BYTES;
-constexpr int SUM_ROW = ROWS + 4;  // of the sums of a token, so that warps write them without conflicts
-static_assert(TOKENS * SUM_ROW * 4 <= STAGES * STAGE_BYTES);
-static_assert(OUT_ROWS % (4 * SPLITS) == 0);
+constexpr int OUT_COLUMNS = GATED ? COLUMNS / 2 : COLUMNS, PANEL = 64, CHUNK = PANELS * PANEL, ROW_BYTES = PANEL * 2;
+constexpr int GROUPS = TOKENS == 64 ? 1 : 2, TILES = TOKENS / (64 * GROUPS);  // 64 rows of x, TILES of a warpgroup
+constexpr int MULTIPLIERS = GROUPS * 128, THREADS = MULTIPLIERS + 64;         // and two warps that copy
+constexpr int WEIGHT_PANEL = COLUMNS * ROW_BYTES, WEIGHT_BYTES = PANELS * WEIGHT_PANEL;
+constexpr int STAGE_BYTES = WEIGHT_BYTES + PANELS * TOKENS * ROW_BYTES;
+constexpr int SUM_ROW = COLUMNS + 8;  // of the sums of a token, so that warps write them without conflicts
+static_assert(SPLITS == 1 || TOKENS * SUM_ROW * 4 <= STAGES * STAGE_BYTES);
+static_assert(SPLITS == 1 || (!GATED && COLUMNS % (4 * SPLITS) == 0));
+static_assert(OUT_COLUMNS % 8 == 0);
 
 namespace {
 
-struct Pipeline {
+struct Ring {
     unsigned char* stages;
     hopper::Barrier* full;
     hopper::Barrier* empty;
-    int first, count;  // chunks of k
+    int stage = 0, round = 0, filled = 0;
 
-    __device__ unsigned char* weight(int stage) const { return stages + stage * STAGE_BYTES; }
-    __device__ unsigned char* x(int stage) const { return weight(stage) + WEIGHT_BYTES; }
-
-    __device__ __forceinline__ void load_weight(const TensorMap& map, int tile, int chunk) const {
-        const int stage = chunk % STAGES;
-        full[stage].expect(STAGE_BYTES);
-        hopper::load_panels<true>(weight(stage), map, tile * OUT_ROWS, (first + chunk) * PANELS, full[stage]);
+    __device__ __forceinline__ unsigned char* weight() const { return stages + stage * STAGE_BYTES; }
+    __device__ __forceinline__ unsigned char* x() const { return weight() + WEIGHT_BYTES; }
+    __device__ __forceinline__ void next() {
+        if (++stage == STAGES) stage = 0, round ^= 1;
     }
-    __device__ __forceinline__ void load_x(const TensorMap& map, int chunk) const {
-        hopper::load_panels<false>(x(chunk % STAGES), map, 0, (first + chunk) * PANELS, full[chunk % STAGES]);
-    }
-    __device__ __forceinline__ void copy(const TensorMap& weight_map, const TensorMap& x_map, int tile) const {
-        const int at_once = min(STAGES, count);
-        for (int chunk = 0; chunk < at_once; chunk++) load_weight(weight_map, tile, chunk);
-        ptx::wait_for_earlier();
-        for (int chunk = 0; chunk < at_once; chunk++) load_x(x_map, chunk);
-        for (int chunk = STAGES; chunk < count; chunk++) {
-            empty[chunk % STAGES].wait((chunk / STAGES - 1) & 1);
-            load_weight(weight_map, tile, chunk);
-            load_x(x_map, chunk);
-        }
-        ptx::let_later_start();
-    }
-    __device__ __forceinline__ void multiply(float (&sum)[TOKENS / 2]) const {
-        for (int chunk = 0; chunk < count; chunk++) {
-            const int stage = chunk % STAGES;
-            full[stage].wait(chunk / STAGES & 1);
-            const unsigned a = hopper::shared_address(weight(stage)), b = hopper::shared_address(x(stage));
-            hopper::begin_products();
-#pragma unroll
-            for (int column = 0; column < CHUNK; column += 16)
-                hopper::multiply_add<IS_BF16, TOKENS>(sum, hopper::describe(a + column / PANEL * PANEL_BYTES, column % PANEL),
-                                                      hopper::describe(b + column / PANEL * X_PANEL_BYTES, column % PANEL));
-            hopper::await_products();
-            if (threadIdx.x == 0) empty[stage].arrive();
-        }
+    __device__ __forceinline__ void wait_until_empty() {
+        if (++filled > STAGES) empty[stage].wait(round ^ 1);
     }
 };
 
-// The sums of all blocks of the cluster, in their order.
-__device__ __forceinline__ void total(float (&sum)[4], const float* at) {
-    float4 part = *reinterpret_cast<const float4*>(at);
+// What of k this block takes, in chunks.
+struct Chunks {
+    int first, count;
+};
+
+__device__ __forceinline__ void copy_weight(Ring ring, const TensorMap& map, Chunks chunks, int out_n, int x_bytes) {
+    const bool one = hopper::elected();
+    for (int column = blockIdx.x * OUT_COLUMNS; column < out_n; column += gridDim.x * OUT_COLUMNS)
+        for (int chunk = 0; chunk < chunks.count; chunk++, ring.next()) {
+            ring.wait_until_empty();
+            if (!one) continue;
+            ring.full[ring.stage].expect(WEIGHT_BYTES + x_bytes);
+            hopper::load_panels<true>(ring.weight(), map, column, (chunks.first + chunk) * PANELS, ring.full[ring.stage]);
+        }
+    ptx::let_later_start();
+}
+
+__device__ __forceinline__ void copy_x(Ring ring, const TensorMap& map, Chunks chunks, int out_n) {
+    const bool one = hopper::elected();
+    ptx::wait_for_earlier();
+    for (int column = blockIdx.x * OUT_COLUMNS; column < out_n; column += gridDim.x * OUT_COLUMNS)
+        for (int chunk = 0; chunk < chunks.count; chunk++, ring.next()) {
+            ring.wait_until_empty();
+            if (one) hopper::load_panels<false>(ring.x(), map, 0, (chunks.first + chunk) * PANELS, ring.full[ring.stage]);
+        }
+}
+
+// Adds a tile's products, of the first ACTIVE times 64 rows of the warpgroup's.
+template <int ACTIVE>
+__device__ __forceinline__ void multiply(float (&sum)[TILES][COLUMNS / 2], Ring& ring, int count, int first, int x_panel) {
+    int before = 0;
+    for (int chunk = 0; chunk < count; chunk++, ring.next()) {
+        ring.full[ring.stage].wait(ring.round);
+        const unsigned a = hopper::shared_address(ring.x()) + first * ROW_BYTES;
+        const unsigned b = hopper::shared_address(ring.weight());
+        hopper::begin_products();
 #pragma unroll
-    for (int block = 0; block < SPLITS; block++) {
-        if constexpr (SPLITS > 1) part = hopper::read_of_block(at, block);
-        const float numbers[4] = {part.x, part.y, part.z, part.w};
+        for (int column = 0; column < CHUNK; column += 16)
 #pragma unroll
-        for (int j = 0; j < 4; j++) sum[j] += numbers[j];
+            for (int tile = 0; tile < ACTIVE; tile++)
+                hopper::multiply_add<IS_BF16, COLUMNS>(
+                    sum[tile], hopper::describe(a + column / PANEL * x_panel + tile * 64 * ROW_BYTES, column % PANEL),
+                    hopper::describe(b + column / PANEL * WEIGHT_PANEL, column % PANEL));
+        hopper::end_products();
+        if (chunk > 0) {
+            hopper::await_products<1>();
+            if (threadIdx.x % 128 == 0) ring.empty[before].arrive();
+        }
+        before = ring.stage;
+    }
+    hopper::await_products<0>();
+    if (threadIdx.x % 128 == 0) ring.empty[before].arrive();
+}
+
+// Two neighbours of a row of the output, from the sums.
+__device__ __forceinline__ Vector<ELEMENT, 2> made(const float* sum) {
+    Vector<ELEMENT, 2> pair;
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        pair.at[j] = from_float<ELEMENT>(sum[j]);
+        if constexpr (GATED) pair.at[j] = gated(to_float(pair.at[j]), to_float(from_float<ELEMENT>(sum[j + COLUMNS / 4])));
+    }
+    return pair;
+}
+
+// Stores 16 rows of a warp, of which this lane has `row` and that eight further down. Of two times eight columns lanes
+// 2 i and 2 i + 1 have 2 each: the first takes four of the first eight, the other those of the second.
+__device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], ELEMENT* output, int row, int rows, int column, int out_n) {
+    const bool second = threadIdx.x % 2;
+    const int quad = column + threadIdx.x % 4 / 2 * 4, last = column + OUT_COLUMNS - 8 + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int lower = 0; lower < 2; lower++, row += 8) {
+        ELEMENT* at = output + static_cast<long long>(row) * out_n;
+#pragma unroll
+        for (int j = 0; j < OUT_COLUMNS / 8 - 1; j += 2) {
+            const unsigned here = made(sum + j * 4 + lower * 2).words[0], there = made(sum + j * 4 + 4 + lower * 2).words[0];
+            const unsigned got = __shfl_xor_sync(0xffffffff, second ? here : there, 1);
+            const int to = quad + (j + second) * 8;
+            if (row < rows && to < out_n)
+                *reinterpret_cast<uint2*>(at + to) = second ? make_uint2(got, there) : make_uint2(here, got);
+        }
+        if constexpr (OUT_COLUMNS / 8 % 2)
+            if (row < rows && last < out_n) made(sum + OUT_COLUMNS / 2 - 4 + lower * 2).store(at + last);
     }
 }
 
-__device__ __forceinline__ void meet() {
-    if constexpr (SPLITS == 1) __syncthreads();
-    else hopper::meet_cluster();
+__device__ __forceinline__ void keep(const float (&sum)[COLUMNS / 2], float* sums, int row) {
+#pragma unroll
+    for (int i = 0; i < COLUMNS / 2; i += 2) {
+        float* at = sums + (row + i / 2 % 2 * 8) * SUM_ROW + i / 4 * 8 + threadIdx.x % 4 * 2;
+        *reinterpret_cast<float2*>(at) = make_float2(sum[i], sum[i + 1]);
+    }
+}
+
+// Adds the sums of all blocks of the cluster, in their order, and stores this block's part of the columns.
+__device__ __forceinline__ void finish(const float* sums, ELEMENT* output, int rows, int out_n) {
+    constexpr int OWN = COLUMNS / SPLITS, QUADS = OWN / 4;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < rows * QUADS; i += THREADS) {
+        const int token = i / QUADS, place = blockIdx.y * OWN + i % QUADS * 4, column = blockIdx.x * COLUMNS + place;
+        float4 parts[SPLITS];
+#pragma unroll
+        for (int block = 0; block < SPLITS; block++) parts[block] = hopper::read_of_block(sums + token * SUM_ROW + place, block);
+        float4 all = parts[0];
+#pragma unroll
+        for (int block = 1; block < SPLITS; block++)
+            all.x += parts[block].x, all.y += parts[block].y, all.z += parts[block].z, all.w += parts[block].w;
+        const float numbers[4] = {all.x, all.y, all.z, all.w};
+        Vector<ELEMENT, 4> result;
+#pragma unroll
+        for (int j = 0; j < 4; j++) result.at[j] = from_float<ELEMENT>(numbers[j]);
+        if (column < out_n) result.store(output + static_cast<long long>(token) * out_n + column);
+    }
 }
 
 }  // namespace
 
-// weight [n, k] in tiles of 64 rows and 2 panels, x [rows, k] of TOKENS rows and 2 panels -> output [rows, n], or n / 2
-// where GATED; a multiple of 4. Blocks: the output's tiles in x, SPLITS in y.
-extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THREADS)
+// weight [n, k] in tiles of COLUMNS rows, x [rows, k] in one of `x_rows`, the next multiple of 8; both of PANELS panels.
+// output [rows, n], or n / 2 where GATED; a multiple of 4. Blocks: any number in x, with SPLITS as many as there are
+// tiles; SPLITS in y.
+extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THREADS, 1)
     few_rows_hopper(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap x_map,
-                    ELEMENT* output, int rows, int out_n, int k) {
+                    ELEMENT* output, int rows, int x_rows, int out_n, int k) {
     extern __shared__ unsigned char unaligned[];
     __shared__ hopper::Barrier full[STAGES], empty[STAGES];
     const unsigned begin = hopper::shared_address(unaligned);
-    unsigned char* stages = unaligned + ((begin + 1023) / 1024 * 1024 - begin);
-    const int chunks = (k + CHUNK - 1) / CHUNK, split = blockIdx.y, first_chunk = chunks * split / SPLITS;
-    const Pipeline pipeline{stages, full, empty, first_chunk, chunks * (split + 1) / SPLITS - first_chunk};
+    Ring ring{unaligned + ((begin + 1023) / 1024 * 1024 - begin), full, empty};
+    const int all = (k + CHUNK - 1) / CHUNK, first_chunk = all * blockIdx.y / SPLITS, x_panel = x_rows * ROW_BYTES;
+    const Chunks chunks{first_chunk, static_cast<int>(all * (blockIdx.y + 1) / SPLITS) - first_chunk};
+    float* sums = reinterpret_cast<float*>(ring.stages);  // [TOKENS, SUM_ROW], when all stages are read
     if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) full[i].init(1), empty[i].init(1);
+        for (int i = 0; i < STAGES; i++) full[i].init(1), empty[i].init(GROUPS);
         hopper::barriers_are_ready();
     }
     __syncthreads();
-    float sum[TOKENS / 2] = {};
-    if (threadIdx.x < MULTIPLIERS) pipeline.multiply(sum);
-    else if (threadIdx.x == MULTIPLIERS) pipeline.copy(weight_map, x_map, blockIdx.x);
-    __syncwarp();
-    __syncthreads();  // the stages are read, and hold the sums from here on
-
-    float* sums = reinterpret_cast<float*>(stages);  // [TOKENS, SUM_ROW]
-    if (threadIdx.x < MULTIPLIERS) {
-        const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+    const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the compiler sees that it is the same for all lanes
+    if (warp == MULTIPLIERS / 32) {
+        copy_weight(ring, weight_map, chunks, out_n, PANELS * x_panel);
+    } else if (warp == MULTIPLIERS / 32 + 1) {
+        copy_x(ring, x_map, chunks, out_n);
+    } else {
+        const int first = warp / 4 * TILES * 64, row = first + warp % 4 * 16 + threadIdx.x % 32 / 4;
+        for (int column = blockIdx.x * OUT_COLUMNS; column < out_n; column += gridDim.x * OUT_COLUMNS) {
+            float sum[TILES][COLUMNS / 2] = {};
+            if (TILES == 1 || first + 64 < rows) multiply<TILES>(sum, ring, chunks.count, first, x_panel);
+            else multiply<1>(sum, ring, chunks.count, first, x_panel);
+            if constexpr (SPLITS > 1) hopper::meet<MULTIPLIERS>();
 #pragma unroll
-        for (int i = 0; i < TOKENS / 2; i++)
-            sums[(i / 4 * 8 + lane % 4 * 2 + i % 2) * SUM_ROW + row + i / 2 % 2 * 8] = sum[i];
-    }
-    meet();
-    constexpr int OWN_ROWS = OUT_ROWS / SPLITS, QUADS = OWN_ROWS / 4;
-    for (int i = threadIdx.x; i < rows * QUADS; i += THREADS) {
-        const int token = i / QUADS, row = split * OWN_ROWS + i % QUADS * 4, column = blockIdx.x * OUT_ROWS + row;
-        if (column >= out_n) continue;
-        float numbers[4] = {}, ups[4] = {};
-        total(numbers, sums + token * SUM_ROW + row);
-        if constexpr (GATED) total(ups, sums + token * SUM_ROW + row + OUT_ROWS);
-        Vector<ELEMENT, 4> made;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            made.at[j] = from_float<ELEMENT>(numbers[j]);
-            if constexpr (GATED) made.at[j] = gated(to_float(made.at[j]), to_float(from_float<ELEMENT>(ups[j])));
+            for (int tile = 0; tile < TILES; tile++) {
+                if constexpr (SPLITS > 1) keep(sum[tile], sums, row + tile * 64);
+                else store(sum[tile], output, row + tile * 64, rows, column, out_n);
+            }
         }
-        made.store(output + static_cast<long long>(token) * out_n + column);
     }
-    if constexpr (SPLITS > 1) hopper::meet_cluster();  // nobody ends while another reads its sums
+    if constexpr (SPLITS > 1) {
+        __syncwarp();
+        hopper::meet_cluster();
+        finish(sums, output, rows, out_n);
+        __syncwarp();
+        hopper::leave_cluster();
+    }
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ctypes import c_float, c_int32, c_int64, c_uint32
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -22,13 +24,17 @@ LINEAR_THREADS, LINEAR_ROWS = 256, 16
 """Threads of a block of `few_rows`, and the weight's rows that it takes."""
 FEW_ROWS = 8
 """Rows of x that `few_rows` takes."""
-HOPPER_THREADS, HOPPER_ROWS, HOPPER_PANELS = 160, 64, 2
-HOPPER_TOKENS = (8, 16, 32, 64)
+HOPPER_TOKENS = (64, 128, 256)
 """Rows of x that `few_rows_hopper` is built for."""
-HOPPER_SHARED_BYTES = 112 * 1024
-"""Of a block, beside its barriers and what the device keeps: two blocks share a multiprocessor."""
+HOPPER_SHARED_BYTES = 226 * 1024
+"""Of a block, beside its barriers and what the device keeps: one block has a multiprocessor."""
 HOPPER_ALIGNMENT = 1024
 """Of its stages."""
+HOPPER_COPYING = 64
+"""Threads of a block that copy; up to 64 rows 128 multiply, beyond that 256."""
+# docs/notes/engine.md has the times of others.
+_GATED_COLUMNS = {32: (64,), 64: (64, 112), 128: (64, 112, 224), 256: (64, 112)}  # by the most rows of x
+_LINEAR_COLUMNS, _LINEAR_SPLITS = (64, 96, 128), (1, 2)
 
 
 def rms_norm(
@@ -95,19 +101,75 @@ def few_rows_hopper(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> torch
     (rows, k), n = x.shape, len(weight) // (1 + gated)
     output = x.new_empty(rows, n)
     if rows:
-        tokens = next(size for size in HOPPER_TOKENS if size >= rows)
-        stage_bytes = HOPPER_PANELS * PANEL * x.element_size() * (HOPPER_ROWS + tokens)
-        stages = (HOPPER_SHARED_BYTES - HOPPER_ALIGNMENT) // stage_bytes
-        tiles = -(-n // (HOPPER_ROWS // (1 + gated)))
-        # A multiprocessor reads no faster when others rest.
-        splits = 2 if 3 * tiles < 2 * multiprocessors(x.device) else 1
-        defines: dict[str, Macro] = {
-            "ELEMENT": NAMES[x.dtype], "TOKENS": tokens, "STAGES": stages, "SPLITS": splits,
-            "GATED": int(gated),
-        }  # fmt: skip
-        of_weight = tensor_map(weight, HOPPER_ROWS, HOPPER_PANELS, halves=gated)
-        args = of_weight, tensor_map(x, tokens, HOPPER_PANELS), output, c_int32(rows), c_int32(n), c_int32(k)
+        blocks = multiprocessors(x.device)
+        built = hopper_build(rows, len(weight), gated, blocks)
+        tiles, x_rows = -(-len(weight) // built.columns), -(-rows // 8) * 8
+        maps = (tensor_map(weight, built.columns, built.panels, halves=gated),
+                tensor_map(x, x_rows, built.panels))  # fmt: skip
+        args = *maps, output, c_int32(rows), c_int32(x_rows), c_int32(n), c_int32(k)
+        defines = built.defines(x.dtype, gated)
         run = kernel(SOURCES / "few_rows_hopper.cu", defines, "few_rows_hopper", x.device)
-        shared = stages * stage_bytes + HOPPER_ALIGNMENT
-        run.launch((tiles, splits, 1), HOPPER_THREADS, shared, args, pdl=True)
+        grid = tiles if built.splits > 1 else min(tiles, blocks), built.splits, 1
+        run.launch(grid, built.threads, built.shared_bytes, args, pdl=True)
     return output
+
+
+@dataclass(frozen=True)
+class HopperBuild:
+    """How `few_rows_hopper` is built: rows of x, columns of a tile, blocks among which k is split."""
+
+    tokens: int
+    columns: int
+    splits: int
+
+    @property
+    def panels(self) -> int:
+        """Of a chunk of k: two where they are small."""
+        return 2 if self.tokens == HOPPER_TOKENS[0] else 1
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return HOPPER_COPYING + (128 if self.tokens == HOPPER_TOKENS[0] else 256)
+
+    @property
+    def stage_bytes(self) -> int:
+        """Of a chunk of x and of the weight, of 16-bit elements."""
+        return 2 * self.panels * PANEL * (self.tokens + self.columns)
+
+    @property
+    def stages(self) -> int:
+        """As many as there is room for."""
+        return (HOPPER_SHARED_BYTES - HOPPER_ALIGNMENT) // self.stage_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        return self.stages * self.stage_bytes + HOPPER_ALIGNMENT
+
+    def defines(self, dtype: torch.dtype, gated: bool) -> dict[str, Macro]:
+        """The source's macros."""
+        return {
+            "ELEMENT": NAMES[dtype], "TOKENS": self.tokens, "COLUMNS": self.columns, "PANELS": self.panels,
+            "STAGES": self.stages, "SPLITS": self.splits, "GATED": int(gated),
+        }  # fmt: skip
+
+
+@cache
+def hopper_build(rows: int, n: int, gated: bool, blocks: int) -> HopperBuild:
+    """The build whose busiest block, of so many at once, reads least of a weight of n rows.
+
+    Of equals the one with the widest tiles: the fewer tiles, the less often x is read.
+    """
+    tokens = next(size for size in HOPPER_TOKENS if size >= rows)
+    if gated:
+        columns = next(some for most, some in _GATED_COLUMNS.items() if most >= rows)
+        builds = [HopperBuild(tokens, width, 1) for width in columns]
+    else:
+        builds = [HopperBuild(tokens, width, parts) for width in _LINEAR_COLUMNS for parts in _LINEAR_SPLITS]
+
+    def most_read(build: HopperBuild) -> tuple[float, float]:
+        tiles, width = -(-n // build.columns), build.columns / build.splits
+        return -(-tiles * build.splits // blocks) * width, -width
+
+    return min(builds, key=most_read)
