@@ -7,9 +7,9 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -256,7 +256,7 @@ class InferenceEngine:
         """With a seed, and the model's end tokens among those that end the output."""
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
         ends = () if params.ignore_eos else self.eos_token_ids
-        return replace(params, seed=seed, stop_token_ids=(*params.stop_token_ids, *ends))
+        return params.resolved(seed, ends)
 
     def _tokens(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -275,7 +275,7 @@ class InferenceEngine:
         wrong = tokens[(tokens < 0) | (tokens >= most)]
         if wrong.size:
             raise InvalidTokenError(f"token id {wrong[0]} is not from 0 to {most - 1}")
-        return [int(token) for token in tokens]
+        return cast(list[int], tokens.astype(np.int64).tolist())
 
     def step(self) -> list[RequestOutput]:
         """Plan and start a step, and take in the tokens of the oldest one; return the requests that moved.

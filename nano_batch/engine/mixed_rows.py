@@ -26,9 +26,9 @@ SEEN_FOR_TOKEN = 2
 
 
 def token_sizes(most_tokens: int) -> list[int]:
-    """Sizes in tokens: steps of 64, 128 and 256."""
+    """Sizes in tokens: steps of 32, 64 and 128."""
     most = min(most_tokens, MOST_TOKENS)
-    sizes = [*range(64, 512, 64), *range(512, 1024, 128), *range(1024, most, 256)]
+    sizes = [*range(64, 512, 32), *range(512, 1024, 64), *range(1024, most, 128)]
     return [size for size in sizes if size < most] + [most]
 
 

@@ -106,16 +106,16 @@ class StepRunner:
 
     def _capture(self, lanes: int, most_tokens: int) -> None:
         """Capture the graphs, over arrays whose steps change nothing."""
-        pool = torch.cuda.graph_pool_handle()
+        pool, agreed = torch.cuda.graph_pool_handle(), self.model.shard.of_first
         self.host[0].pad_decodes(0, lanes)
         self.host[0].arrays["sample_lanes"].fill(-1)
         if self.plans_prefill:
             sizes = mixed_rows.token_sizes(most_tokens)
             mixed_rows.clear(self.host[0], sizes[-1])
             self.on_device.take(self.host[0], lanes, extra=True)
-            self.mixed_graphs = StepGraphs(sizes, self.device, self._mixed_step, pool)
+            self.mixed_graphs = StepGraphs(sizes, self.device, self._mixed_step, pool, agreed)
         self.on_device.take(self.host[0], lanes)
-        self.decode_graphs = StepGraphs(decode_sizes(lanes), self.device, self._decode_step, pool)
+        self.decode_graphs = StepGraphs(decode_sizes(lanes), self.device, self._decode_step, pool, agreed)
 
     def take_turn(self) -> dict[str, npt.NDArray[Any]]:
         """What the engine's newest step was written to; once for each step, even for one that fails."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
@@ -79,6 +80,13 @@ class SamplingParams(Shown):
     def __repr__(self) -> str:
         changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
         return f"SamplingParams({', '.join(f'{name}={getattr(self, name)!r}' for name in changed)})"
+
+    def resolved(self, seed: int, end_tokens: Iterable[int]) -> SamplingParams:
+        """These with a seed, and further tokens that end the output, both valid: nothing is checked."""
+        made = copy(self)
+        made._set("seed", seed)
+        made._set("stop_token_ids", (*self.stop_token_ids, *end_tokens))
+        return made
 
     @property
     def greedy(self) -> bool:

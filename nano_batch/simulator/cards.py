@@ -74,14 +74,24 @@ class ModelCard(Shown):
     @property
     def linear_parameters(self) -> int:
         """Of the layers' matrices: every token is multiplied with each of them."""
-        attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
-        mlp = (3 if self.gated_mlp else 2) * self.hidden_size * self.intermediate_size
-        return self.num_layers * (attention + mlp)
+        projections = self.hidden_size * self.head_dim * (self.num_heads + 2 * self.num_kv_heads)
+        return self.num_layers * (projections + self._parameters_behind_attention)
+
+    @property
+    def _parameters_behind_attention(self) -> int:
+        """Of a layer: what its attention's output is multiplied with, and the MLP."""
+        output = self.hidden_size * self.head_dim * self.num_heads
+        return output + (3 if self.gated_mlp else 2) * self.hidden_size * self.intermediate_size
 
     @property
     def flops_per_token(self) -> float:
         """Of the layers' matrices, two operations a parameter."""
         return 2.0 * self.linear_parameters
+
+    @property
+    def flops_behind_attention(self) -> float:
+        """Of one layer's matrices behind its attention, for each token."""
+        return 2.0 * self._parameters_behind_attention
 
     @property
     def flops_per_sample(self) -> float:

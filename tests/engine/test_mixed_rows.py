@@ -21,7 +21,7 @@ from nano_batch.attention.cuda import prefill  # noqa: E402
 from nano_batch.engine import mixed_rows  # noqa: E402
 from nano_batch.engine.choice import greedy  # noqa: E402
 from nano_batch.engine.runner import StepRunner  # noqa: E402
-from nano_batch.engine.step_graphs import StepGraphs  # noqa: E402
+from nano_batch.engine.step_graphs import StepGraphs, fastest  # noqa: E402
 from nano_batch.models import MistralConfig, PagedMistral  # noqa: E402
 
 LANES, TOKENS = 12, 48
@@ -212,10 +212,20 @@ def test_a_step_with_more_samples_than_tokens_gets_a_size_for_them():
     counts, runner = engine.engine.step_arrays(), engine.runner
     assert (counts.tokens, counts.samples) == (2, 20)
     runner.mixed_graphs = StepGraphs.__new__(StepGraphs)
-    runner.mixed_graphs.sizes, runner.mixed_graphs.graphs = [4, 16, 32], {4: "4", 16: "16", 32: "32"}
+    graphs = runner.mixed_graphs
+    graphs.sizes, graphs._fastest, graphs.graphs = [4, 16, 32], [0, 1, 2], {4: "4", 16: "16", 32: "32"}
     assert runner._captured_step(counts, runner.host[0]) == "32"
-    runner.mixed_graphs.sizes = [4, 16]
+    graphs.sizes = [4, 16]
     assert runner._captured_step(counts, runner.host[0]) is None
+
+
+def test_a_step_goes_to_the_fastest_graph_with_room_for_it():
+    graphs = StepGraphs.__new__(StepGraphs)
+    graphs.sizes, graphs._fastest = [8, 16, 24, 32], fastest([1.0, 3.0, 2.51, 2.5])
+    assert graphs._fastest == [0, 2, 2, 3]  # of two nearly as fast the smaller
+    assert [graphs.size_for(needed) for needed in (1, 8, 9, 24, 25, 33)] == [8, 8, 24, 24, 32, None]
+    assert fastest([5.0]) == [0]
+    assert fastest([5.0, 4.0, 3.0]) == [2, 2, 2]
 
 
 @pytest.mark.parametrize("most", [1, 63, 64, 65, 500, 1024, 2048, 8192])

@@ -154,7 +154,7 @@ def prefill_by_library(
     gather_kv(keys, values, key_cache, value_cache, plan.slots, *scales)
     window = -1 if plan.window is None else plan.window - 1
     attended = _varlen(
-        query[: plan.tokens].to(dtype).contiguous(), keys, values, plan.starts, plan.seen_starts,
+        query[: plan.tokens].to(dtype), keys, values, plan.starts, plan.seen_starts,
         plan.most_queries, plan.most_seen, scale=scale, window_size=(window, 0), **(_options() or {}),
     ).to(query.dtype)  # fmt: skip
     for first, end in plan.padding:
