@@ -327,14 +327,17 @@ def test_a_step_replays_in_a_graph_with_other_lengths_and_tables():
         step.check(output)
 
 
-@pytest.mark.parametrize("planned_within", [False, True])
-def test_layers_share_a_plan_in_a_graph(planned_within):
-    """The plan is made in the graph, or before each replay and outside of it."""
+@pytest.mark.parametrize(("planned_within", "settled"), [(False, False), (True, False), (False, True)])
+def test_layers_share_a_plan_in_a_graph(planned_within, settled):
+    """The plan is made in the graph, or before each replay and outside of it.
+
+    Settled, what a layer's attention reads first is on its way while the layer's keys are written.
+    """
     layers = [Step() for _ in range(2)]
     first = layers[0]
     for layer in layers[1:]:
         layer.table, layer.lens, layer.slots = first.table, first.lens, first.slots
-    made = DecodePlan(first.query, *first.cache.layer(0), first.table)
+    made = DecodePlan(first.query, *first.cache.layer(0), first.table, settled=settled)
 
     def run():
         if planned_within:
@@ -449,7 +452,7 @@ def test_decode_operators_keep_their_promises():
     torch.library.opcheck(plan._plan, (lens, made.memory, made.heads, 0, made.workers, made.tile))
     made.update(lens)
     made_for = [made.rows, made.heads, made.tile, made.workers]
-    torch.library.opcheck(decode._decode, (*tensors, made.memory, made.parts, made_for, *numbers))
+    torch.library.opcheck(decode._decode, (*tensors, made.memory, made.parts, made_for, False, *numbers))
     torch.library.opcheck(decode._decode_alone, (*tensors, lens, *numbers))
 
 

@@ -157,5 +157,5 @@ def test_operators_keep_their_promises(built):
         torch.library.opcheck(plan._plan, (lens, made.memory, made.heads, 0, made.workers, made.tile))
         made.update(lens)
         made_for = [made.rows, made.heads, made.tile, made.workers]
-        torch.library.opcheck(decode._decode, (*tensors, made.memory, made.parts, made_for, *numbers))
+        torch.library.opcheck(decode._decode, (*tensors, made.memory, made.parts, made_for, False, *numbers))
         torch.library.opcheck(decode._decode_alone, (*tensors, lens, *numbers))

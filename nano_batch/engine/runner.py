@@ -304,9 +304,11 @@ class StepRunner:
 
     def _decode_plan(self, table: torch.Tensor, lens: torch.Tensor) -> DecodePlan:
         c = self.model.config
+        # Between a plan and its first attention are ordinary kernels, which nothing overlaps.
         plan = DecodePlan(
-            self._queries(len(lens)), *self.cache.layer(0), table, sliding_window=c.sliding_window
-        )
+            self._queries(len(lens)), *self.cache.layer(0), table,
+            sliding_window=c.sliding_window, settled=True,
+        )  # fmt: skip
         plan.update(lens)
         return plan
 

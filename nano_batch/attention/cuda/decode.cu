@@ -6,6 +6,8 @@
 // where in a product is free, as long as both factors agree: it is chosen so that these loads need no reordering. All
 // query heads of a key/value head, up to 8 a matrix, are the columns of one product, so that each key is read once:
 //     scores^T [16 tokens, heads] = K [16, HEAD_DIM] Q^T,  output^T [HEAD_DIM, heads] += V^T [HEAD_DIM, 16] P^T.
+// SETTLED: all that it reads but the queries and each row's newest key and value was there before the kernel before
+// this one began; then the first tiles are on their way while that one ends.
 // Running softmax: Milakov and Gimelshein (2018); splitting a context over blocks: Dao et al., "Flash-Decoding" (2023).
 #include "ptx.cuh"
 
@@ -46,6 +48,7 @@ struct Request {
     int token;      // the first token's position; -1: no tile
     int head;       // key/value head
     int seen;       // the tokens of the tile that the query sees: none is read but these
+    bool newest;    // whether the row's last token is in it
 
     static constexpr int ALL = TILE << 8;
     __device__ __forceinline__ void set_seen(int low, int high) { seen = low | high << 8; }
@@ -335,6 +338,7 @@ struct Reader {
         if (left <= 0) return request;
         request.token = ahead.tile * TILE;
         request.head = kv_head(ahead.head);
+        request.newest = ahead.tile + 1 == ahead.span.end;
         const int low = max(0, ahead.span.oldest - request.token);
         const int high = min(TILE, ahead.span.length - request.token);
         request.set_seen(low, high);
@@ -355,11 +359,13 @@ struct Reader {
         for (int i = 0; i < STAGES; i++) first[i] = look_up();
 #pragma unroll
         for (int i = 0; i < STAGES; i++) {
+            if (SETTLED && first[i].token >= 0 && first[i].newest) ptx::wait_for_earlier();
             key[i].load(first[i], keys, lane);
             value[i].load(first[i], values, lane);
         }
         next = look_up();
     }
+    __device__ __forceinline__ void settle() const { ptx::wait_for_earlier(); }
 
     __device__ __forceinline__ void begin_pair(const Cursor& at) {
         pair_query.load(query + at.row * query_row + first_query_head(at.head) * query_head, query_head,
@@ -437,7 +443,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
            float value_factor) {
     DYNAMIC_SHARED(memory);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, heads = kv_heads * PARTS_OF_GROUP;
-    ptx::wait_for_earlier();
+    if constexpr (!SETTLED) ptx::wait_for_earlier();
     ptx::let_later_start();
     const Plan plan(plan_memory, gridDim.x);
     WarpSums* warp_sums = reinterpret_cast<WarpSums*>(memory);  // two, then the queries of all warps

@@ -49,7 +49,7 @@ def paged_decode(query: torch.Tensor, context: PagedContext, plan: DecodePlan | 
             f"the plan is for sliding_window={plan.window or None}, not {window or None}"
         )
     made_for = [plan.rows, plan.heads, plan.tile, plan.workers]
-    output = _decode(query, *caches, plan.memory, plan.parts, made_for, *numbers, *scales)
+    output = _decode(query, *caches, plan.memory, plan.parts, made_for, plan.settled, *numbers, *scales)
     return output
 
 
@@ -67,6 +67,7 @@ def _decode(
     plan: torch.Tensor,
     parts: torch.Tensor,
     made_for: list[int],
+    settled: bool,
     scale: float,
     soft_cap: float,
     window: int,
@@ -88,7 +89,7 @@ def _decode(
     if len(query) > 0:
         args = decode_arguments(variant, query, key_cache, value_cache, block_table, plan, parts, output,
                                 scale, soft_cap, window, key_scale, value_scale, value_factor)  # fmt: skip
-        run = kernel(SOURCES / variant.source, variant.defines(), "decode", query.device)
+        run = kernel(SOURCES / variant.source, variant.defines(settled), "decode", query.device)
         grid, threads, shared = (workers, 1, 1), 32 * variant.warps, variant.shared_bytes(workers)
         run.launch(grid, threads, shared, args, pdl=variant.overlaps)
     return output
@@ -114,7 +115,7 @@ def _decode_alone(
     plan.update(context_lens)
     made_for = [plan.rows, plan.heads, plan.tile, plan.workers]
     output: torch.Tensor = _decode(
-        query, key_cache, value_cache, block_table, plan.memory, plan.parts, made_for,
+        query, key_cache, value_cache, block_table, plan.memory, plan.parts, made_for, False,
         scale, soft_cap, window, key_scale, value_scale, value_factor,
     )  # fmt: skip
     return output

@@ -47,6 +47,7 @@ struct Reader {
     float pair_query[HEADS][DIMS], output[HEADS][DIMS], largest[HEADS], total[HEADS];
 
     __device__ void start(const Share&) { clear(); }
+    __device__ void settle() {}
 
     __device__ void clear() {
 #pragma unroll

@@ -39,6 +39,9 @@ class DecodePlan:
     Args:
         query, key_cache, value_cache, block_table, sliding_window, soft_cap: as for `paged_attention_fwd`,
             the query also without its dimension of 1; no value of a tensor is looked at.
+        settled: a promise that the plan was updated, and table, keys and values written, but for each row's
+            last token, before the kernel began that comes before the attention in its stream: what it
+            reads first is then on its way while that kernel ends.
 
     Raises:
         ShapeError: there is more work than the plan's 32-bit counts hold.
@@ -54,8 +57,10 @@ class DecodePlan:
         *,
         sliding_window: int | None = None,
         soft_cap: float | None = None,
+        settled: bool = False,
     ) -> None:
         """Allocate the plan; `update` makes it."""
+        self.settled = settled
         query = query.squeeze(2) if query.dim() == 4 else query
         checks.check_cache(query, key_cache, value_cache, block_size=None)
         checks.check_table(len(query), block_table, query.device)

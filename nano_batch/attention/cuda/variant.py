@@ -51,9 +51,10 @@ class Variant:
     table: torch.dtype
     token_bytes: int  # between neighbouring tokens of a block; 0 where keys and values differ
 
-    def defines(self) -> dict[str, Macro]:
-        """The macros."""
+    def defines(self, settled: bool = False) -> dict[str, Macro]:
+        """The macros; settled: see `DecodePlan`."""
         return {
+            **({"SETTLED": int(settled)} if self.source == "decode.cu" else {}),
             "HEAD_DIM": self.head_dim,
             "GROUP": self.group,
             "HEADS": self.heads,

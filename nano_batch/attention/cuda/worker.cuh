@@ -88,8 +88,8 @@ template <class Reader> struct Pairs {
     }
 };
 
-// A Reader's start(share) is called first; read(pairs) gathers the warp's tiles of all pairs, calling pairs.finish()
-// after each.
+// A Reader's start(share) is called first, then, in any case, settle(), before anything is written or a query read;
+// read(pairs) gathers the warp's tiles of all pairs, calling pairs.finish() after each.
 template <class Reader>
 __device__ __forceinline__ void work(Reader& reader, const Plan& plan, const Parts& parts, const Output& output,
                                      WarpSums* warp_sums, int rows, int heads, int window) {
@@ -97,8 +97,9 @@ __device__ __forceinline__ void work(Reader& reader, const Plan& plan, const Par
     const Share share = plan.shares[worker];
     __shared__ SplitPair split[2];
     if (threadIdx.x == 0) split[0].first = split[1].first = -1;
+    if (share.tiles > 0) reader.start(share);
+    reader.settle();
     if (share.tiles > 0) {
-        reader.start(share);
         Pairs<Reader> pairs(reader, parts, output, warp_sums, share, Cursor(share, plan.lengths, rows, window), split);
         reader.read(pairs);
     }

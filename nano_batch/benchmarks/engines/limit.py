@@ -7,10 +7,10 @@ A step of r tokens, of which s are sampled from, takes at least
 W: bytes of the layers' and the logits' matrices, read once a step. F₁, F₂: operations of the layers' matrices
 a token, of the logits' a sample. F₃: of the last layer's matrices behind its attention, which only samples
 need. K: bytes of the keys and values that are read: of decodes their contexts, of prompts what earlier chunks
-left. A: operations of attention's products. b: the copy bandwidth, p(r): the rate of products of r rows, p: the
-best of any, all measured in this run (`rates.py`). Layers follow each other, so that inside a step products and
-the reading of keys and values do not overlap: their times add. Nothing else takes any time: no launch, no host,
-no norm, no sampling.
+left. A: operations of attention's products. b: the copy bandwidth, p(r): the rate of products of r rows, p:
+the best of any, all measured in this run (`rates.py`). Layers follow each other, so that inside a step
+products and the reading of keys and values do not overlap: their times add. Nothing else takes any time: no
+launch, no host, no norm, no sampling.
 
 The steps are those of our own scheduler in virtual time (`nano_batch.simulator`): an engine that schedules
 otherwise has other steps, each bound by the same formula. On a CPU the caches hold small models, and the copy
