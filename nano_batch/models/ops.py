@@ -145,10 +145,11 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """
     _check_product(x, weight)
     if x.is_cuda:
-        hopper_reason = _hopper_refusal(x, weight, 4)
-        if hopper_reason is None:
+        reason = _hopper_refusal(x, weight, 4)
+        if reason is None:
             return on_cuda.few_rows_hopper(x, weight, False)
-        reason = why_not(x.device) or _linear_refusal(x, weight)
+        if len(x) <= on_cuda.FEW_ROWS or not _is_hopper(x):
+            reason = why_not(x.device) or _linear_refusal(x, weight)
         if reason is None:
             return on_cuda.few_rows(x, weight)
         say_once(f"a linear layer of few rows is computed by plain PyTorch: {reason}", warn=True)
