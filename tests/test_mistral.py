@@ -186,6 +186,16 @@ def test_logits_of_the_tokens_asked_for(pair):
         torch.testing.assert_close(logits, reference.dense(prompt)[wanted], **TOLERANCE)
 
 
+def test_the_last_layer_computes_only_what_is_asked_for(pair, monkeypatch):
+    model, _ = pair()
+    rows, gated = [], PagedMistral._gated
+    monkeypatch.setattr(PagedMistral, "_gated", lambda *args: rows.append(len(args[1])) or gated(*args))
+    (prompt,) = prompts_of(model, [20], seed=2)
+    inputs, cache = one_prompt(model, prompt, logit_tokens=torch.tensor([19, 4], dtype=torch.int32))
+    model.paged(inputs, cache)
+    assert rows == [20] * (model.config.num_layers - 1) + [2]
+
+
 def test_a_quantised_cache_is_read_with_its_scales(pair):
     """Scales far from 1: one that is left out anywhere is an error as large as the logits themselves."""
     model, reference = pair()

@@ -78,7 +78,8 @@ class StepGraphs:
             for size in reversed(self.sizes):
                 self.graphs[size] = self._captured(size)
         torch.cuda.current_stream(device).wait_stream(stream)
-        times = torch.tensor([self._ms(size) for size in self.sizes], device=device)
+        with torch.cuda.device(device):
+            times = torch.tensor([self._ms(size) for size in self.sizes], device=device)
         self._fastest = fastest(agreed(times).tolist())
 
     def _ms(self, size: int) -> float:
