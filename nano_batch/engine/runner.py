@@ -304,8 +304,8 @@ class StepRunner:
 
     def _decode_plan(self, table: torch.Tensor, lens: torch.Tensor) -> DecodePlan:
         c = self.model.config
-        # Settled: between a plan and its first attention are ordinary kernels, which nothing overlaps; and blocks
-        # enter the prefix cache at a step's end, so that no row reads what another writes in the same step.
+        # Settled: between a plan and its first attention are ordinary kernels, which nothing overlaps; and
+        # blocks enter the prefix cache at a step's end, so that no row reads what another writes in it.
         plan = DecodePlan(
             self._queries(len(lens)), *self.cache.layer(0), table,
             sliding_window=c.sliding_window, settled=True,
