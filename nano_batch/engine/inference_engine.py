@@ -68,7 +68,8 @@ class InferenceEngine:
         deterministic: compute each token alone: on a CPU a request's logits and tokens then do not depend, in
             a single bit, on what else is served. Slow.
         cuda_graphs: run steps of decodes, and small ones with prompts, as CUDA graphs; None where the device
-            and the kernels allow it.
+            and the kernels allow it. Which of them a step goes to is timed at the start, so that two engines
+            may differ by a rounding.
         seed: of the seeds that are drawn for requests without one; None draws it, too.
         **scheduler: the other options of `nano_batch.Engine`: policy, preemption, num_swap_blocks,
             enable_prefix_caching, enable_chunked_prefill, eviction, watermark, event_log, sjf_ageing.
