@@ -1,6 +1,6 @@
 // A linear layer for up to TOKENS rows of x, at the speed at which the weight can be read, on Hopper.
 //
-// A block takes all rows of x and a tile of COLUMNS rows of the weight, then the next that no block has, or SPLITS
+// A block takes all rows of x and a tile of COLUMNS rows of the weight, then the tile gridDim.x further on, or SPLITS
 // blocks of a cluster take one tile, a part of k each. Up to 64 rows one warpgroup multiplies, beyond that two; two
 // warps have chunks copied to shared memory, one the weight's, one x's, STAGES on their way. The weight's first chunks do
 // not wait for the kernel before this one; and the kernel after it starts when this one has asked for its last. A
