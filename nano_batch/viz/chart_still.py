@@ -34,6 +34,9 @@ WIDTH = 900
 LEFT, RIGHT, TOP, BOTTOM = 66, 14, 38, 42
 INK, QUIET, LINE, PAPER = "#1a1a1a", "#5a6066", "#c4c8cc", "#ffffff"
 Anchor = Literal["start", "middle", "end"]
+LETTER = 6.2 / 11
+"""About how wide a letter is, of its size."""
+NAME_SIZE, TITLE_SIZE = 11, 12
 
 
 @dataclass
@@ -87,11 +90,11 @@ def _legend(drawing: Drawing, chart: Chart) -> int:
     }
     x, y = 4.0, 14
     for name, colour in shown.items():
-        wide = 28 + 6.2 * len(name)
+        wide = 28 + LETTER * NAME_SIZE * len(name)
         if x + wide > WIDTH:
             x, y = 4.0, y + 18
         drawing.box(x, y - 9, x + 11, y + 2, ROLES[colour]["light"])
-        drawing.text(x + 16, y, name)
+        drawing.text(x + 16, y, name, size=NAME_SIZE)
         x += wide
     return y + 10
 
@@ -106,7 +109,9 @@ def _panel(drawing: Drawing, panel: Panel, x: Span, y: Span, left: float, above:
     def down(values: Any) -> Any:
         return y1 - y.place(values) * (y1 - y0)
 
-    drawing.text(x0, above + 16, f"{panel.title}  {panel.note}", size=12)
+    title = f"{panel.title}  {panel.note}"
+    fitting = int((left + wide - x0) / (LETTER * len(title)))  # a long one is set smaller, not cut
+    drawing.text(x0, above + 16, title, size=min(TITLE_SIZE, fitting))
     for value, words in y.ticks:
         drawing.line([(x0, down(value)), (x1, down(value))], LINE)
         drawing.text(x0 - 5, down(value) + 4, words, QUIET, "end")
