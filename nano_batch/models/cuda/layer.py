@@ -33,7 +33,7 @@ HOPPER_ALIGNMENT = 1024
 HOPPER_COPYING = 64
 """Threads of a block that copy; up to 64 rows 128 multiply, beyond that 256."""
 # docs/notes/engine.md has the times of others.
-_GATED_COLUMNS = {32: (64,), 64: (64, 112), 128: (64, 112, 224), 256: (64, 112)}  # by the most rows of x
+_GATED_COLUMNS = {64: (64, 112), 128: (64, 112, 224), 256: (64, 112)}  # by the most rows of x
 _LINEAR_COLUMNS, _LINEAR_SPLITS = (64, 96, 128), (1, 2)
 
 
