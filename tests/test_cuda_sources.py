@@ -12,6 +12,7 @@ import torch
 
 from nano_batch import errors
 from nano_batch.attention.cuda import SOURCES as ATTENTION
+from nano_batch.attention.cuda import prefill_kernel
 from nano_batch.attention.cuda.variant import choose
 from nano_batch.cuda import program
 from nano_batch.cuda.program import compiled
@@ -73,6 +74,14 @@ def decode_configurations():
             yield "plan.cu", {"TILE": tile, "LENGTH_TYPE": length}, 64
 
 
+def prefill_configurations():
+    for element, head_dim, group, block_size in [
+        (torch.bfloat16, 128, 4, 16), (torch.bfloat16, 64, 8, 32), (torch.float16, 128, 1, 16),
+        (torch.float16, 128, 6, 7), (torch.bfloat16, 128, 16, 1),
+    ]:  # fmt: skip
+        yield "prefill.cu", prefill_kernel.defines(element, head_dim, group, block_size), 255
+
+
 def layer_configurations():
     norms = [  # with 32 registers a multiprocessor takes all the threads that it can
         ("bf16", 8, 0, 512, 1, 32), ("bf16", 8, 1, 512, 1, 32), ("half", 8, 1, 1024, 1, 32),
@@ -99,7 +108,7 @@ def name_of(value):
 
 def configurations():
     """(source, defines, most registers of a thread) of every kernel."""
-    of_attention = [*cache_configurations(), *decode_configurations()]
+    of_attention = [*cache_configurations(), *decode_configurations(), *prefill_configurations()]
     of_layers = layer_configurations()
     return [(ATTENTION / source, *rest) for source, *rest in of_attention] + [
         (LAYERS / source, *rest) for source, *rest in of_layers

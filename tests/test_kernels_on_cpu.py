@@ -12,6 +12,7 @@ from cuda_on_cpu.device import cpu_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nano_batch import errors
 from nano_batch.attention import DecodePlan
 from nano_batch.attention.cuda import SOURCES, decode, plan
 
@@ -104,6 +105,39 @@ def test_a_plan_serves_all_layers_and_the_lengths_of_later_steps(built, sizes, b
     assert crossed[2] > 0
 
 
+@pytest.mark.parametrize("sizes", [TENSOR_CORES[0], PLAIN[0]], ids=str)
+def test_rows_of_no_length_are_left_as_they_are(built, sizes):
+    """Length -1, between others, among them one of zeros: as the decodes of a step with prompts lie."""
+    case = Case(3, [120, 5, 0, 230, 7], [1] * 5, **sizes)
+    left = [1, 4]
+    with cpu_device(built, multiprocessors=4):
+        made = DecodePlan(case.query, *case.views, case.table, soft_cap=case.soft_cap)
+        lens = case.lens()
+        lens[left] = -1
+        made.update(lens)
+        out = torch.full_like(case.query, 7.0).unsqueeze(2)
+        result = case.decode(backend="cuda", plan=made, out=out, validate=False)
+        assert result.data_ptr() == out.data_ptr()
+        assert result[left].eq(7).all()
+        result[left] = case.decode(backend="cuda")[left]
+        case.check(result)
+
+
+def test_what_an_output_has_to_be(built):
+    case = Case(1, [90, 0, 300], [1] * 3, **TENSOR_CORES[0])
+    out = torch.empty_like(case.query).unsqueeze(2)
+    with cpu_device(built):
+        made = DecodePlan(case.query, *case.views, case.table)
+        made.update(case.lens())
+        for wrong in (out[:2], out.half(), torch.stack([out, out], 4)[..., 0]):
+            with pytest.raises(
+                errors.ShapeError, match=r"out is \[\d, .* it needs to be contiguous \[3, 8, 64\]"
+            ):
+                case.decode(backend="cuda", plan=made, out=wrong)
+        with pytest.raises(errors.InvalidArgumentError, match="out is given without a plan"):
+            case.decode(backend="cuda", out=out)
+
+
 def test_a_merge_has_room_for_the_parts_of_all_workers(built):
     """Of one pair, in many more parts than the sums of a block's warps would have room for."""
     case = Case(1, [5_200], [1], **PLAIN[0], kv_heads=1)
@@ -156,6 +190,7 @@ def test_operators_keep_their_promises(built):
         lens = case.lens()
         torch.library.opcheck(plan._plan, (lens, made.memory, made.heads, 0, made.workers, made.tile))
         made.update(lens)
-        made_for = [made.rows, made.heads, made.tile, made.workers]
-        torch.library.opcheck(decode._decode, (*tensors, made.memory, made.parts, made_for, False, *numbers))
+        arrays = made.memory, made.parts, torch.empty_like(case.query)
+        sizes = decode._sizes(made)
+        torch.library.opcheck(decode._decode, (*tensors, *arrays, sizes, False, *numbers))
         torch.library.opcheck(decode._decode_alone, (*tensors, lens, *numbers))

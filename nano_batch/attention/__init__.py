@@ -1,7 +1,7 @@
 """Attention over a paged KV cache, and the plain dense form that it must equal."""
 
 from nano_batch.attention.cuda.plan import DecodePlan
-from nano_batch.attention.cuda.prefill import PrefillPlan
+from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 from nano_batch.attention.dense import dense_attention
 from nano_batch.attention.paged import (
     paged_attention_fwd,

@@ -13,7 +13,8 @@ from nano_batch.attention.base import AttentionBackend, PagedContext
 from nano_batch.attention.cpu_backend import CpuAttention, cpu_refusal
 from nano_batch.attention.cuda.backend import CudaAttention, decode_refusal
 from nano_batch.attention.cuda.plan import DecodePlan
-from nano_batch.attention.cuda.prefill import PrefillPlan, library_refusal, prefill_by_library
+from nano_batch.attention.cuda.prefill import library_refusal, prefill_planned
+from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 from nano_batch.attention.torch_backend import TorchAttention
 from nano_batch.cuda.available import why_not
 from nano_batch.cuda.loud import say_once
@@ -41,6 +42,7 @@ def paged_attention_fwd(
     backend: Backend = "auto",
     validate: bool = True,
     plan: DecodePlan | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend from one new query a sequence to its keys in the paged cache.
 
@@ -67,6 +69,8 @@ def paged_attention_fwd(
             behaviour.
         plan: the shares of the CUDA kernels' work, which depend on `context_lens` only: a model makes one
             `DecodePlan`, updates it once a step, and every layer uses it. None plans this call alone.
+        out: with a plan, where the result goes: contiguous, of the query's shape and dtype. A row whose
+            length was -1 when the plan was updated is left there as it is.
 
     Returns:
         [batch, num_heads, 1, head_dim] in the query's dtype. Sums are in float32 (float64 for float64).
@@ -92,13 +96,15 @@ def paged_attention_fwd(
         longest = checks.check_values(key_cache, block_table, context_lens, None, context.sliding_window)
         context = replace(context, longest=longest)
     if plan is None:
+        if out is not None:
+            raise InvalidArgumentError("out is given without a plan; only the CUDA kernels take one")
         return _chosen("decode", backend, rows, context).decode(rows, context).unsqueeze(2)
     if backend in ("cpu", "torch"):
         raise InvalidArgumentError(f"a plan is given with {backend=}; only the CUDA kernels take one")
     refusal = _refusal("cuda", "decode", rows, context)
     if refusal is not None:
         raise type(refusal)(f"a plan is given, and only the CUDA kernels take one: {refusal}")
-    return _CUDA.decode(rows, context, plan).unsqueeze(2)
+    return _CUDA.decode(rows, context, plan, None if out is None else out.squeeze(2)).unsqueeze(2)
 
 
 def paged_attention_prefill(
@@ -188,7 +194,7 @@ def paged_attention_planned(
     cache = key_cache.dtype, key_cache.shape[2], query.device
     if refusal := library_refusal(query, key_cache, value_cache, scale):
         raise DtypeError(refusal)
-    return prefill_by_library(
+    return prefill_planned(
         query, key_cache, value_cache, plan, scale=scale,
         key_scale=checks.checked_kv_scale("key_scale", key_scale, *cache),
         value_scale=checks.checked_kv_scale("value_scale", value_scale, *cache),

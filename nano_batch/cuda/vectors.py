@@ -28,6 +28,11 @@ def vector_of(elements: int, most: int, tensors: Sequence[torch.Tensor]) -> int:
     return width_of(most, bits)
 
 
+def byte_strides(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Bytes between neighbours in each dimension but the last."""
+    return tuple(stride * tensor.itemsize for stride in tensor.stride()[:-1])
+
+
 def width_of(most: int, bits: int) -> int:
     """The largest power of two, at most `most`, that divides all numbers of which `bits` is the union."""
     lowest = bits & -bits

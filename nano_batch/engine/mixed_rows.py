@@ -1,8 +1,8 @@
 """Steps of decodes and prompt chunks as a CUDA graph holds them: any mix in arrays of a fixed size.
 
 The decode form of attention takes as many rows as may run at all, of which those that are no decodes have
-context 0; the prefill form takes all tokens, of which the decodes belong to no row. A token's result is that
-of its own form. Where the chunks' keys lie is looked up on the host.
+length -1; the prefill form takes all tokens, of which the decodes belong to no row. Each writes the results
+of its own tokens. Where the chunks' keys lie is looked up on the host.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from nano_batch.attention import PrefillPlan
 from nano_batch.core import StepCounts
@@ -37,11 +36,10 @@ def shapes(max_num_seqs: int) -> Shapes:
     return {
         "seen_slots": ((SEEN_FOR_TOKEN * MOST_TOKENS,), 8),  # of the keys that chunks see, one after another
         "token_lanes": ((MOST_TOKENS,), 4),
-        "decode_lens": ((max_num_seqs,), 4),  # context lengths of the decodes, 0 for other rows
+        "decode_lens": ((max_num_seqs,), 4),  # context lengths of the decodes, -1 for other rows
         "logit_tokens": ((max_num_seqs,), 4),  # the token of each sample
         "chunk_starts": ((MOST_CHUNKS + 1,), 4),  # first token of each chunk
         "seen_starts": ((MOST_CHUNKS + 1,), 4),  # first of its keys in `seen_slots`
-        "num_decodes": ((1,), 4),
     }
 
 
@@ -66,20 +64,19 @@ def fill(counts: StepCounts, host: HostArrays, padded: int, block_size: int, win
     _put(arrays["seen_starts"], np.concatenate([[0], ends]), total)
     _put(arrays["chunk_starts"], starts[decodes:], counts.tokens)
     _put(arrays["token_lanes"][:padded], np.repeat(arrays["lanes"][:rows], queries), -1)
-    _put(arrays["decode_lens"], lens[:decodes], 0)
+    _put(arrays["decode_lens"], lens[:decodes], -1)
     _put(arrays["logit_tokens"], starts[arrays["sample_rows"][: counts.samples] + 1] - 1, 0)
     arrays["sample_lanes"][counts.samples :] = -1
-    arrays["num_decodes"][0] = decodes
     host.pad_tokens(counts.tokens, padded)
     return True
 
 
 def clear(host: HostArrays, padded: int) -> None:
     """Write a step of nothing."""
-    for name in ("decode_lens", "logit_tokens", "chunk_starts", "seen_starts", "num_decodes"):
+    for name in ("logit_tokens", "chunk_starts", "seen_starts"):
         host.arrays[name].fill(0)
-    host.arrays["token_lanes"].fill(-1)
-    host.arrays["seen_slots"].fill(-1)
+    for name in ("decode_lens", "token_lanes", "seen_slots"):
+        host.arrays[name].fill(-1)
     host.pad_tokens(0, padded)
 
 
@@ -94,9 +91,3 @@ def prefill_plan(tensors: Tensors, tokens: int, window: int | None) -> PrefillPl
         tensors["chunk_starts"], tensors["seen_starts"], tensors["seen_slots"][: SEEN_FOR_TOKEN * tokens],
         tokens=tokens, sliding_window=window,
     )  # fmt: skip
-
-
-def is_decode(tensors: Tensors, tokens: int) -> torch.Tensor:
-    """[tokens] bool: which of a step's tokens are decodes."""
-    place = torch.arange(tokens, dtype=torch.int32, device=tensors["num_decodes"].device)
-    return place < tensors["num_decodes"]

@@ -187,7 +187,7 @@ class StepRunner:
             self._token_ids(tensors["token_ids"][:tokens], lanes), tensors["positions"][:tokens],
             tensors["slot_mapping"][:tokens], table, lens, tensors["query_start_loc"],
             tensors["logit_tokens"][:rows], rows, True, self._decode_plan(table, lens),
-            mixed_rows.prefill_plan(tensors, tokens, window), mixed_rows.is_decode(tensors, tokens),
+            mixed_rows.prefill_plan(tensors, tokens, window), mixed=True,
         )  # fmt: skip
         return self._likeliest(inputs, tensors["sample_lanes"][:rows].long())
 

@@ -64,8 +64,10 @@ class PagedInputs(Shown):
         None  # of the CUDA kernels for the decodes, updated; None: each layer's own
     )
     prefill_plan: PrefillPlan | None = None  # where the other rows find their keys; None: each layer's own
-    is_decode: torch.Tensor | None = None  # [tokens] bool: decodes and others in arrays of a fixed size, with
-    # both plans; tables and lengths are those of the decodes, with length 0 for all other rows
+    mixed: bool = (
+        False  # decodes and others in arrays of a fixed size, with both plans; tables and lengths are
+    )
+    # those of the decodes, with length -1 for all other rows
 
     def __repr__(self) -> str:
         return f"PagedInputs: {len(self.token_ids):,} tokens of {len(self.context_lens):,} rows"
@@ -133,7 +135,7 @@ def attend_paged(
         # Tables and lengths are the same in every layer: they are checked once a step.
         "validate": layer == 0 and not inputs.trusted,
     }  # fmt: skip
-    if inputs.is_decode is not None:
+    if inputs.mixed:
         return _attend_either(query, caches, inputs, cache.block_size, options)
     parts = []
     if decodes or len(query) == 0:
@@ -159,16 +161,14 @@ def _attend_either(
     block_size: int,
     options: dict[str, Any],
 ) -> torch.Tensor:
-    """Both forms over all that they could concern, and of each token the result of its own."""
-    assert inputs.is_decode is not None
+    """Both forms over all that they could concern; each writes the results of its own tokens only."""
     assert inputs.prefill_plan is not None
     rows = len(inputs.context_lens)
-    decoded = paged_attention_fwd(
-        query[:rows].unsqueeze(2), *caches, inputs.block_tables, inputs.context_lens, block_size,
-        plan=inputs.decode_plan, **options,
-    ).squeeze(2)  # fmt: skip
     attended = _planned(query, caches, inputs.prefill_plan, options)
-    attended[:rows] = torch.where(inputs.is_decode[:rows, None, None], decoded, attended[:rows])
+    paged_attention_fwd(
+        query[:rows].unsqueeze(2), *caches, inputs.block_tables, inputs.context_lens, block_size,
+        plan=inputs.decode_plan, out=attended[:rows].unsqueeze(2), **options,
+    )  # fmt: skip
     return attended
 
 

@@ -1,5 +1,8 @@
 // What ptx.cuh has, on a CPU: each function from the description of its instruction in NVIDIA's PTX manual.
 #pragma once
+#include <deque>
+#include <map>
+
 #include "cpu_reads.h"
 
 #define DYNAMIC_SHARED(name) unsigned char* name = cpu::dynamic_shared
@@ -64,6 +67,53 @@ template <bool bf16> void multiply_add(float (&sum)[4], const unsigned (&a)[4], 
     }
     cpu::wait(cpu::Waits::warp);
 }
+
+// A thread's copies to shared memory, in groups: none is made before it is awaited.
+struct Copy {
+    void* to;
+    const void* from;
+    bool real;
+
+    void make() const {
+        if (real) std::memcpy(to, from, 16);
+        else std::memset(to, 0, 16);
+    }
+};
+inline std::map<int, std::deque<std::vector<Copy>>> copies;  // by thread; the last group is not ended
+
+inline void copy_async(void* to, const void* from, bool real) {
+    for (auto at : {reinterpret_cast<std::uintptr_t>(to), reinterpret_cast<std::uintptr_t>(from)})
+        if (at % 16) {
+            std::fprintf(stderr, "a copy of 16 bytes, not aligned\n");
+            std::abort();
+        }
+    auto& groups = copies[cpu::current];
+    if (groups.empty()) groups.emplace_back();
+    groups.back().push_back({to, from, real});
+}
+inline void end_copies() { copies[cpu::current].emplace_back(); }
+template <int GROUPS> void await_copies() {
+    auto& groups = copies[cpu::current];
+    for (; groups.size() > GROUPS + 1; groups.pop_front())
+        for (const Copy& copy : groups.front()) copy.make();
+}
+
+template <bool transposed> void load(unsigned (&to)[4], const void* row) {
+    unsigned address[2];
+    std::memcpy(address, &row, 8);
+    auto all = cpu::tell(address, 2);
+    const int lane = cpu::current % 32;
+    for (int matrix = 0; matrix < 4; matrix++)
+        for (int i = 0; i < 2; i++) {
+            const int r = transposed ? lane % 4 * 2 + i : lane / 4, column = transposed ? lane / 4 : lane % 4 * 2 + i;
+            const unsigned short* from;
+            std::memcpy(&from, all[matrix * 8 + r], 8);
+            std::memcpy(reinterpret_cast<unsigned short*>(&to[matrix]) + i, from + column, 2);
+        }
+    cpu::wait(cpu::Waits::warp);
+}
+inline void load_matrices(unsigned (&to)[4], const void* row) { load<false>(to, row); }
+inline void load_transposed(unsigned (&to)[4], const void* row) { load<true>(to, row); }
 
 inline float exp2(float x) { return std::exp2(x); }
 inline void fence() {}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from nano_batch.attention.base import PagedContext
-from nano_batch.attention.cuda.prefill import PrefillPlan, library_refusal, prefill_by_library
+from nano_batch.attention.cuda.prefill import library_refusal, prefill_planned
+from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 from nano_batch.attention.torch_backend import TorchAttention
 from nano_batch.cuda.loud import say_once
 from nano_batch.errors import DtypeError, NanoBatchError, ShapeError
@@ -26,12 +27,16 @@ class CudaAttention:
     """The backend for CUDA devices that `available.why_not` has nothing against."""
 
     def decode(
-        self, query: torch.Tensor, context: PagedContext, plan: DecodePlan | None = None
+        self,
+        query: torch.Tensor,
+        context: PagedContext,
+        plan: DecodePlan | None = None,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `AttentionBackend.decode`; only where `decode_refusal` finds no reason."""
         from nano_batch.attention.cuda.decode import paged_decode
 
-        return paged_decode(query, context, plan)
+        return paged_decode(query, context, plan, out)
 
     def prefill(
         self, query: torch.Tensor, query_start_loc: torch.Tensor, context: PagedContext
@@ -45,7 +50,7 @@ class CudaAttention:
         if refusal is None:
             lens, table, window = context.context_lens, context.block_table, context.sliding_window
             plan = PrefillPlan(query_start_loc, lens, table, context.block_size, sliding_window=window)
-            return prefill_by_library(
+            return prefill_planned(
                 query, *caches, plan, scale=context.scale, key_scale=context.key_scale,
                 value_scale=context.value_scale,
             )  # fmt: skip

@@ -18,21 +18,27 @@ from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.plan import (
     LARGEST_INT,
     DecodePlan,
-    byte_strides,
     parts_floats,
     variant_of,
     workers_of,
 )
 from nano_batch.attention.cuda.variant import Variant
 from nano_batch.cuda.launch import kernel
+from nano_batch.cuda.vectors import byte_strides
 from nano_batch.errors import InvalidArgumentError, ShapeError
 
 
-def paged_decode(query: torch.Tensor, context: PagedContext, plan: DecodePlan | None = None) -> torch.Tensor:
+def paged_decode(
+    query: torch.Tensor,
+    context: PagedContext,
+    plan: DecodePlan | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Attend from one query a row: [rows, num_heads, head_dim] -> the same shape and dtype, contiguous.
 
     Args:
         plan: updated for `context.context_lens`; None makes one for this call.
+        out: where the result goes, contiguous; None, or without a plan: a new tensor.
     """
     key_factor, key_scale = _factor_and_tensor(context.key_scale)
     value_factor, value_scale = _factor_and_tensor(context.value_scale)
@@ -48,9 +54,14 @@ def paged_decode(query: torch.Tensor, context: PagedContext, plan: DecodePlan | 
         raise InvalidArgumentError(
             f"the plan is for sliding_window={plan.window or None}, not {window or None}"
         )
-    made_for = [plan.rows, plan.heads, plan.tile, plan.workers]
-    output = _decode(query, *caches, plan.memory, plan.parts, made_for, plan.settled, *numbers, *scales)
+    output = _like_query(query) if out is None else out
+    _decode(query, *caches, plan.memory, plan.parts, output, _sizes(plan), plan.settled, *numbers, *scales)
     return output
+
+
+def _sizes(plan: DecodePlan) -> list[int]:
+    """What the plan was made for."""
+    return [plan.rows, plan.heads, plan.tile, plan.workers]
 
 
 def _factor_and_tensor(scale: float | torch.Tensor) -> tuple[float, torch.Tensor | None]:
@@ -58,7 +69,7 @@ def _factor_and_tensor(scale: float | torch.Tensor) -> tuple[float, torch.Tensor
     return (1.0, scale) if isinstance(scale, torch.Tensor) else (float(scale), None)
 
 
-@torch.library.custom_op("nano_batch::paged_decode", mutates_args=("plan", "parts"))
+@torch.library.custom_op("nano_batch::paged_decode", mutates_args=("plan", "parts", "output"))
 def _decode(
     query: torch.Tensor,
     key_cache: torch.Tensor,
@@ -66,6 +77,7 @@ def _decode(
     block_table: torch.Tensor,
     plan: torch.Tensor,
     parts: torch.Tensor,
+    output: torch.Tensor,
     made_for: list[int],
     settled: bool,
     scale: float,
@@ -74,7 +86,7 @@ def _decode(
     key_scale: torch.Tensor | None,
     value_scale: torch.Tensor | None,
     value_factor: float,
-) -> torch.Tensor:
+) -> None:
     query, block_table = _last_contiguous(query), _last_contiguous(block_table)
     variant = variant_of(query, key_cache, value_cache, block_table, soft_cap != 0)
     *promised, workers = made_for
@@ -85,14 +97,17 @@ def _decode(
             f"the plan is for [rows, heads, tokens of a tile] {promised} and {len(parts)} sums of {workers} "
             f"workers; these tensors need {needed} and {floats}"
         )
-    output = torch.empty_like(query, memory_format=torch.contiguous_format)
+    if output.shape != query.shape or output.dtype != query.dtype or not output.is_contiguous():
+        raise ShapeError(
+            f"out is {list(output.shape)} of {output.dtype}, strides {output.stride()}; it needs to be "
+            f"contiguous {list(query.shape)} of {query.dtype}"
+        )
     if len(query) > 0:
         args = decode_arguments(variant, query, key_cache, value_cache, block_table, plan, parts, output,
                                 scale, soft_cap, window, key_scale, value_scale, value_factor)  # fmt: skip
         run = kernel(SOURCES / variant.source, variant.defines(settled), "decode", query.device)
         grid, threads, shared = (workers, 1, 1), 32 * variant.warps, variant.shared_bytes(workers)
         run.launch(grid, threads, shared, args, pdl=variant.overlaps)
-    return output
 
 
 @torch.library.custom_op("nano_batch::paged_decode_alone", mutates_args=())
@@ -113,9 +128,9 @@ def _decode_alone(
     plan = DecodePlan(query, key_cache, value_cache, block_table,
                       sliding_window=window or None, soft_cap=soft_cap or None)  # fmt: skip
     plan.update(context_lens)
-    made_for = [plan.rows, plan.heads, plan.tile, plan.workers]
-    output: torch.Tensor = _decode(
-        query, key_cache, value_cache, block_table, plan.memory, plan.parts, made_for, False,
+    output = _like_query(query)
+    _decode(
+        query, key_cache, value_cache, block_table, plan.memory, plan.parts, output, _sizes(plan), False,
         scale, soft_cap, window, key_scale, value_scale, value_factor,
     )  # fmt: skip
     return output
@@ -125,7 +140,7 @@ def _like_query(query: torch.Tensor, *_: Any) -> torch.Tensor:
     return torch.empty_like(query, memory_format=torch.contiguous_format)
 
 
-_decode.register_fake(_like_query)
+_decode.register_fake(lambda *_: None)
 _decode_alone.register_fake(_like_query)
 
 

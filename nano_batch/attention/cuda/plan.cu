@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(1024)
     const int each = (rows + threads - 1) / threads, begin = min(rows, thread * each), end = min(rows, begin + each);
     int sum = 0, full = 0;
     for (int row = begin; row < end; row++) {
-        const int length = max(0, static_cast<int>(context_lens[row]));
+        const int length = max(-1, static_cast<int>(context_lens[row]));
         plan.lengths[row] = length;
         before[row] = sum;
         const int tiles = Span(length, window).tiles();

@@ -17,6 +17,7 @@ from nano_batch.attention.cuda.backend import decode_refusal
 from nano_batch.attention.cuda.variant import FP8, Variant, choose
 from nano_batch.cuda.available import why_not
 from nano_batch.cuda.launch import kernel, multiprocessors
+from nano_batch.cuda.vectors import byte_strides
 from nano_batch.errors import ShapeError
 
 LEAST_TILES = 4
@@ -114,12 +115,6 @@ def _check_counts(rows: int, heads: int, tokens: int, tile: int) -> None:
     tiles = rows * heads * (-(-tokens // tile) + 1)
     if tiles > LARGEST_INT:
         raise ShapeError(f"{rows} rows of up to {tokens} tokens are {tiles} tiles; most is {LARGEST_INT}")
-
-
-def byte_strides(cache: torch.Tensor) -> tuple[int, int, int]:
-    """Bytes between neighbouring blocks, tokens and heads of a cache."""
-    block, token, head, _ = cache.stride()
-    return block * cache.itemsize, token * cache.itemsize, head * cache.itemsize
 
 
 def variant_of(

@@ -21,7 +21,7 @@ struct Share {
 struct Plan {
     Share* shares;
     unsigned* arrivals;  // parts that have arrived of the split pair that begins in a worker; 0 between launches
-    int* lengths;        // context lengths, at least 0
+    int* lengths;        // context lengths; 0: the output is zeros, -1: it is left as it is
 
     __device__ Plan(int* memory, int workers)
         : shares(reinterpret_cast<Share*>(memory)),

@@ -1,0 +1,92 @@
+"""The kernel for prompts, run on the CPU (cuda_on_cpu), against float64 dense attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attention_cases import Case
+from cuda_on_cpu.device import cpu_device
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nano_batch.attention.cuda import prefill, prefill_kernel
+from nano_batch.attention.cuda.prefill_kernel import kernel_refusal, prefill_by_kernel
+from nano_batch.attention.cuda.prefill_plan import PrefillPlan
+
+BF16, FP16 = torch.bfloat16, torch.float16
+SIZES = [
+    {"dtype": BF16, "head_dim": 128, "group": 4, "block_size": 16},
+    {"dtype": FP16, "head_dim": 64, "group": 6, "block_size": 7, "layout": "HND"},
+    {"dtype": BF16, "head_dim": 64, "group": 1, "block_size": 1, "integers": torch.int64},
+]
+LENGTHS = st.one_of(st.just(0), st.integers(1, 40), st.integers(1, 200))
+
+
+def attend(case, plan):
+    assert kernel_refusal(case.query, *case.views) is None
+    return prefill_by_kernel(case.query, *case.views, plan, case.scale or case.query.shape[2] ** -0.5)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@given(data=st.data())
+@settings(max_examples=8, deadline=None)
+def test_prompts_equal_dense_attention(libraries, sizes, data):
+    contexts = data.draw(st.lists(LENGTHS, max_size=4))
+    queries = [data.draw(st.integers(0, context)) if context else 3 for context in contexts]
+    window = data.draw(st.one_of(st.none(), st.integers(1, 45), st.integers(1, 200)))
+    scale = data.draw(st.sampled_from([None, 0.02]))
+    case = Case(data.draw(st.integers(0, 2**32)), contexts, queries, window=window, scale=scale, **sizes)
+    plan = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size, sliding_window=window)
+    for backwards in (False, True):
+        with cpu_device(libraries, backwards=backwards):
+            case.check(attend(case, plan))
+
+
+@pytest.mark.parametrize("before", [0, 3, 17, 90])
+def test_tokens_of_no_row(libraries, before, monkeypatch):
+    """As in a step of a fixed size: before the prompts are decodes, which are left; behind is nothing."""
+    contexts, queries, behind = [50, 100, 40], [20, 70, 40], 30
+    case = Case(before, contexts, queries, **SIZES[0])
+    eager = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size)
+    starts = torch.cat([case.starts() + before, torch.full((5,), before + sum(queries), dtype=torch.int32)])
+    seen_starts = torch.cat([eager.seen_starts, eager.seen_starts[-1:].expand(5)])
+    slots = torch.cat([eager.slots, torch.full((100,), -1)])
+    rows = torch.full((before + sum(queries) + behind, *case.query.shape[1:]), float("nan"), dtype=BF16)
+    rows[before : before + sum(queries)] = case.query
+    plan = PrefillPlan.of_arrays(starts, seen_starts, slots, tokens=len(rows))
+    monkeypatch.setattr(
+        torch, "empty_like", lambda tensor, **options: torch.full_like(tensor, 7.0, **options)
+    )
+    with cpu_device(libraries):
+        output = prefill_by_kernel(rows, *case.views, plan, case.query.shape[2] ** -0.5)
+    assert output[:before].eq(7).all()
+    assert output[before + sum(queries) :].eq(0).all()
+    case.check(output[before : before + sum(queries)])
+
+
+def test_the_operator_keeps_its_promises(libraries):
+    case = Case(1, [9, 5], [3, 5], **SIZES[1])
+    plan = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size)
+    with cpu_device(libraries):
+        arrays = plan.starts, plan.seen_starts, plan.slots
+        torch.library.opcheck(prefill_kernel._prefill, (case.query, *case.views, *arrays, 0, 0.1))
+
+
+def test_what_the_kernel_leaves_to_the_library(libraries, monkeypatch):
+    def refusal(**sizes):
+        case = Case(1, [9], [3], **{**SIZES[0], **sizes})
+        return kernel_refusal(case.query, *case.views)
+
+    assert refusal() is None
+    assert "float8_e4m3fn" in refusal(fp8=True)
+    assert "not torch.float32" in refusal(dtype=torch.float32)
+    assert "not 96 and 4" in refusal(head_dim=96)
+    assert "not 128 and 65" in refusal(group=65, kv_heads=1)
+    assert "strides" in refusal(unaligned=True)
+    case = Case(1, [9, 5], [3, 5], **SIZES[0])
+    plan = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size)
+    monkeypatch.setattr(prefill, "prefill_by_library", lambda *args, **options: "library")
+    with cpu_device(libraries):
+        case.check(prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5))
+        monkeypatch.setattr(prefill, "LONG", 4)
+        assert prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5) == "library"
