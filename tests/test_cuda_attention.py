@@ -451,8 +451,8 @@ def test_decode_operators_keep_their_promises():
     made, lens = DecodePlan(*tensors), case.lens()
     torch.library.opcheck(plan._plan, (lens, made.memory, made.heads, 0, made.workers, made.tile))
     made.update(lens)
-    made_for = [made.rows, made.heads, made.tile, made.workers]
-    torch.library.opcheck(decode._decode, (*tensors, made.memory, made.parts, made_for, False, *numbers))
+    arrays = made.memory, made.parts, torch.empty_like(case.query)
+    torch.library.opcheck(decode._decode, (*tensors, *arrays, decode._sizes(made), False, *numbers))
     torch.library.opcheck(decode._decode_alone, (*tensors, lens, *numbers))
 
 

@@ -95,7 +95,7 @@ def layer_configurations():
         yield "silu_mul.cu", {"ELEMENT": element, "VEC": vector, "THREADS": 128, "VECTORS": 2}, 40
     for element in ("bf16", "half"):
         yield "few_rows.cu", {"ELEMENT": element}, 128
-    builds = {layer.hopper_build(rows, n, gated, 132): gated for rows in (1, 33, 65, 129)
+    builds = {layer.hopper_build(rows, n, gated, 132): gated for rows in (1, 33, 65, 129, 193)
               for n, gated in [(28672, True), (4096, False), (6144, False), (32000, False)]}  # fmt: skip
     for number, (build, gated) in enumerate(builds.items()):
         element = (torch.bfloat16, torch.float16)[number % 2]

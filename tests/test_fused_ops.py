@@ -156,7 +156,7 @@ def test_silu_mul_on_a_device(dtype, size, tokens):
 
 
 @on_device
-@pytest.mark.parametrize("count", [0, 1, 2, 8, 9, 31, 64, 65, 100, 128, 129, 200, 256, 257])
+@pytest.mark.parametrize("count", [0, 1, 2, 8, 9, 31, 64, 65, 100, 128, 129, 185, 200, 256, 257])
 @pytest.mark.parametrize(("n", "k"), [(6144, 4096), (4096, 14336), (17, 72), (33, 8), (100, 320)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
 def test_few_rows_on_a_device(dtype, n, k, count):
@@ -166,7 +166,7 @@ def test_few_rows_on_a_device(dtype, n, k, count):
 
 
 @on_device
-@pytest.mark.parametrize("count", [0, 1, 13, 32, 33, 64, 65, 128, 129, 190, 250, 256, 257])
+@pytest.mark.parametrize("count", [0, 1, 13, 32, 33, 64, 65, 128, 129, 190, 192, 193, 250, 256, 257])
 @pytest.mark.parametrize(("n", "k"), [(28672, 4096), (200, 192), (6, 64)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
 def test_gated_few_rows_on_a_device(dtype, n, k, count):

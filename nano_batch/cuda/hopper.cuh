@@ -107,6 +107,14 @@ __device__ __forceinline__ void multiply_add(float (&sum)[WIDTH / 2], unsigned l
 #undef NANO_BATCH_CASE
 }
 
+// All threads of four warps keep so many registers, or wait until they have them: at the start of a branch only.
+template <int COUNT> __device__ __forceinline__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT> __device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
 // All threads of all blocks of the cluster meet here; what they wrote before is seen after.
 __device__ __forceinline__ void meet_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");

@@ -1,12 +1,12 @@
 // A linear layer for up to TOKENS rows of x, at the speed at which the weight can be read, on Hopper.
 //
 // A block takes all rows of x and a tile of COLUMNS rows of the weight, then the tile gridDim.x further on, or SPLITS
-// blocks of a cluster take one tile, a part of k each. Up to 64 rows one warpgroup multiplies, beyond that two; two
+// blocks of a cluster take one tile, a part of k each. One to three warpgroups multiply, 64 rows each, or two of 128; two
 // warps have chunks copied to shared memory, one the weight's, one x's, STAGES on their way. The weight's first chunks do
 // not wait for the kernel before this one; and the kernel after it starts when this one has asked for its last. A
 // cluster's sums meet in shared memory, each block finishing its part of the columns.
 //
-// Macros: ELEMENT, half or bf16; TOKENS: 64, 128 or 256; COLUMNS; PANELS of a chunk; STAGES; SPLITS; GATED: the weight
+// Macros: ELEMENT, half or bf16; TOKENS: 64, 128, 192 or 256; COLUMNS; PANELS of a chunk; STAGES; SPLITS; GATED: the weight
 // holds first gate, then up, and the output is silu(gate) * up; a tile is then half of its columns from either.
 #include "hopper.cuh"
 #include "ptx.cuh"
@@ -14,8 +14,11 @@
 
 constexpr bool IS_BF16 = Same<ELEMENT, bf16>::value;
 constexpr int OUT_COLUMNS = GATED ? COLUMNS / 2 : COLUMNS, PANEL = 64, CHUNK = PANELS * PANEL, ROW_BYTES = PANEL * 2;
-constexpr int GROUPS = TOKENS == 64 ? 1 : 2, TILES = TOKENS / (64 * GROUPS);  // 64 rows of x, TILES of a warpgroup
-constexpr int MULTIPLIERS = GROUPS * 128, THREADS = MULTIPLIERS + 64;         // and two warps that copy
+constexpr int GROUPS = TOKENS < 256 ? TOKENS / 64 : 2, TILES = TOKENS / (64 * GROUPS);  // 64 rows of x, TILES of a group
+// Two warps copy. Three groups leave each thread too few registers: the warps that copy give theirs, four at a time.
+constexpr bool LENDS = GROUPS == 3;
+constexpr int WIDTH = LENDS && COLUMNS > 128 ? COLUMNS / 2 : COLUMNS;  // of a product: without loans there is no more room
+constexpr int MULTIPLIERS = GROUPS * 128, THREADS = MULTIPLIERS + (LENDS ? 128 : 64);
 constexpr int WEIGHT_PANEL = COLUMNS * ROW_BYTES, WEIGHT_BYTES = PANELS * WEIGHT_PANEL;
 constexpr int STAGE_BYTES = WEIGHT_BYTES + PANELS * TOKENS * ROW_BYTES;
 constexpr int SUM_ROW = COLUMNS + 8;  // of the sums of a token, so that warps write them without conflicts
@@ -81,9 +84,12 @@ __device__ __forceinline__ void multiply(float (&sum)[TILES][COLUMNS / 2], Ring&
         for (int column = 0; column < CHUNK; column += 16)
 #pragma unroll
             for (int tile = 0; tile < ACTIVE; tile++)
-                hopper::multiply_add<IS_BF16, COLUMNS>(
-                    sum[tile], hopper::describe(a + column / PANEL * x_panel + tile * 64 * ROW_BYTES, column % PANEL),
-                    hopper::describe(b + column / PANEL * WEIGHT_PANEL, column % PANEL));
+#pragma unroll
+                for (int first_column = 0; first_column < COLUMNS; first_column += WIDTH)
+                    hopper::multiply_add<IS_BF16, WIDTH>(
+                        *reinterpret_cast<float(*)[WIDTH / 2]>(sum[tile] + first_column / 2),
+                        hopper::describe(a + column / PANEL * x_panel + tile * 64 * ROW_BYTES, column % PANEL),
+                        hopper::describe(b + column / PANEL * WEIGHT_PANEL + first_column * ROW_BYTES, column % PANEL));
         hopper::end_products();
         if (chunk > 0) {
             hopper::await_products<1>();
@@ -177,11 +183,12 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
     }
     __syncthreads();
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the compiler sees that it is the same for all lanes
-    if (warp == MULTIPLIERS / 32) {
-        copy_weight(ring, weight_map, chunks, out_n, PANELS * x_panel);
-    } else if (warp == MULTIPLIERS / 32 + 1) {
-        copy_x(ring, x_map, chunks, out_n);
+    if (warp >= MULTIPLIERS / 32) {
+        if constexpr (LENDS) hopper::give_registers<24>();
+        if (warp == MULTIPLIERS / 32) copy_weight(ring, weight_map, chunks, out_n, PANELS * x_panel);
+        else if (warp == MULTIPLIERS / 32 + 1) copy_x(ring, x_map, chunks, out_n);
     } else {
+        if constexpr (LENDS) hopper::take_registers<160>();
         const int first = warp / 4 * TILES * 64, row = first + warp % 4 * 16 + threadIdx.x % 32 / 4;
         for (int column = blockIdx.x * OUT_COLUMNS; column < out_n; column += gridDim.x * OUT_COLUMNS) {
             float sum[TILES][COLUMNS / 2] = {};

@@ -24,16 +24,16 @@ LINEAR_THREADS, LINEAR_ROWS = 256, 16
 """Threads of a block of `few_rows`, and the weight's rows that it takes."""
 FEW_ROWS = 8
 """Rows of x that `few_rows` takes."""
-HOPPER_TOKENS = (64, 128, 256)
+HOPPER_TOKENS = (64, 128, 192, 256)
 """Rows of x that `few_rows_hopper` is built for."""
 HOPPER_SHARED_BYTES = 226 * 1024
 """Of a block, beside its barriers and what the device keeps: one block has a multiprocessor."""
 HOPPER_ALIGNMENT = 1024
 """Of its stages."""
-HOPPER_COPYING = 64
-"""Threads of a block that copy; up to 64 rows 128 multiply, beyond that 256."""
-# docs/notes/engine.md has the times of others.
-_GATED_COLUMNS = {64: (64, 112), 128: (64, 112, 224), 256: (64, 112)}  # by the most rows of x
+HOPPER_THREADS = {64: 192, 128: 320, 192: 512, 256: 320}
+"""Of a block."""
+# By the most rows of x; docs/notes/engine.md has the times of others.
+_GATED_COLUMNS = {64: (64, 112), 128: (64, 112, 224), 192: (112, 224), 256: (64, 112)}
 _LINEAR_COLUMNS, _LINEAR_SPLITS = (64, 96, 128), (1, 2)
 
 
@@ -130,7 +130,7 @@ class HopperBuild:
     @property
     def threads(self) -> int:
         """Of a block."""
-        return HOPPER_COPYING + (128 if self.tokens == HOPPER_TOKENS[0] else 256)
+        return HOPPER_THREADS[self.tokens]
 
     @property
     def stage_bytes(self) -> int:
