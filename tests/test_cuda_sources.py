@@ -16,6 +16,8 @@ from nano_batch.attention.cuda import prefill_kernel
 from nano_batch.attention.cuda.variant import choose
 from nano_batch.cuda import program
 from nano_batch.cuda.program import compiled
+from nano_batch.engine.cuda import SOURCES as ENGINE
+from nano_batch.engine.cuda import newest
 from nano_batch.models.cuda import SOURCES as LAYERS
 from nano_batch.models.cuda import layer
 
@@ -102,6 +104,12 @@ def layer_configurations():
         yield "few_rows_hopper.cu", build.defines(element, gated), 168 if build.tokens > 64 else 255
 
 
+def engine_configurations():
+    for element, vector in [("bf16", 8), ("half", 1), ("float", 4)]:
+        yield "newest.cu", {"ELEMENT": element, "VEC": vector, "THREADS": newest.LOGIT_THREADS}, 64
+    yield "newest.cu", {"ELEMENT": "float", "VEC": 1, "THREADS": newest.TOKEN_THREADS}, 64
+
+
 def name_of(value):
     return value.name if isinstance(value, Path) else str(value)
 
@@ -110,9 +118,11 @@ def configurations():
     """(source, defines, most registers of a thread) of every kernel."""
     of_attention = [*cache_configurations(), *decode_configurations(), *prefill_configurations()]
     of_layers = layer_configurations()
-    return [(ATTENTION / source, *rest) for source, *rest in of_attention] + [
-        (LAYERS / source, *rest) for source, *rest in of_layers
-    ]
+    return (
+        [(ATTENTION / source, *rest) for source, *rest in of_attention]
+        + [(LAYERS / source, *rest) for source, *rest in of_layers]
+        + [(ENGINE / source, *rest) for source, *rest in engine_configurations()]
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -78,8 +78,9 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if key not in _fastest:
         if torch.cuda.is_current_stream_capturing():
             return F.linear(x, weight)
-        # Of the largest size, whose tiles have room for the others: tiles for one row less would be twice as many.
-        _fastest[key] = _find(torch.randn_like(x[:1].expand(size, -1)), weight)
+        # Of the largest size: tiles with room for it have room for the others.
+        largest = torch.randn(size, x.shape[1], dtype=x.dtype, device=x.device)
+        _fastest[key] = _find(largest, weight)
     chosen = _fastest[key]
     if chosen is not None:
         output = x.new_empty(len(x), len(weight))

@@ -20,7 +20,7 @@ from nano_batch.attention.cuda.prefill import library_refusal
 from nano_batch.core import Engine, StepCounts
 from nano_batch.cuda.available import why_not
 from nano_batch.engine import mixed_rows
-from nano_batch.engine.choice import greedy
+from nano_batch.engine.newest import begin_step, take_likeliest
 from nano_batch.engine.penalties import on_device
 from nano_batch.engine.sampler import Sampled, Sampler
 from nano_batch.engine.step_arrays import DeviceArrays, HostArrays, Layout
@@ -168,10 +168,10 @@ class StepRunner:
     def _decode_step(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A step of `rows` decodes over the device's arrays, as a graph holds it: logits and tokens."""
         tensors = self.on_device.tensors
-        lanes = tensors["lanes"][:rows].long()
+        lanes = tensors["lanes"][:rows]
         plan = self._decode_plan(tensors["block_table"][:rows], tensors["context_lens"][:rows])
         inputs = PagedInputs(
-            self._token_ids(tensors["token_ids"][:rows], lanes), tensors["positions"][:rows],
+            *begin_step(tensors["token_ids"][:rows], lanes, tensors["positions"][:rows], self.newest),
             tensors["slot_mapping"][:rows], tensors["block_table"][:rows], tensors["context_lens"][:rows],
             tensors["query_start_loc"][: rows + 1], num_decodes=rows, trusted=True, decode_plan=plan,
         )  # fmt: skip
@@ -182,21 +182,28 @@ class StepRunner:
         tensors, window = self.on_device.tensors, self.model.config.sliding_window
         rows = min(tokens, len(tensors["decode_lens"]))
         table, lens = tensors["block_table"][:rows], tensors["decode_lens"][:rows]
-        lanes = tensors["token_lanes"][:tokens].long()
+        given, lanes, positions = (
+            tensors[name][:tokens] for name in ("token_ids", "token_lanes", "positions")
+        )
         inputs = PagedInputs(
-            self._token_ids(tensors["token_ids"][:tokens], lanes), tensors["positions"][:tokens],
+            *begin_step(given, lanes, positions, self.newest),
             tensors["slot_mapping"][:tokens], table, lens, tensors["query_start_loc"],
             tensors["logit_tokens"][:rows], rows, True, self._decode_plan(table, lens),
             mixed_rows.prefill_plan(tensors, tokens, window), mixed=True,
         )  # fmt: skip
-        return self._likeliest(inputs, tensors["sample_lanes"][:rows].long())
+        return self._likeliest(inputs, tensors["sample_lanes"][:rows])
 
     def _likeliest(self, inputs: PagedInputs, lanes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and the likeliest tokens, which become their lanes' newest."""
+        """Logits and the likeliest tokens."""
         logits = self.model.paged(inputs, self.cache)
-        tokens = self.model.shard.of_first(greedy(logits))
-        self.newest[lanes] = tokens
-        return logits, tokens
+        return logits, self._take_likeliest(logits, lanes)
+
+    def _take_likeliest(self, logits: torch.Tensor, lanes: torch.Tensor) -> torch.Tensor:
+        """The likeliest tokens, of several ranks those of the first, which become their lanes' newest."""
+        tokens = take_likeliest(logits, lanes, self.newest)
+        if self.model.shard.size > 1:
+            self.newest[lanes.long()] = self.model.shard.of_first(tokens)
+        return tokens
 
     def _logits(self, step: Step, first: int, last: int, failed: list[int]) -> torch.Tensor:
         """Logits [samples, vocab_size] of rows, outside of graphs.
@@ -233,6 +240,7 @@ class StepRunner:
         arrays, tensors = step.host.arrays, step.tensors
         starts = arrays["query_start_loc"][first : last + 1].astype(np.int64)
         begin, end = int(starts[0]), int(starts[-1])
+        here = slice(begin, end)
         decodes = min(max(step.counts.decodes - first, 0), last - first)
         samples = step.samples_of(first, last)
         ends = arrays["query_start_loc"][arrays["sample_rows"][samples] + 1].astype(np.int64) - (1 + begin)
@@ -240,14 +248,14 @@ class StepRunner:
         lens = tensors["context_lens"][first:last]
         starts_there = tensors["query_start_loc"][first : last + 1] - begin
         counts = on_device(np.diff(starts), self.device)
-        lanes = tensors["lanes"][first:last].long()
+        lanes = tensors["lanes"][first:last]
         of_tokens = torch.repeat_interleave(lanes, counts, output_size=end - begin)
         plans = self._plans(
             table, lens, starts_there, decodes, starts - begin, arrays["context_lens"][first:last]
         )
         return PagedInputs(
-            self._token_ids(tensors["token_ids"][begin:end], of_tokens), tensors["positions"][begin:end],
-            tensors["slot_mapping"][begin:end], table, lens, starts_there,
+            *begin_step(tensors["token_ids"][here], of_tokens, tensors["positions"][here], self.newest),
+            tensors["slot_mapping"][here], table, lens, starts_there,
             on_device(ends, self.device), decodes, True, *plans,
         )  # fmt: skip
 
@@ -256,13 +264,14 @@ class StepRunner:
         arrays, tensors = step.host.arrays, step.tensors
         begin, end = arrays["query_start_loc"][row : row + 2].tolist()
         samples = step.samples_of(row, row + 1)
-        lane = tensors["lanes"][row : row + 1].long()
+        lane = tensors["lanes"][row : row + 1]
         for token in range(begin, end):
             here = slice(token, token + 1)
             wanted = samples.stop - samples.start if token == end - 1 else 0
             position = tensors["positions"][here]
             yield PagedInputs(
-                self._token_ids(tensors["token_ids"][here], lane), position, tensors["slot_mapping"][here],
+                *begin_step(tensors["token_ids"][here], lane, position, self.newest),
+                tensors["slot_mapping"][here],
                 self._table(step, row, row + 1, int(arrays["positions"][token]) + 1), position + 1,
                 torch.tensor([0, 1], dtype=torch.int32, device=self.device),
                 torch.zeros(wanted, dtype=torch.int64, device=self.device), 1, True,
@@ -318,18 +327,13 @@ class StepRunner:
         c = self.model.config
         return torch.empty(rows, c.num_heads, c.head_dim, dtype=self.model.dtype, device=self.device)
 
-    def _token_ids(self, given: torch.Tensor, lanes: torch.Tensor) -> torch.Tensor:
-        """The step's tokens; those that the host does not know yet are -1, and their lanes' newest."""
-        # A lane's newest is -1 where its logits were no numbers: any token will do.
-        return torch.where(given < 0, self.newest[lanes].clamp(min=0), given.long())
-
     def _sample(
         self, logits: torch.Tensor, lanes: torch.Tensor, host_lanes: Sequence[int], *, likeliest: bool
     ) -> Sampled:
-        lanes = lanes.long()
-        sampled = Sampled(greedy(logits)) if likeliest else self.sampler.sample(logits, lanes, host_lanes)
-        self.model.shard.of_first(sampled.tokens)
-        self.newest[lanes] = sampled.tokens
+        if likeliest:
+            return Sampled(self._take_likeliest(logits, lanes))
+        sampled = self.sampler.sample(logits, lanes.long(), host_lanes)
+        self.newest[lanes.long()] = self.model.shard.of_first(sampled.tokens)
         return sampled
 
     def _to_host(self, sampled: Sampled) -> tuple[Sampled, torch.cuda.Event | None]:

@@ -13,6 +13,7 @@ import torch
 from nano_batch.attention import paged
 from nano_batch.attention.cuda import cache as cache_kernels
 from nano_batch.attention.cuda import decode, plan, prefill_kernel
+from nano_batch.engine.cuda import newest
 from nano_batch.models.cuda import layer
 
 from .build import CpuKernel
@@ -32,7 +33,9 @@ def cpu_device(
     `sources` is a folder with other sources of the same names.
     """
     kernel = kernels(folder, backwards, sanitize, sources)
-    changes = [(module, "kernel", kernel) for module in (decode, plan, prefill_kernel, cache_kernels, layer)]
+    changes = [
+        (module, "kernel", kernel) for module in (decode, plan, prefill_kernel, cache_kernels, layer, newest)
+    ]
     changes += [(module, "why_not", lambda device: None) for module in (paged, plan)]
     changes += [(plan, "multiprocessors", lambda device: multiprocessors)]
     with ExitStack() as stack:

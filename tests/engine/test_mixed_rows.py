@@ -16,13 +16,13 @@ torch = pytest.importorskip("torch")
 from small_engines import prompts_of, run_to_end  # noqa: E402
 
 from nano_batch import InferenceEngine, SamplingParams  # noqa: E402
-from nano_batch.attention import dense_attention, paged  # noqa: E402
+from nano_batch.attention import dense_attention, paged, paged_attention_fwd  # noqa: E402
 from nano_batch.attention.cuda import prefill  # noqa: E402
 from nano_batch.engine import mixed_rows  # noqa: E402
 from nano_batch.engine.choice import greedy  # noqa: E402
 from nano_batch.engine.runner import StepRunner  # noqa: E402
 from nano_batch.engine.step_graphs import StepGraphs, fastest  # noqa: E402
-from nano_batch.models import MistralConfig, PagedMistral  # noqa: E402
+from nano_batch.models import MistralConfig, PagedMistral, base  # noqa: E402
 
 LANES, TOKENS = 12, 48
 
@@ -44,6 +44,18 @@ def attend_to_arrays(query, keys, values, query_starts, key_starts, most_queries
         if end > first:
             attended[first:end] = dense_attention(*rows, scale=scale, sliding_window=window)
     return attended
+
+
+def decode_into(query, key_cache, value_cache, table, lens, block_size, *, plan, out=None, **options):
+    """What the CUDA kernels do with `out`: the rows of length -1 are left."""
+    assert plan is None
+    caches = key_cache, value_cache
+    if out is None:
+        return paged_attention_fwd(query, *caches, table, lens, block_size, **options)
+    own = lens >= 0
+    assert set(lens[~own].tolist()) <= {-1}
+    out[own] = paged_attention_fwd(query[own], *caches, table[own], lens[own], block_size, **options)
+    return out
 
 
 def small_model(window):
@@ -159,6 +171,7 @@ def twice(monkeypatch, request):
     both = Twice(seed=request.param)
     monkeypatch.setattr(StepRunner, "_logits", lambda *given: both.compute(*given))
     monkeypatch.setattr(StepRunner, "_decode_plan", lambda *given: None)
+    monkeypatch.setattr(base, "paged_attention_fwd", decode_into)
     monkeypatch.setattr(prefill, "_varlen", attend_to_arrays)
     monkeypatch.setattr(paged, "library_refusal", lambda *given: None)  # float32, to compare closely
     return both
