@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 from nano_batch._choices import check_choice
 from nano_batch.attention import dense_attention
@@ -26,7 +27,6 @@ from nano_batch.models.ops import (
     add_rms_norm,
     few_rows_of,
     gated_few_rows,
-    linear,
     linear_few_rows,
     rms_norm,
     silu_mul,
@@ -273,7 +273,7 @@ class PagedMistral:
 
     def _product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """x weightᵀ."""
-        return linear_few_rows(x, weight) if x.shape[0] <= self._few_rows.linear else linear(x, weight)
+        return linear_few_rows(x, weight) if x.shape[0] <= self._few_rows.linear else F.linear(x, weight)
 
     def _gated(self, x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
         if x.shape[0] <= self._few_rows.gated:
@@ -283,7 +283,7 @@ class PagedMistral:
     def _to_residual(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """A product with one of the two matrices that have few rows of their own; of parts, their sum."""
         few = x.shape[0] <= self._few_rows.narrow
-        return self.shard.sum(linear_few_rows(x, weight) if few else linear(x, weight))
+        return self.shard.sum(linear_few_rows(x, weight) if few else F.linear(x, weight))
 
     def new_cache(
         self,

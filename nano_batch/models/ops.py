@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from nano_batch import cpu
-from nano_batch.cuda import blas
 from nano_batch.cuda.available import why_not
 from nano_batch.cuda.launch import architecture, device_index
 from nano_batch.cuda.loud import say_once
@@ -127,26 +126,6 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
         return cpu.silu_mul(gate_up)
     gate, up = gate_up.chunk(2, dim=1)
     return F.silu(gate) * up
-
-
-@operator(_fake_product)
-def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return x weightᵀ by a library: on CUDA, of 16-bit elements, by its fastest algorithm (`cuda/blas.py`).
-
-    Args:
-        x: [rows, k], floating point.
-        weight: [n, k], of the same dtype and device.
-
-    Returns:
-        [rows, n].
-
-    Raises:
-        ShapeError, DtypeError, DeviceError: they do not fit together.
-    """
-    _check_product(x, weight)
-    if x.is_cuda and x.dtype in blas.DTYPES and x.stride(1) == weight.stride(1) == 1:
-        return blas.linear(x, weight)
-    return F.linear(x, weight)
 
 
 @operator(_fake_product)

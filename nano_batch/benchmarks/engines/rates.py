@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from nano_batch.models import PagedMistral
-from nano_batch.models.ops import linear
 
 ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 COPIED_BYTES = {"cuda": 2 * 2**30, "cpu": 2**28}
@@ -85,7 +85,7 @@ def _product_rates(model: PagedMistral, rows: int) -> list[float]:
 
 
 def _product(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], torch.Tensor]:
-    return lambda: linear(x, weight)
+    return lambda: F.linear(x, weight)
 
 
 def _seconds(calls: list[Callable[[], torch.Tensor]], device: torch.device) -> list[float]:
