@@ -9,9 +9,11 @@ from cuda_on_cpu.device import cpu_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nano_batch.attention import DecodePlan
 from nano_batch.attention.cuda import prefill, prefill_kernel
 from nano_batch.attention.cuda.prefill_kernel import kernel_refusal, prefill_by_kernel
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
+from nano_batch.models.base import PagedInputs, attend_paged
 
 BF16, FP16 = torch.bfloat16, torch.float16
 SIZES = [
@@ -62,6 +64,23 @@ def test_tokens_of_no_row(libraries, before, monkeypatch):
     assert output[:before].eq(7).all()
     assert output[before + sum(queries) :].eq(0).all()
     case.check(output[before : before + sum(queries)])
+
+
+@pytest.mark.parametrize("decodes", [0, 1, 3])
+def test_decodes_and_prompts_write_one_output(libraries, decodes):
+    """As the engine's runner asks for a step of both: each writes the results of its own tokens."""
+    contexts, queries = [*[90, 40, 17][:decodes], 100, 40, 0], [1] * decodes + [30, 40, 5]
+    case = Case(decodes, contexts, queries, **SIZES[0])
+    starts, lens, table, size = case.starts(), case.lens(), case.table, case.block_size
+    with cpu_device(libraries):
+        made = DecodePlan(case.query[:decodes], *case.views, table[:decodes])
+        made.update(lens[:decodes])
+        plan = PrefillPlan(starts[decodes:], lens[decodes:], table[decodes:], size)
+        inputs = PagedInputs(
+            torch.zeros(sum(queries)), starts[:-1], [], table, lens, starts,
+            num_decodes=decodes, trusted=True, decode_plan=made, prefill_plan=plan,
+        )  # fmt: skip
+        case.check(attend_paged(case.query, case.cache, 0, inputs, decodes, sliding_window=None))
 
 
 def test_the_operator_keeps_its_promises(libraries):

@@ -183,8 +183,8 @@ def paged_attention_planned(
         key_cache, value_cache, scale, key_scale, value_scale: as for `paged_attention_fwd`.
 
     Returns:
-        [tokens, num_heads, head_dim] in the query's dtype; zeros for tokens of no row, or anything where the
-        plan is one of arrays.
+        [tokens, num_heads, head_dim] in the query's dtype; for tokens of no row zeros, or anything where the
+        plan is one of arrays; those before the first row are not written.
 
     Raises:
         ShapeError, DtypeError, DeviceError, InvalidArgumentError; DtypeError, too, where the library that

@@ -189,7 +189,7 @@ class StepRunner:
             *begin_step(given, lanes, positions, self.newest),
             tensors["slot_mapping"][:tokens], table, lens, tensors["query_start_loc"],
             tensors["logit_tokens"][:rows], rows, True, self._decode_plan(table, lens),
-            mixed_rows.prefill_plan(tensors, tokens, window), mixed=True,
+            mixed_rows.prefill_plan(tensors, tokens, window),
         )  # fmt: skip
         return self._likeliest(inputs, tensors["sample_lanes"][:rows])
 
@@ -301,13 +301,10 @@ class StepRunner:
         )
         if decodes == len(lens) or not self.plans_prefill:
             return decode, None
-        known = (
-            torch.from_numpy(host_starts[decodes:] - decodes),
-            torch.from_numpy(host_lens[decodes:]).long(),
-        )
+        known = torch.from_numpy(host_starts[decodes:]), torch.from_numpy(host_lens[decodes:]).long()
         window = self.model.config.sliding_window
         return decode, PrefillPlan(
-            starts[decodes:] - decodes, lens[decodes:], table[decodes:], self.cache.block_size,
+            starts[decodes:], lens[decodes:], table[decodes:], self.cache.block_size,
             sliding_window=window, host_lengths=known,
         )  # fmt: skip
 

@@ -63,11 +63,9 @@ class PagedInputs(Shown):
     decode_plan: DecodePlan | None = (
         None  # of the CUDA kernels for the decodes, updated; None: each layer's own
     )
-    prefill_plan: PrefillPlan | None = None  # where the other rows find their keys; None: each layer's own
-    mixed: bool = (
-        False  # decodes and others in arrays of a fixed size, with both plans; tables and lengths are
-    )
-    # those of the decodes, with length -1 for all other rows
+    # Where the other rows, which begin behind the decodes, find their keys; None: each layer's own. Beside it
+    # the decodes have a plan, too; a row of length -1 among them is none, as where arrays have a fixed size.
+    prefill_plan: PrefillPlan | None = None
 
     def __repr__(self) -> str:
         return f"PagedInputs: {len(self.token_ids):,} tokens of {len(self.context_lens):,} rows"
@@ -135,48 +133,26 @@ def attend_paged(
         # Tables and lengths are the same in every layer: they are checked once a step.
         "validate": layer == 0 and not inputs.trusted,
     }  # fmt: skip
-    if inputs.mixed:
-        return _attend_either(query, caches, inputs, cache.block_size, options)
+
+    def decode(out: torch.Tensor | None) -> torch.Tensor:
+        return paged_attention_fwd(
+            query[:decodes].unsqueeze(2), *caches, inputs.block_tables[:decodes],
+            inputs.context_lens[:decodes], cache.block_size, plan=inputs.decode_plan, out=out, **options,
+        ).squeeze(2)  # fmt: skip
+
+    if inputs.prefill_plan is not None:
+        attended = paged_attention_planned(
+            query, *caches, inputs.prefill_plan, key_scale=key_scale, value_scale=value_scale
+        )
+        if decodes:
+            decode(attended[:decodes].unsqueeze(2))  # which the other left
+        return attended
     parts = []
     if decodes or len(query) == 0:
-        decoded = paged_attention_fwd(
-            query[:decodes].unsqueeze(2), *caches, inputs.block_tables[:decodes],
-            inputs.context_lens[:decodes], cache.block_size, plan=inputs.decode_plan, **options,
-        )  # fmt: skip
-        parts.append(decoded.squeeze(2))
-    if inputs.prefill_plan is not None:
-        parts.append(_planned(query[decodes:], caches, inputs.prefill_plan, options))
-    elif decodes < len(query):
+        parts.append(decode(None))
+    if decodes < len(query):
         parts.append(paged_attention_prefill(
             query[decodes:], *caches, inputs.block_tables[decodes:], inputs.context_lens[decodes:],
             starts[decodes:] - decodes, cache.block_size, **options,
         ))  # fmt: skip
     return torch.cat(parts) if len(parts) != 1 else parts[0]
-
-
-def _attend_either(
-    query: torch.Tensor,
-    caches: tuple[torch.Tensor, torch.Tensor],
-    inputs: PagedInputs,
-    block_size: int,
-    options: dict[str, Any],
-) -> torch.Tensor:
-    """Both forms over all that they could concern; each writes the results of its own tokens only."""
-    assert inputs.prefill_plan is not None
-    rows = len(inputs.context_lens)
-    attended = _planned(query, caches, inputs.prefill_plan, options)
-    paged_attention_fwd(
-        query[:rows].unsqueeze(2), *caches, inputs.block_tables, inputs.context_lens, block_size,
-        plan=inputs.decode_plan, out=attended[:rows].unsqueeze(2), **options,
-    )  # fmt: skip
-    return attended
-
-
-def _planned(
-    query: torch.Tensor,
-    caches: tuple[torch.Tensor, torch.Tensor],
-    plan: PrefillPlan,
-    options: dict[str, Any],
-) -> torch.Tensor:
-    scales = {name: options[name] for name in ("key_scale", "value_scale")}
-    return paged_attention_planned(query, *caches, plan, **scales)

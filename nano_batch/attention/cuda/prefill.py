@@ -98,8 +98,7 @@ def prefill_by_library(
     keys, values = (torch.empty(shape, dtype=dtype, device=query.device) for _ in range(2))
     scales = [_per_head(one, key_cache) if quantised else None for one in (key_scale, value_scale)]
     gather_kv(keys, values, key_cache, value_cache, plan.slots, *scales)
-    # Where nobody sees more keys than the window holds, plain causal attention is the faster kernel.
-    window = -1 if plan.window is None or plan.most_seen <= plan.window else plan.window - 1
+    window = -1 if plan.window is None else plan.window - 1
     attended = _varlen(
         query[: plan.tokens].to(dtype), keys, values, plan.starts, plan.seen_starts,
         plan.most_queries, plan.most_seen, scale=scale, window_size=(window, 0), **(_options() or {}),

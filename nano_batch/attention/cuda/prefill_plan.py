@@ -9,7 +9,8 @@ class PrefillPlan:
     """Where a step's rows of queries find the keys that they see: made once, used by every layer.
 
     Args:
-        query_start_loc, context_lens, block_table: as for `paged_attention_prefill`.
+        query_start_loc, context_lens, block_table: as for `paged_attention_prefill`; the first row may begin
+            behind other tokens, whose results are then left as the allocator gave them.
         block_size: token slots in a block.
         sliding_window: as for `paged_attention_prefill`.
         host_lengths: (query_start_loc, context_lens) as int64 tensors on the host, where they are known;
