@@ -1,7 +1,8 @@
-"""The decode kernels on the CPU under AddressSanitizer, and with mistakes planted in their sources."""
+"""The attention kernels on the CPU under AddressSanitizer, and with mistakes planted in their sources."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from cuda_on_cpu.build import HERE
 from cuda_on_cpu.device import cpu_device
 
 from nano_batch.attention.cuda import SOURCES
+from nano_batch.attention.cuda.prefill_kernel import prefill_by_kernel
+from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 
 SIZES = {"dtype": torch.float32, "head_dim": 12, "group": 6, "block_size": 7, "window": 150}
 
@@ -35,7 +38,7 @@ def run_sanitized(sanitizer, libraries, *words, script="sanitized.py"):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("source", ["decode.cu", "decode_plain.cu"])
+@pytest.mark.parametrize("source", ["decode.cu", "decode_plain.cu", "prefill.cu"])
 def test_no_kernel_leaves_its_memory(sanitizer, libraries, source):
     run = run_sanitized(sanitizer, libraries, source, "good")
     assert run.returncode == 0, run.stderr
@@ -54,8 +57,10 @@ def test_no_kernel_of_a_layer_leaves_its_memory(sanitizer, libraries, kind):
         assert "few_rows.cu:" in run.stderr
 
 
-@pytest.mark.parametrize("entry", ["past", "before"])
-@pytest.mark.parametrize("source", ["decode.cu", "decode_plain.cu"])
+@pytest.mark.parametrize(
+    ("source", "entry"),
+    [*itertools.product(["decode.cu", "decode_plain.cu"], ["past", "before"]), ("prefill.cu", "past")],
+)
 def test_a_block_outside_the_cache_is_seen(sanitizer, libraries, source, entry):
     run = run_sanitized(sanitizer, libraries, source, entry)
     assert run.returncode != 0
@@ -79,12 +84,32 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-def outcomes(libraries, sources):
-    """For both orders of lanes: whether a batch with split contexts and a window comes out right."""
-    case = Case(7, [150, 0, 220, 40], [1] * 4, **SIZES)
+PREFILL_SIZES = {"dtype": torch.bfloat16, "head_dim": 64, "group": 6, "block_size": 7, "window": 50}
+PREFILL_MISTAKES = [
+    ("prefill.cu", "ptx::await_copies<1>", "ptx::await_copies<2>"),
+    ("prefill.cu", "key > newest ||", "key > newest + 1 ||"),
+    ("prefill.cu", "key <= newest - window)", "key < newest - window)"),
+    ("prefill.cu", "from + ahead - window + 1", "from + ahead - window + 99"),
+    ("prefill.cu", "at < count ?", "at < count - 1 ?"),
+    ("prefill.cu", "total[i] *= keep[i], ", ""),
+    ("prefill.cu", "(piece ^ key % 8)", "(piece ^ threadIdx.x % 2)"),
+]
+
+
+def decoded(case):
+    return case.decode(backend="cuda")
+
+
+def prefilled(case):
+    plan = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size, sliding_window=case.window)
+    return prefill_by_kernel(case.query, *case.views, plan, case.query.shape[2] ** -0.5)
+
+
+def outcomes(libraries, sources, case, attend):
+    """For both orders of lanes: whether it comes out right."""
     for backwards in (False, True):
         with cpu_device(libraries, backwards=backwards, multiprocessors=2, sources=sources):
-            output = case.decode(backend="cuda")
+            output = attend(case)
         try:
             case.check(output)
             yield True
@@ -92,8 +117,8 @@ def outcomes(libraries, sources):
             yield False
 
 
-@pytest.mark.parametrize(("file", "text", "mistake"), [("walk.cuh", "", ""), *MISTAKES])
-def test_a_planted_mistake_is_found(libraries, tmp_path, file, text, mistake):
+def planted(tmp_path, file, text, mistake):
+    """The sources with a mistake in one place; with none where there is no text."""
     sources = tmp_path / "sources"
     sources.mkdir()
     for path in SOURCES.glob("*.cu*"):
@@ -101,4 +126,20 @@ def test_a_planted_mistake_is_found(libraries, tmp_path, file, text, mistake):
     changed = (sources / file).read_text(encoding="utf-8")
     assert changed.count(text) == 1 or not text
     (sources / file).write_text(changed.replace(text, mistake) if text else changed, encoding="utf-8")
-    assert all(outcomes(libraries, sources)) == (not text)
+    return sources
+
+
+@pytest.mark.parametrize(("file", "text", "mistake"), [("walk.cuh", "", ""), *MISTAKES])
+def test_a_planted_mistake_is_found(libraries, tmp_path, file, text, mistake):
+    """In a batch of decodes with split contexts and a window."""
+    case = Case(7, [150, 0, 220, 40], [1] * 4, **SIZES)
+    sources = planted(tmp_path, file, text, mistake)
+    assert all(outcomes(libraries, sources, case, decoded)) == (not text)
+
+
+@pytest.mark.parametrize(("file", "text", "mistake"), [("prefill.cu", "", ""), *PREFILL_MISTAKES])
+def test_a_planted_mistake_in_prompts_is_found(libraries, tmp_path, file, text, mistake):
+    """In prompts that begin behind others, with a window."""
+    case = Case(7, [220, 0, 40], [150, 2, 40], **PREFILL_SIZES)
+    sources = planted(tmp_path, file, text, mistake)
+    assert all(outcomes(libraries, sources, case, prefilled)) == (not text)

@@ -1,4 +1,4 @@
-"""Run under AddressSanitizer by test_kernels_sanitized.py: decode cases, all allocations of their exact size.
+"""Run under AddressSanitizer by test_kernels_sanitized.py: attention, all allocations of their exact size.
 
 Arguments: the folder of the libraries, the tests' folder, the source that the cases must choose, and what
 a table entry is: `good`, `past` (the first block past the cache) or `before` it.
@@ -16,7 +16,8 @@ import torch  # noqa: E402
 from attention_cases import Case  # noqa: E402
 
 from cuda_on_cpu.device import cpu_device  # noqa: E402
-from nano_batch.attention.cuda import plan  # noqa: E402
+from nano_batch.attention.cuda import plan, prefill_kernel  # noqa: E402
+from nano_batch.attention.cuda.prefill_plan import PrefillPlan  # noqa: E402
 
 SIZES = {
     "decode.cu": [
@@ -24,6 +25,7 @@ SIZES = {
         {"dtype": torch.bfloat16, "head_dim": 80, "group": 4, "block_size": 16, "fp8": True},
     ],
     "decode_plain.cu": [{"dtype": torch.float32, "head_dim": 12, "group": 6, "block_size": 16}],
+    "prefill.cu": [{"dtype": torch.bfloat16, "head_dim": 64, "group": 6, "block_size": 16}],
 }[source]
 
 
@@ -32,16 +34,28 @@ def exact(tensor):
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
 
 
+def decode(case):
+    chosen = plan.variant_of(case.query, *case.views, case.table, False)
+    assert chosen.source == source
+    return case.decode(backend="cuda", validate=False)
+
+
+def prefill(case):
+    made = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size)
+    return prefill_kernel.prefill_by_kernel(case.query, *case.views, made, case.query.shape[2] ** -0.5)
+
+
 def run(seed, contexts, sizes):
-    case = Case(seed, contexts, [1] * len(contexts), **sizes)
+    attend, queries = decode, [1] * len(contexts)
+    if source == "prefill.cu":
+        attend, queries = prefill, [max(1, context // 2) for context in contexts]
+    case = Case(seed, contexts, queries, **sizes)
     case.views = [exact(view) for view in case.views]
     if entry != "good":
         case.table[0, 1] = case.num_blocks if entry == "past" else -1
     for backwards in (False, True):
         with cpu_device(Path(libraries), backwards=backwards, multiprocessors=3, sanitize=True):
-            chosen = plan.variant_of(case.query, *case.views, case.table, False)
-            assert chosen.source == source
-            output = case.decode(backend="cuda", validate=False)
+            output = attend(case)
         case.check(output)
 
 
