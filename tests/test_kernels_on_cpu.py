@@ -134,6 +134,8 @@ def test_what_an_output_has_to_be(built):
                 errors.ShapeError, match=r"out is \[\d, .* it needs to be contiguous \[3, 8, 64\]"
             ):
                 case.decode(backend="cuda", plan=made, out=wrong)
+        with pytest.raises(errors.DeviceError, match="out is on meta; the query is on cpu"):
+            case.decode(backend="cuda", plan=made, out=out.to("meta"))
         with pytest.raises(errors.InvalidArgumentError, match="out is given without a plan"):
             case.decode(backend="cuda", out=out)
 

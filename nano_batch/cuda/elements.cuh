@@ -48,6 +48,13 @@ template <> __device__ inline fp8 from_float<fp8>(float x) {
     return result;
 }
 
+// Lanes 2 i and 2 i + 1 have two neighbours each, of 16 bits, of eight columns, `here`, and of eight others, `there`. The
+// first gets four of the first eight, the `second` those of the others.
+__device__ inline uint2 exchanged(unsigned here, unsigned there, bool second) {
+    const unsigned got = __shfl_xor_sync(~0u, second ? here : there, 1);
+    return second ? make_uint2(got, there) : make_uint2(here, got);
+}
+
 template <class A, class B> struct Same { static constexpr bool value = false; };
 template <class A> struct Same<A, A> { static constexpr bool value = true; };
 

@@ -15,6 +15,8 @@ from nano_batch.errors import DeviceError, KernelLaunchError, MissingExtraError
 
 Argument = torch.Tensor | ctypes._SimpleCData | ctypes.Structure | None  # type: ignore[type-arg]
 """A tensor is passed as its address, None as a null pointer, all else as the C type that it is given as."""
+LARGEST_INT = 2**31 - 1
+"""Of a parameter of type int."""
 DEFAULT_SHARED_BYTES = 48 * 1024
 """Dynamic shared memory of a block that a kernel gets without asking."""
 OVERLAP_CAPABILITY = (9, 0)

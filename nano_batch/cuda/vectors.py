@@ -8,6 +8,9 @@ import torch
 
 ACCESS_BYTES = 16
 """Of the widest access."""
+SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+KERNEL_DTYPES = (*SIXTEEN_BITS, torch.float32)
+"""That kernels of dense numbers take."""
 NAMES = {
     torch.float16: "half",
     torch.bfloat16: "bf16",
@@ -31,6 +34,11 @@ def vector_of(elements: int, most: int, tensors: Sequence[torch.Tensor]) -> int:
 def byte_strides(tensor: torch.Tensor) -> tuple[int, ...]:
     """Bytes between neighbours in each dimension but the last."""
     return tuple(stride * tensor.itemsize for stride in tensor.stride()[:-1])
+
+
+def begin_at(multiple: int, tensor: torch.Tensor) -> bool:
+    """Whether all its rows begin at multiples of so many bytes."""
+    return all(place % multiple == 0 for place in (tensor.data_ptr(), *byte_strides(tensor)))
 
 
 def width_of(most: int, bits: int) -> int:

@@ -9,10 +9,9 @@ import torch
 
 from nano_batch.cuda.available import why_not
 from nano_batch.cuda.operator import operator
+from nano_batch.cuda.vectors import KERNEL_DTYPES
 from nano_batch.engine.choice import greedy
 from nano_batch.engine.cuda import newest as on_cuda
-
-KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def _fake_begin(given: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:

@@ -329,8 +329,9 @@ class StepRunner:
     ) -> Sampled:
         if likeliest:
             return Sampled(self._take_likeliest(logits, lanes))
-        sampled = self.sampler.sample(logits, lanes.long(), host_lanes)
-        self.newest[lanes.long()] = self.model.shard.of_first(sampled.tokens)
+        lanes = lanes.long()
+        sampled = self.sampler.sample(logits, lanes, host_lanes)
+        self.newest[lanes] = self.model.shard.of_first(sampled.tokens)
         return sampled
 
     def _to_host(self, sampled: Sampled) -> tuple[Sampled, torch.cuda.Event | None]:

@@ -17,12 +17,10 @@ from nano_batch.cuda.launch import architecture, device_index
 from nano_batch.cuda.loud import say_once
 from nano_batch.cuda.operator import operator
 from nano_batch.cuda.tensor_map import PANEL
-from nano_batch.cuda.vectors import ACCESS_BYTES, vector_of
+from nano_batch.cuda.vectors import ACCESS_BYTES, KERNEL_DTYPES, SIXTEEN_BITS, vector_of
 from nano_batch.errors import DeviceError, DtypeError, NanoBatchError, ShapeError
 from nano_batch.models.cuda import layer as on_cuda
 
-SIXTEEN_BITS = (torch.float16, torch.bfloat16)
-KERNEL_DTYPES = (*SIXTEEN_BITS, torch.float32)
 HOPPER = "sm_90a"
 
 

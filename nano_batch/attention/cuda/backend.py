@@ -11,6 +11,7 @@ from nano_batch.attention.cuda.prefill import library_refusal, prefill_planned
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 from nano_batch.attention.torch_backend import TorchAttention
 from nano_batch.cuda.loud import say_once
+from nano_batch.cuda.vectors import KERNEL_DTYPES
 from nano_batch.errors import DtypeError, NanoBatchError, ShapeError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ LARGEST_HEAD_DIM = 256
 LARGEST_BLOCK = 256
 MOST_ROWS = 24_576
 """Whose running sum of tiles fits into the shared memory of a block on every supported device."""
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class CudaAttention:
@@ -66,7 +66,7 @@ def decode_refusal(
     `query` is [rows, num_heads, head_dim]; that it and the caches agree was checked before.
     """
     rows, _, head_dim = query.shape
-    if query.dtype not in DTYPES:
+    if query.dtype not in KERNEL_DTYPES:
         return DtypeError(f"the query is {query.dtype}; the kernel takes float16, bfloat16 and float32")
     if head_dim % 4 or not 0 < head_dim <= LARGEST_HEAD_DIM:
         return ShapeError(f"head_dim is {head_dim}; the kernel takes multiples of 4 up to {LARGEST_HEAD_DIM}")

@@ -16,16 +16,15 @@ import torch
 from nano_batch.attention.base import PagedContext
 from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.plan import (
-    LARGEST_INT,
     DecodePlan,
     parts_floats,
     variant_of,
     workers_of,
 )
 from nano_batch.attention.cuda.variant import Variant
-from nano_batch.cuda.launch import kernel
+from nano_batch.cuda.launch import LARGEST_INT, kernel
 from nano_batch.cuda.vectors import byte_strides
-from nano_batch.errors import InvalidArgumentError, ShapeError
+from nano_batch.errors import DeviceError, InvalidArgumentError, ShapeError
 
 
 def paged_decode(
@@ -54,9 +53,20 @@ def paged_decode(
         raise InvalidArgumentError(
             f"the plan is for sliding_window={plan.window or None}, not {window or None}"
         )
-    output = _like_query(query) if out is None else out
+    output = _like_query(query) if out is None else _checked_out(out, query)
     _decode(query, *caches, plan.memory, plan.parts, output, _sizes(plan), plan.settled, *numbers, *scales)
     return output
+
+
+def _checked_out(out: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    if out.device != query.device:
+        raise DeviceError(f"out is on {out.device}; the query is on {query.device}")
+    if out.shape != query.shape or out.dtype != query.dtype or not out.is_contiguous():
+        raise ShapeError(
+            f"out is {list(out.shape)} of {out.dtype}, strides {out.stride()}; it needs to be contiguous "
+            f"{list(query.shape)} of {query.dtype}"
+        )
+    return out
 
 
 def _sizes(plan: DecodePlan) -> list[int]:
@@ -96,11 +106,6 @@ def _decode(
         raise ShapeError(
             f"the plan is for [rows, heads, tokens of a tile] {promised} and {len(parts)} sums of {workers} "
             f"workers; these tensors need {needed} and {floats}"
-        )
-    if output.shape != query.shape or output.dtype != query.dtype or not output.is_contiguous():
-        raise ShapeError(
-            f"out is {list(output.shape)} of {output.dtype}, strides {output.stride()}; it needs to be "
-            f"contiguous {list(query.shape)} of {query.dtype}"
         )
     if len(query) > 0:
         args = decode_arguments(variant, query, key_cache, value_cache, block_table, plan, parts, output,

@@ -14,17 +14,16 @@ import torch
 from nano_batch.attention import checks
 from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.backend import decode_refusal
-from nano_batch.attention.cuda.variant import FP8, Variant, choose
+from nano_batch.attention.cuda.variant import FP8, PAIR_BYTES, Variant, choose
 from nano_batch.cuda.available import why_not
-from nano_batch.cuda.launch import kernel, multiprocessors
-from nano_batch.cuda.vectors import byte_strides
+from nano_batch.cuda.launch import LARGEST_INT, kernel, multiprocessors
+from nano_batch.cuda.vectors import ACCESS_BYTES, begin_at, byte_strides
 from nano_batch.errors import ShapeError
 
 LEAST_TILES = 4
 """Fewer tiles are no share: merging its part would cost more than reading it."""
 PLAN_THREADS = 1024
 SHARE_WORDS = 8
-LARGEST_INT = 2**31 - 1
 MOST_STRIDE = 2**32
 """Bytes, exclusive, that the tensor-core kernel multiplies a block id with."""
 MOST_BYTES = 2**36
@@ -125,11 +124,10 @@ def variant_of(
     soft_cap: bool,
 ) -> Variant:
     """The variant for these tensors, of which only shapes, dtypes, strides and addresses are looked at."""
-    aligned = query.data_ptr() % 4 == 0 and all(stride % 2 == 0 for stride in query.stride()[:2])
+    aligned = begin_at(PAIR_BYTES, query)
     for cache_ in (key_cache, value_cache):
         strides = byte_strides(cache_)
-        aligned = aligned and cache_.data_ptr() % 16 == 0
-        aligned = aligned and all(stride % 16 == 0 and stride < MOST_STRIDE for stride in strides)
+        aligned = aligned and begin_at(ACCESS_BYTES, cache_) and max(strides) < MOST_STRIDE
         aligned = aligned and cache_.shape[0] * strides[0] <= MOST_BYTES
     apart, value_apart = byte_strides(key_cache)[1], byte_strides(value_cache)[1]
     return choose(

@@ -5,14 +5,14 @@
 // rows it goes through one after the other. Keys and values come from where the plan's slots say, KEYS at a time, the
 // next while the last are multiplied:
 //     scores [16, KEYS] = Q [16, HEAD_DIM] K^T,  output [16, HEAD_DIM] += P [16, KEYS] V.
-// Macros: ELEMENT, of queries, cache and output: 0 float16, 1 bfloat16; HEAD_DIM, GROUP, BLOCK_SIZE; KEYS, a multiple of
-// 16; BLOCKS_PER_SM.
+// Macros: ELEMENT, of queries, cache and output: 0 float16, 1 bfloat16; HEAD_DIM, GROUP, BLOCK_SIZE; WARPS of a block;
+// KEYS, a multiple of 16; BLOCKS_PER_SM.
 // Running softmax: Milakov and Gimelshein (2018); tiles of queries and keys: Dao, "FlashAttention-2" (2023).
 #include "ptx.cuh"
 
 #include "element.cuh"
 
-constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * WARPS, TOKENS = ROWS / GROUP;
+constexpr int THREADS = 32 * WARPS, ROWS = 16 * WARPS, TOKENS = ROWS / GROUP;
 constexpr int PIECES = HEAD_DIM / 8;          // of 16 bytes, in a key
 constexpr int SLICES = HEAD_DIM / 16, COLUMNS = HEAD_DIM / 8, SCORES = KEYS / 8;
 constexpr int KEYS_AT_ONCE = THREADS / PIECES, KEYS_EACH = KEYS / KEYS_AT_ONCE;  // that a thread copies a piece of
@@ -141,8 +141,7 @@ struct Rows {
         }
     }
 
-    // Stores a row, divided by its weights' total. Lanes 2 i and 2 i + 1 have 2 neighbours each of two times eight
-    // columns: the first takes four of the first eight, the other those of the second.
+    // Stores a row, divided by its weights' total.
     __device__ __forceinline__ void store(Element* row, int lower, bool real, int lane) const {
         float sum = total[lower];
 #pragma unroll
@@ -154,10 +153,8 @@ struct Rows {
             const float *left = output[column] + lower * 2, *right = output[column + 1] + lower * 2;
             const unsigned here = pack<BF16>(left[0] * factor, left[1] * factor);
             const unsigned there = pack<BF16>(right[0] * factor, right[1] * factor);
-            const unsigned got = __shfl_xor_sync(~0u, second ? here : there, 1);
-            if (real)
-                *reinterpret_cast<uint2*>(row + (column + second) * 8 + lane % 4 / 2 * 4) =
-                    second ? make_uint2(got, there) : make_uint2(here, got);
+            const uint2 four = exchanged(here, there, second);
+            if (real) *reinterpret_cast<uint2*>(row + (column + second) * 8 + lane % 4 / 2 * 4) = four;
         }
     }
 };

@@ -22,8 +22,8 @@ from nano_batch.attention.cache_ops import gather_kv
 from nano_batch.attention.cuda.prefill_kernel import kernel_refusal, prefill_by_kernel
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 from nano_batch.attention.fp8 import QUANTISED
+from nano_batch.cuda.vectors import SIXTEEN_BITS
 
-LIBRARY_DTYPES = (torch.float16, torch.bfloat16)
 LARGEST_HEAD_DIM = 256
 LONG = 2048
 """Queries of a row beyond which the library is faster (docs/notes/attention.md)."""
@@ -36,18 +36,16 @@ def prefill_planned(
     plan: PrefillPlan,
     *,
     scale: float,
-    key_scale: float | torch.Tensor | None = None,
-    value_scale: float | torch.Tensor | None = None,
+    **kv_scales: float | torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attend by this package's kernel, or by a library; only where `library_refusal` finds no reason.
+    """Attend by this package's kernel, or by a library (`prefill_by_library` has the arguments).
 
-    The kernel is made for prompts of ordinary length, of which a library's tiles waste much.
+    Only where `library_refusal` finds no reason. The kernel is made for prompts of ordinary length, of which
+    a library's tiles waste much.
     """
     if plan.most_queries <= LONG and kernel_refusal(query, key_cache, value_cache) is None:
         return prefill_by_kernel(query, key_cache, value_cache, plan, scale)
-    return prefill_by_library(
-        query, key_cache, value_cache, plan, scale=scale, key_scale=key_scale, value_scale=value_scale
-    )
+    return prefill_by_library(query, key_cache, value_cache, plan, scale=scale, **kv_scales)
 
 
 def library_refusal(
@@ -61,7 +59,7 @@ def library_refusal(
     head_dim = query.shape[-1]
     if _options() is None:
         return f"PyTorch {torch.__version__} has no attention over rows of different lengths with a window"
-    if query.dtype not in LIBRARY_DTYPES:
+    if query.dtype not in SIXTEEN_BITS:
         return f"the library takes float16 and bfloat16, not {query.dtype}"
     if head_dim % 8 or head_dim > LARGEST_HEAD_DIM:
         return f"the library takes head dims that are multiples of 8 up to {LARGEST_HEAD_DIM}, not {head_dim}"

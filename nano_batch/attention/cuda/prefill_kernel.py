@@ -8,36 +8,32 @@ import torch
 
 from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
-from nano_batch.attention.cuda.variant import ELEMENTS
-from nano_batch.cuda.launch import Argument, kernel
+from nano_batch.attention.cuda.variant import ELEMENTS, PAIR_BYTES
+from nano_batch.cuda.launch import LARGEST_INT, Argument, kernel
 from nano_batch.cuda.program import Macro
-from nano_batch.cuda.vectors import ACCESS_BYTES, byte_strides
+from nano_batch.cuda.vectors import ACCESS_BYTES, SIXTEEN_BITS, begin_at, byte_strides
 
-DTYPES = (torch.float16, torch.bfloat16)
 HEAD_DIMS = (64, 128)
-ROWS, THREADS = 64, 128
-"""Of a block: rows of its products, which are queries and their heads; threads."""
+WARPS = 4
+ROWS = 16 * WARPS
+"""Of a block's products: queries and their heads."""
 KEYS, BLOCKS_PER_SM = 64, 2
 """Keys that a block has in shared memory, twice over; blocks of a multiprocessor."""
-LARGEST_SLOT = 2**31 - 1
 
 
 def kernel_refusal(query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor) -> str | None:
     """The reason why the kernel does not take this case; None where it does."""
     group, head_dim = query.shape[1] // key_cache.shape[2], query.shape[2]
-    if query.dtype not in DTYPES or key_cache.dtype != query.dtype:
+    if query.dtype not in SIXTEEN_BITS or key_cache.dtype != query.dtype:
         return f"the kernel takes float16 and bfloat16, not {query.dtype} over {key_cache.dtype}"
     if head_dim not in HEAD_DIMS or group > ROWS:
         return f"the kernel takes head dims {HEAD_DIMS} and groups up to {ROWS}, not {head_dim} and {group}"
-    if key_cache.shape[0] * key_cache.shape[1] > LARGEST_SLOT:
-        return f"the cache has more than {LARGEST_SLOT} slots"
-    even = query.data_ptr() % 4 == 0 and all(stride % 2 == 0 for stride in query.stride()[:2])
-    if not even or query.stride(2) != 1:
+    if key_cache.shape[0] * key_cache.shape[1] > LARGEST_INT:
+        return f"the cache has more than {LARGEST_INT} slots"
+    if not begin_at(PAIR_BYTES, query) or query.stride(2) != 1:
         return f"the queries' strides {query.stride()} are not those of pairs"
     for cache in (key_cache, value_cache):
-        if cache.stride(3) != 1 or cache.data_ptr() % ACCESS_BYTES or any(
-            stride % ACCESS_BYTES for stride in byte_strides(cache)
-        ):  # fmt: skip
+        if cache.stride(3) != 1 or not begin_at(ACCESS_BYTES, cache):
             return f"a cache's rows, of strides {cache.stride()}, do not begin at multiples of {ACCESS_BYTES}"
     return None
 
@@ -59,7 +55,7 @@ def defines(element: torch.dtype, head_dim: int, group: int, block_size: int) ->
     """The source's macros."""
     return {
         "ELEMENT": ELEMENTS[element], "HEAD_DIM": head_dim, "GROUP": group, "BLOCK_SIZE": block_size,
-        "KEYS": KEYS, "BLOCKS_PER_SM": BLOCKS_PER_SM,
+        "WARPS": WARPS, "KEYS": KEYS, "BLOCKS_PER_SM": BLOCKS_PER_SM,
     }  # fmt: skip
 
 
@@ -84,12 +80,13 @@ def _prefill(
             key_cache, *map(c_int64, byte_strides(key_cache)),
             value_cache, *map(c_int64, byte_strides(value_cache)),
             starts, seen_starts, slots, output,
-            c_int32(len(starts) - 1), c_int32(tokens), c_int32(min(window, LARGEST_SLOT)), c_float(scale),
+            c_int32(len(starts) - 1), c_int32(tokens), c_int32(min(window, LARGEST_INT)), c_float(scale),
         ]  # fmt: skip
         macros = defines(query.dtype, head_dim, group, key_cache.shape[1])
         run = kernel(SOURCES / "prefill.cu", macros, "prefill", query.device)
         grid = -(-tokens // (ROWS // group)), kv_heads, 1
-        run.launch(grid, THREADS, 4 * KEYS * head_dim * query.element_size(), args, pdl=True)
+        tile_bytes = KEYS * head_dim * query.element_size()
+        run.launch(grid, 32 * WARPS, 2 * 2 * tile_bytes, args, pdl=True)  # keys and values, twice over
     return output
 
 

@@ -12,6 +12,8 @@ from nano_batch.cuda.program import Macro
 ELEMENTS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 FP8 = torch.float8_e4m3fn
 TABLE_TYPES = {torch.int32: "int", torch.int64: "long long"}
+PAIR_BYTES = 4
+"""Of two elements of 16 bits, as which a query is read."""
 TILE = 16
 MATRIX_COLUMNS = 8
 """Query heads that one matrix of the tensor-core kernel takes."""

@@ -112,8 +112,7 @@ __device__ __forceinline__ Vector<ELEMENT, 2> made(const float* sum) {
     return pair;
 }
 
-// Stores 16 rows of a warp, of which this lane has `row` and that eight further down. Of two times eight columns lanes
-// 2 i and 2 i + 1 have 2 each: the first takes four of the first eight, the other those of the second.
+// Stores 16 rows of a warp, of which this lane has `row` and that eight further down.
 __device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], ELEMENT* output, int row, int rows, int column, int out_n) {
     const bool second = threadIdx.x % 2;
     const int quad = column + threadIdx.x % 4 / 2 * 4, last = column + OUT_COLUMNS - 8 + threadIdx.x % 4 * 2;
@@ -123,10 +122,10 @@ __device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], ELEMENT* 
 #pragma unroll
         for (int j = 0; j < OUT_COLUMNS / 8 - 1; j += 2) {
             const unsigned here = made(sum + j * 4 + lower * 2).words[0], there = made(sum + j * 4 + 4 + lower * 2).words[0];
-            const unsigned got = __shfl_xor_sync(0xffffffff, second ? here : there, 1);
+            const uint2 four = exchanged(here, there, second);
             const int to = quad + (j + second) * 8;
             if (row < rows && to < out_n)
-                *reinterpret_cast<uint2*>(at + to) = second ? make_uint2(got, there) : make_uint2(here, got);
+                *reinterpret_cast<uint2*>(at + to) = four;
         }
         if constexpr (OUT_COLUMNS / 8 % 2)
             if (row < rows && last < out_n) made(sum + OUT_COLUMNS / 2 - 4 + lower * 2).store(at + last);
