@@ -9,7 +9,13 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from nano_batch.attention import dense_attention, paged_attention_fwd, paged_attention_prefill
+from nano_batch.attention import (
+    PrefillPlan,
+    dense_attention,
+    paged_attention_fwd,
+    paged_attention_prefill,
+)
+from nano_batch.attention.cuda.prefill_kernel import prefill_by_kernel
 from nano_batch.attention.fp8 import QUANTISED, as_bits, quantised
 from nano_batch.kv_cache import KVCache
 
@@ -110,6 +116,15 @@ class Case:
 
     def starts(self):
         return torch.tensor([0, *self.queries], device=self.device).cumsum(0).to(torch.int32)
+
+    def prefill_plan(self, **known):
+        return PrefillPlan(self.starts(), self.lens(), self.table, self.block_size,
+                           sliding_window=self.window, **known)  # fmt: skip
+
+    def prefill_by_kernel(self):
+        """Of the plan, on a device or in its stead."""
+        scale = self.scale or self.query.shape[2] ** -0.5
+        return prefill_by_kernel(self.query, *self.views, self.prefill_plan(), scale)
 
     def options(self):
         return {"scale": self.scale, "sliding_window": self.window, "soft_cap": self.soft_cap,

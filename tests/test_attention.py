@@ -108,9 +108,7 @@ def test_prefill_over_gathered_keys_equals_dense_attention(case):
     options["scale"] = case.scale or case.query.shape[2] ** -0.5
     starts, lens = case.starts(), case.lens()
     for known in (None, (starts.long(), lens.long())):
-        plan = prefill.PrefillPlan(
-            starts, lens, case.table, case.block_size, sliding_window=case.window, host_lengths=known
-        )
+        plan = case.prefill_plan(host_lengths=known)
         with mock.patch.object(prefill, "_varlen", attend_to_rows):
             case.check(prefill.prefill_by_library(case.query, *case.views, plan, **options))
 

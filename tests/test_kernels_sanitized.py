@@ -16,8 +16,6 @@ from cuda_on_cpu.build import HERE
 from cuda_on_cpu.device import cpu_device
 
 from nano_batch.attention.cuda import SOURCES
-from nano_batch.attention.cuda.prefill_kernel import prefill_by_kernel
-from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 
 SIZES = {"dtype": torch.float32, "head_dim": 12, "group": 6, "block_size": 7, "window": 150}
 
@@ -100,11 +98,6 @@ def decoded(case):
     return case.decode(backend="cuda")
 
 
-def prefilled(case):
-    plan = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size, sliding_window=case.window)
-    return prefill_by_kernel(case.query, *case.views, plan, case.query.shape[2] ** -0.5)
-
-
 def outcomes(libraries, sources, case, attend):
     """For both orders of lanes: whether it comes out right."""
     for backwards in (False, True):
@@ -142,4 +135,4 @@ def test_a_planted_mistake_in_prompts_is_found(libraries, tmp_path, file, text, 
     """In prompts that begin behind others, with a window."""
     case = Case(7, [220, 0, 40], [150, 2, 40], **PREFILL_SIZES)
     sources = planted(tmp_path, file, text, mistake)
-    assert all(outcomes(libraries, sources, case, prefilled)) == (not text)
+    assert all(outcomes(libraries, sources, case, Case.prefill_by_kernel)) == (not text)

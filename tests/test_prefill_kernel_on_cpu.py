@@ -24,11 +24,6 @@ SIZES = [
 LENGTHS = st.one_of(st.just(0), st.integers(1, 40), st.integers(1, 200))
 
 
-def attend(case, plan):
-    assert kernel_refusal(case.query, *case.views) is None
-    return prefill_by_kernel(case.query, *case.views, plan, case.scale or case.query.shape[2] ** -0.5)
-
-
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @given(data=st.data())
 @settings(max_examples=8, deadline=None)
@@ -38,10 +33,10 @@ def test_prompts_equal_dense_attention(libraries, sizes, data):
     window = data.draw(st.one_of(st.none(), st.integers(1, 45), st.integers(1, 200)))
     scale = data.draw(st.sampled_from([None, 0.02]))
     case = Case(data.draw(st.integers(0, 2**32)), contexts, queries, window=window, scale=scale, **sizes)
-    plan = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size, sliding_window=window)
+    assert kernel_refusal(case.query, *case.views) is None
     for backwards in (False, True):
         with cpu_device(libraries, backwards=backwards):
-            case.check(attend(case, plan))
+            case.check(case.prefill_by_kernel())
 
 
 @pytest.mark.parametrize("before", [0, 3, 17, 90])
@@ -49,7 +44,7 @@ def test_tokens_of_no_row(libraries, before, monkeypatch):
     """As in a step of a fixed size: before the prompts are decodes, which are left; behind is nothing."""
     contexts, queries, behind = [50, 100, 40], [20, 70, 40], 30
     case = Case(before, contexts, queries, **SIZES[0])
-    eager = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size)
+    eager = case.prefill_plan()
     starts = torch.cat([case.starts() + before, torch.full((5,), before + sum(queries), dtype=torch.int32)])
     seen_starts = torch.cat([eager.seen_starts, eager.seen_starts[-1:].expand(5)])
     slots = torch.cat([eager.slots, torch.full((100,), -1)])
@@ -85,7 +80,7 @@ def test_decodes_and_prompts_write_one_output(libraries, decodes):
 
 def test_the_operator_keeps_its_promises(libraries):
     case = Case(1, [9, 5], [3, 5], **SIZES[1])
-    plan = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size)
+    plan = case.prefill_plan()
     with cpu_device(libraries):
         arrays = plan.starts, plan.seen_starts, plan.slots
         torch.library.opcheck(prefill_kernel._prefill, (case.query, *case.views, *arrays, 0, 0.1))
@@ -103,7 +98,7 @@ def test_what_the_kernel_leaves_to_the_library(libraries, monkeypatch):
     assert "not 128 and 65" in refusal(group=65, kv_heads=1)
     assert "strides" in refusal(unaligned=True)
     case = Case(1, [9, 5], [3, 5], **SIZES[0])
-    plan = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size)
+    plan = case.prefill_plan()
     monkeypatch.setattr(prefill, "prefill_by_library", lambda *args, **options: "library")
     with cpu_device(libraries):
         case.check(prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5))

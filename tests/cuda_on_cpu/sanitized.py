@@ -16,8 +16,7 @@ import torch  # noqa: E402
 from attention_cases import Case  # noqa: E402
 
 from cuda_on_cpu.device import cpu_device  # noqa: E402
-from nano_batch.attention.cuda import plan, prefill_kernel  # noqa: E402
-from nano_batch.attention.cuda.prefill_plan import PrefillPlan  # noqa: E402
+from nano_batch.attention.cuda import plan  # noqa: E402
 
 SIZES = {
     "decode.cu": [
@@ -40,15 +39,10 @@ def decode(case):
     return case.decode(backend="cuda", validate=False)
 
 
-def prefill(case):
-    made = PrefillPlan(case.starts(), case.lens(), case.table, case.block_size)
-    return prefill_kernel.prefill_by_kernel(case.query, *case.views, made, case.query.shape[2] ** -0.5)
-
-
 def run(seed, contexts, sizes):
     attend, queries = decode, [1] * len(contexts)
     if source == "prefill.cu":
-        attend, queries = prefill, [max(1, context // 2) for context in contexts]
+        attend, queries = Case.prefill_by_kernel, [max(1, context // 2) for context in contexts]
     case = Case(seed, contexts, queries, **sizes)
     case.views = [exact(view) for view in case.views]
     if entry != "good":
