@@ -71,16 +71,19 @@ SYNC = "__syncthreads();\n"
 MISTAKES = [
     ("worker.cuh", SYNC + "        each_element", "each_element"),
     ("worker.cuh", SYNC + "    for (int which", "for (int which"),
-    ("combine.cuh", SYNC + "    each_element", "each_element"),
-    ("combine.cuh", "2 * (pair.first + i) + (i == 0)", "2 * (pair.first + i)"),
-    ("combine.cuh", "weights[2 * count] = total", "weights[2 * count - 1] = total"),
+    ("combine.cuh", "2 * (first + i) + (i == 0)", "2 * (first + i)"),
+    ("combine.cuh", "real = i < parts.count;", "real = i < parts.count - 1;"),
     ("walk.cuh", "? length - window : 0", "? length - window + 1 : 0"),
     ("worker.cuh", "kv_head(head) * GROUP", "kv_head(head) * HEADS"),
     ("plan.cu", "share.first_worker = first.into == 0 ?", "share.first_worker = first.into <= 1 ?"),
     ("decode_plain.cu", "token % BLOCK_SIZE, head_of_cache), first + i < end, lane);\n        }",
      "token % BLOCK_SIZE, 0), first + i < end, lane);\n        }"),
 ]  # fmt: skip
-
+MERGE_MISTAKES = [
+    ("combine.cuh", SYNC + "    each_element", "each_element"),
+    ("combine.cuh", "weights[2 * count] = total", "weights[2 * count - 1] = total"),
+    ("combine.cuh", "i < count; i += 32) total", "i < count - 1; i += 32) total"),
+]
 
 PREFILL_SIZES = {"dtype": torch.bfloat16, "head_dim": 64, "group": 6, "block_size": 7, "window": 50}
 PREFILL_MISTAKES = [
@@ -98,10 +101,10 @@ def decoded(case):
     return case.decode(backend="cuda")
 
 
-def outcomes(libraries, sources, case, attend):
+def outcomes(libraries, sources, case, attend, multiprocessors=2):
     """For both orders of lanes: whether it comes out right."""
     for backwards in (False, True):
-        with cpu_device(libraries, backwards=backwards, multiprocessors=2, sources=sources):
+        with cpu_device(libraries, backwards=backwards, multiprocessors=multiprocessors, sources=sources):
             output = attend(case)
         try:
             case.check(output)
@@ -128,6 +131,14 @@ def test_a_planted_mistake_is_found(libraries, tmp_path, file, text, mistake):
     case = Case(7, [150, 0, 220, 40], [1] * 4, **SIZES)
     sources = planted(tmp_path, file, text, mistake)
     assert all(outcomes(libraries, sources, case, decoded)) == (not text)
+
+
+@pytest.mark.parametrize(("file", "text", "mistake"), [("walk.cuh", "", ""), *MERGE_MISTAKES])
+def test_a_planted_mistake_in_a_merge_of_many_parts_is_found(libraries, tmp_path, file, text, mistake):
+    """In one context among some forty workers."""
+    case = Case(7, [2_600], [1], **{**SIZES, "window": None}, kv_heads=1)
+    sources = planted(tmp_path, file, text, mistake)
+    assert all(outcomes(libraries, sources, case, decoded, multiprocessors=20)) == (not text)
 
 
 @pytest.mark.parametrize(("file", "text", "mistake"), [("prefill.cu", "", ""), *PREFILL_MISTAKES])

@@ -13,7 +13,12 @@
 namespace ptx {
 
 __device__ __forceinline__ float exp2(float x) { return exp2f(x); }
-__device__ __forceinline__ void fence() { __threadfence(); }
+__device__ __forceinline__ unsigned count(unsigned* at, unsigned most) {
+    __threadfence();
+    const unsigned before = atomicInc(at, most);
+    __threadfence();
+    return before;
+}
 
 }  // namespace ptx
 #else
@@ -88,8 +93,13 @@ __device__ __forceinline__ float exp2(float x) {
     return y;
 }
 
-// Orders what this thread has written, or seen written, before what it writes and reads next, on the whole device.
-__device__ __forceinline__ void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+// Adds one, or goes back to 0 from `most`, and returns what was there. On the whole device what this thread has written,
+// or seen written, comes before it, and after it what the thread writes and reads next.
+__device__ __forceinline__ unsigned count(unsigned* at, unsigned most) {
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(most) : "memory");
+    return before;
+}
 
 // With programmatic dependent launch a kernel may start while the one before it ends: nothing that an earlier kernel
 // wrote may be read before `wait_for_earlier`. Both do nothing in an ordinary launch.

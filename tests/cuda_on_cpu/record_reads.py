@@ -43,7 +43,7 @@ class Step:
         self.table = torch.from_numpy(small.block_table())
         self.lens = torch.tensor(small.CONTEXTS, dtype=torch.int32)
         self.variant: Variant = choose(
-            DTYPE, False, small.HEAD_DIM, small.GROUP, small.BLOCK_SIZE, torch.int32, False, True,
+            True, DTYPE, False, small.HEAD_DIM, small.GROUP, small.BLOCK_SIZE, torch.int32, False, True,
             self.keys.stride(1) * DTYPE.itemsize,
         )  # fmt: skip
 

@@ -67,22 +67,64 @@ struct SplitPair {
     // Whether this part is the last to arrive. The count is then 0 again, for the next launch.
     __device__ bool arrive(unsigned* arrivals) const {
         const unsigned others = last - first;
-        return first >= 0 && atomicInc(arrivals + first, others) == others;
+        return first >= 0 && ptx::count(arrivals + first, others) == others;
     }
 };
 
-// Calls use(head, dim, sum) with the sum of all parts of a pair, of which `heads` heads are real. First the parts'
-// weights, in `shared` memory [heads, 2 parts + 1], then their values: so no load waits for another's.
+// The parts of a pair.
+struct PartsOfPair {
+    const Parts& all;
+    int first, count;
+
+    __device__ PartsOfPair(const Parts& all, const SplitPair& pair)
+        : all(all), first(pair.first), count(pair.last - pair.first + 1) {}
+    __device__ long long at(int i, int head) const {
+        return static_cast<long long>(2 * (first + i) + (i == 0)) * HEADS + head;
+    }
+    __device__ float2 scale(int i, int head) const { return __ldcg(all.scales + at(i, head)); }
+    __device__ float4 value(int i, int head, int dim) const {
+        return __ldcg(reinterpret_cast<const float4*>(all.values + at(i, head) * HEAD_DIM + dim));
+    }
+};
+
+constexpr int FEW_PARTS = 8;
+
+// The sum of up to FEW_PARTS parts: each thread asks for all that it needs at once.
+__device__ __forceinline__ Sum sum_of_few(const PartsOfPair& parts, int head, int dim) {
+    float2 scale[FEW_PARTS];
+    float4 value[FEW_PARTS];
+    Sum sum;
+#pragma unroll
+    for (int i = 0; i < FEW_PARTS; i++) {
+        const bool real = i < parts.count;
+        scale[i] = real ? parts.scale(i, head) : make_float2(NOTHING, 0);
+        value[i] = real ? parts.value(i, head, dim) : make_float4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < FEW_PARTS; i++) sum.largest = fmaxf(sum.largest, scale[i].x);
+#pragma unroll
+    for (int i = 0; i < FEW_PARTS; i++) {
+        const float weight = ptx::exp2(scale[i].x - sum.largest);
+        sum.total += scale[i].y * weight;
+        sum.add(value[i], weight);
+    }
+    return sum;
+}
+
+// Calls use(head, dim, sum) with the sum of all parts of a pair, of which `heads` heads are real. Of many parts first
+// their weights, in `shared` memory [heads, 2 parts + 1], then their values: so no load waits for another's.
 template <class Use>
-__device__ __forceinline__ void merge(const Parts& parts, const SplitPair& pair, int heads, float* shared, Use use) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, count = pair.last - pair.first + 1;
-    const int pitch = 2 * count + 1;
-    const auto part = [&](int i) { return 2 * (pair.first + i) + (i == 0); };
+__device__ __forceinline__ void merge(const PartsOfPair& parts, int heads, float* shared, Use use) {
+    if (parts.count <= FEW_PARTS) {
+        each_element(heads, [&](int head, int dim) { use(head, dim, sum_of_few(parts, head, dim)); });
+        return;
+    }
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, count = parts.count, pitch = 2 * count + 1;
     for (int head = warp; head < heads; head += WARPS) {
         float *weights = shared + head * pitch, *totals = weights + count;  // a lane reads back what it wrote itself
         float largest = NOTHING, total = 0;
         for (int i = lane; i < count; i += 32) {
-            const float2 scale = __ldcg(parts.scales + part(i) * HEADS + head);
+            const float2 scale = parts.scale(i, head);
             largest = fmaxf(largest, weights[i] = scale.x);
             totals[i] = scale.y;
         }
@@ -97,10 +139,7 @@ __device__ __forceinline__ void merge(const Parts& parts, const SplitPair& pair,
         Sum sum;
         sum.total = weights[2 * count];
 #pragma unroll 16
-        for (int i = 0; i < count; i++) {
-            const float* value = parts.values + (static_cast<long long>(part(i)) * HEADS + head) * HEAD_DIM + dim;
-            sum.add(__ldcg(reinterpret_cast<const float4*>(value)), weights[i]);
-        }
+        for (int i = 0; i < count; i++) sum.add(parts.value(i, head, dim), weights[i]);
         use(head, dim, sum);
     });
     __syncthreads();

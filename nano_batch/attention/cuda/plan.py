@@ -14,7 +14,7 @@ import torch
 from nano_batch.attention import checks
 from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.backend import decode_refusal
-from nano_batch.attention.cuda.variant import FP8, PAIR_BYTES, Variant, choose
+from nano_batch.attention.cuda.variant import FEW_DECODES, FP8, PAIR_BYTES, Variant, choose
 from nano_batch.cuda.available import why_not
 from nano_batch.cuda.launch import LARGEST_INT, kernel, multiprocessors
 from nano_batch.cuda.vectors import ACCESS_BYTES, begin_at, byte_strides
@@ -131,8 +131,9 @@ def variant_of(
         aligned = aligned and cache_.shape[0] * strides[0] <= MOST_BYTES
     apart, value_apart = byte_strides(key_cache)[1], byte_strides(value_cache)[1]
     return choose(
-        query.dtype, key_cache.dtype == FP8, query.shape[-1], query.shape[1] // key_cache.shape[2],
-        key_cache.shape[1], block_table.dtype, soft_cap, aligned, apart if apart == value_apart else 0,
+        len(query) <= FEW_DECODES, query.dtype, key_cache.dtype == FP8, query.shape[-1],
+        query.shape[1] // key_cache.shape[2], key_cache.shape[1], block_table.dtype, soft_cap, aligned,
+        apart if apart == value_apart else 0,
     )  # fmt: skip
 
 

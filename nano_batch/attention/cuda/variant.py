@@ -20,8 +20,11 @@ MATRIX_COLUMNS = 8
 MOST_HEADS = {64: 16, 80: 16, 96: 16, 128: 16}
 """Query heads that a block takes at once, as its registers allow; one matrix of them at other dimensions."""
 WARPS = 4
-AHEAD_BYTES = 65536
-"""Of keys and values on their way to a multiprocessor: twice as many are 3 % slower."""
+FEW_DECODES = 48
+"""Rows up to which a block has so many warps: the more of a context in one block, the fewer parts to merge.
+Of more rows it has half as many, and a multiprocessor twice the blocks: fewer warps wait for each other."""
+AHEAD_BYTES = 131072
+"""Of keys and values on their way to a multiprocessor."""
 ALL_REGISTERS = 65536
 OTHER_REGISTERS = 75
 """Of a thread, for everything but tiles on their way, the query and the sums,"""
@@ -97,6 +100,7 @@ class Variant:
 
 @cache
 def choose(
+    few: bool,
     element: torch.dtype,
     fp8: bool,
     head_dim: int,
@@ -110,6 +114,7 @@ def choose(
     """The variant for a case.
 
     Args:
+        few: whether the step has at most `FEW_DECODES` rows.
         element: of queries and outputs.
         fp8: whether the cache holds float8 (e4m3).
         aligned: whether rows of the caches begin at multiples of 16 bytes, and pairs of a query's elements at
@@ -124,9 +129,11 @@ def choose(
         return Variant("decode_plain.cu", head_dim, group, min(group, 4), block_size, TILE, WARPS, 0, 4,
                        element, fp8, soft_cap, table, 0)  # fmt: skip
     heads = min(group, MATRIX_COLUMNS if scattered else MOST_HEADS.get(head_dim, MATRIX_COLUMNS))
-    blocks = _blocks_per_sm(fp8, head_dim, heads, scattered)
+    blocks, warps = _blocks_per_sm(fp8, head_dim, heads, scattered), WARPS
     stages = _stages(head_dim, heads, 1 if fp8 else element.itemsize, scattered, blocks)
-    return Variant("decode.cu", head_dim, group, heads, block_size, TILE, WARPS, stages, blocks,
+    if not few and not fp8 and head_dim <= MOST_QUERY_DIM:
+        blocks, warps = 2 * blocks, warps // 2
+    return Variant("decode.cu", head_dim, group, heads, block_size, TILE, warps, stages, blocks,
                    element, fp8, soft_cap, table, token_bytes)  # fmt: skip
 
 

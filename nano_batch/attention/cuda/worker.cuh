@@ -97,31 +97,29 @@ __device__ __forceinline__ void work(Reader& reader, const Plan& plan, const Par
     const Share share = plan.shares[worker];
     __shared__ SplitPair split[2];
     if (threadIdx.x == 0) split[0].first = split[1].first = -1;
+    int length = worker < rows ? plan.lengths[worker] : 1;  // on its way with the first tiles
     if (share.tiles > 0) reader.start(share);
     reader.settle();
+    for (int row = worker; row < rows; row += workers, length = row < rows ? plan.lengths[row] : 1)
+        if (length == 0)
+            for (int head = 0; head < heads; head++)
+                each_element(query_heads(head), [&](int query, int dim) { output.write(row, head, query, dim, Sum()); });
     if (share.tiles > 0) {
         Pairs<Reader> pairs(reader, parts, output, warp_sums, share, Cursor(share, plan.lengths, rows, window), split);
         reader.read(pairs);
     }
-    for (int row = worker; row < rows; row += workers)
-        if (plan.lengths[row] == 0)
-            for (int head = 0; head < heads; head++)
-                each_element(query_heads(head), [&](int query, int dim) { output.write(row, head, query, dim, Sum()); });
 
     // Whoever writes the last part of a split pair merges all of them.
     __syncthreads();
     if (split[0].first < 0 && split[1].first < 0) return;
     __shared__ bool is_last[2];
-    if (threadIdx.x < 2) {
-        ptx::fence();  // after the barrier: for what the whole block has written
-        is_last[threadIdx.x] = split[threadIdx.x].arrive(plan.arrivals);
-        ptx::fence();
-    }
+    // After the barrier: for what the whole block has written.
+    if (threadIdx.x < 2) is_last[threadIdx.x] = split[threadIdx.x].arrive(plan.arrivals);
     __syncthreads();
     for (int which = 0; which < 2; which++) {
         const SplitPair pair = split[which];
         if (is_last[which])
-            merge(parts, pair, query_heads(pair.head), reinterpret_cast<float*>(warp_sums),
+            merge(PartsOfPair(parts, pair), query_heads(pair.head), reinterpret_cast<float*>(warp_sums),
                   [&](int query, int dim, const Sum& sum) { output.write(pair.row, pair.head, query, dim, sum); });
     }
 }
