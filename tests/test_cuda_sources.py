@@ -68,7 +68,8 @@ def decode_configurations():
     ]
     for number, (element, fp8, head_dim, group, block_size, soft_cap, aligned, apart) in enumerate(cases):
         table = torch.int64 if number % 3 == 1 else torch.int32
-        variant = choose(element, fp8, head_dim, group, block_size, table, soft_cap, aligned, apart)
+        few = number % 4 < 2
+        variant = choose(few, element, fp8, head_dim, group, block_size, table, soft_cap, aligned, apart)
         assert variant.source == ("decode.cu" if aligned and element != fp32 else "decode_plain.cu")
         yield variant.source, variant.defines(settled=number % 2 == 0), 255
     for tile in (16, 32):
@@ -86,19 +87,21 @@ def prefill_configurations():
 
 def layer_configurations():
     norms = [  # with 32 registers a multiprocessor takes all the threads that it can
-        ("bf16", 8, 0, 512, 1, 32), ("bf16", 8, 1, 512, 1, 32), ("half", 8, 1, 1024, 1, 32),
-        ("float", 4, 1, 1024, 1, 32), ("bf16", 8, 1, 1024, 2, 48), ("bf16", 8, 1, 1024, 0, 56),
-        ("float", 4, 0, 1024, 0, 56), ("half", 1, 1, 1024, 0, 32),
+        ("bf16", 8, 0, 512, 1, 1, 32), ("bf16", 8, 1, 512, 1, 1, 32), ("half", 8, 1, 1024, 1, 1, 32),
+        ("float", 4, 1, 1024, 1, 1, 32), ("bf16", 8, 1, 1024, 2, 1, 48), ("bf16", 8, 1, 1024, 0, 1, 56),
+        ("float", 4, 0, 1024, 0, 1, 56), ("half", 1, 1, 1024, 0, 1, 32), ("bf16", 8, 1, 512, 1, 2, 40),
+        ("half", 8, 1, 1024, 0, 2, 64), ("float", 4, 1, 1024, 2, 3, 64),
     ]  # fmt: skip
     for *values, registers in norms:
-        names = "ELEMENT", "VEC", "RESIDUAL", "THREADS", "VECTORS"
+        names = "ELEMENT", "VEC", "RESIDUAL", "THREADS", "VECTORS", "PARTS"
         yield "rms_norm.cu", dict(zip(names, values, strict=True)), registers
     for element, vector in [("bf16", 8), ("half", 8), ("float", 4), ("bf16", 1)]:
         yield "silu_mul.cu", {"ELEMENT": element, "VEC": vector, "THREADS": 128, "VECTORS": 2}, 40
     for element in ("bf16", "half"):
         yield "few_rows.cu", {"ELEMENT": element}, 128
-    builds = {layer.hopper_build(rows, n, gated, 132): gated for rows in (1, 33, 65, 129, 193)
-              for n, gated in [(28672, True), (4096, False), (6144, False), (32000, False)]}  # fmt: skip
+    builds = {layer.hopper_build(rows, n, gated, parts, 132): gated for rows in (1, 33, 65, 129, 193)
+              for n, gated, parts in [(28672, True, 1), (4096, False, 1), (4096, False, 2), (6144, False, 1),
+                                      (32000, False, 1)]}  # fmt: skip
     for number, (build, gated) in enumerate(builds.items()):
         element = (torch.bfloat16, torch.float16)[number % 2]
         yield "few_rows_hopper.cu", build.defines(element, gated), 168 if build.tokens > 64 else 255

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from layer_cases import BF16, DTYPES, EPS, FP16, assert_close, check_norms, rows
+from layer_cases import BF16, DTYPES, EPS, FP16, assert_close, check_norm_of_parts, check_norms, rows
 
 from nano_batch import cpu, errors
 from nano_batch.models import ops
@@ -18,12 +18,15 @@ WIDTHS = [(4096, 0), (5120, 64), (8192, 0), (14336, 8), (40960, 0), (255, 1), (1
 def test_the_operators_pass_pytorch_s_checks(dtype):
     hidden, residual, weight = (torch.randn(shape, dtype=dtype) for shape in [(3, 8), (3, 8), (8,)])
     operators, utilities = torch.ops.nano_batch, ("test_schema", "test_faketensor")
+    wide = torch.promote_types(dtype, torch.float32)
     for operator, inputs in [
         (operators.rms_norm, (hidden, weight, EPS)),
         (operators.add_rms_norm, (hidden, residual, weight, EPS)),
         (operators.silu_mul, (hidden,)),
         (operators.linear_few_rows, (hidden, residual)),
         (operators.gated_few_rows, (hidden, torch.randn(6, 8, dtype=dtype))),
+        (operators.linear_parts, (hidden, residual, 2)),
+        (operators.add_parts_rms_norm, (torch.randn(2, 3, 8, dtype=wide), residual, weight, EPS)),
     ]:
         torch.library.opcheck(operator.default, inputs, test_utils=utilities)
 
@@ -41,6 +44,21 @@ def test_the_plain_forms_are_pytorch_s():
     torch.testing.assert_close(ops.linear_few_rows(hidden, residual), hidden @ residual.T)
     gate_up = torch.randn(8, 6)
     torch.testing.assert_close(ops.gated_few_rows(hidden, gate_up), ops.silu_mul(hidden @ gate_up.T))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_a_norm_of_parts_is_that_of_their_sum(parts, dtype):
+    torch.manual_seed(parts)
+    x, weight, residual, norm = (torch.randn(shape).to(dtype) for shape in [(4, 11), (6, 11), (4, 6), (6,)])
+    sums = ops.linear_parts(x, weight, parts)
+    assert sums.shape == (parts, 4, 6)
+    assert sums.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(sums.double().sum(0), x.double() @ weight.double().T, rtol=1e-5, atol=1e-5)
+    summed = residual.clone()
+    expected = ops.add_rms_norm(sums.sum(0).to(dtype), summed, norm, EPS)
+    assert torch.equal(ops.add_parts_rms_norm(sums, residual, norm, EPS), expected)
+    assert torch.equal(residual, summed)
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8, 16, 17, 200])
@@ -122,6 +140,41 @@ def test_what_else_is_refused_by_name():
         ops.gated_few_rows(hidden, torch.ones(3, 4))
 
 
+@pytest.mark.parametrize(
+    ("parts", "error", "match"),
+    [
+        (
+            torch.ones(2, 2, 3),
+            errors.ShapeError,
+            r"shapes \[2, 2, 3\] and \[2, 4\]; they need \[parts, tokens",
+        ),
+        (torch.ones(2, 4), errors.ShapeError, r"shapes \[2, 4\] and"),
+        (torch.ones(0, 2, 4), errors.ShapeError, r"shapes \[0, 2, 4\]"),
+        (
+            torch.ones(2, 2, 4).half(),
+            errors.DtypeError,
+            r"float16; beside a residual in torch.float32 they are",
+        ),
+        (
+            torch.ones(2, 2, 4, device="meta"),
+            errors.DeviceError,
+            r"parts are on meta; the residual is on cpu",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_change_nothing(parts, error, match):
+    residual = torch.ones(2, 4)
+    with pytest.raises(error, match=match):
+        ops.add_parts_rms_norm(parts, residual, torch.ones(4), EPS)
+    assert residual.eq(1).all()
+
+
+@pytest.mark.parametrize("parts", [0, 5])
+def test_k_has_no_such_parts(parts):
+    with pytest.raises(errors.InvalidArgumentError, match=rf"parts={parts} is not from 1 to k=4"):
+        ops.linear_parts(torch.ones(2, 4), torch.ones(3, 4), parts)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_what_the_linear_kernel_does_not_take(dtype):
     fits = torch.ones(8, 16, dtype=dtype)
@@ -163,6 +216,31 @@ def test_few_rows_on_a_device(dtype, n, k, count):
     x, weight = (rows(length, k, dtype, device="cuda") for length in (count, n))
     expected = F.linear(x.double(), weight.double()).to(dtype)
     assert_close(ops.linear_few_rows(x, weight), expected, scale=k**0.5)
+
+
+@on_device
+@pytest.mark.parametrize("count", [0, 1, 8, 33, 64, 65, 128, 129, 185, 192, 193, 256, 257])
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (4096, 14336), (100, 320)])
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+def test_linear_parts_on_a_device(dtype, n, k, count):
+    """Each part is that of its own k: chunks of 64, among parts and blocks as evenly as they can be."""
+    x, weight = (rows(length, k, dtype, device="cuda") for length in (count, n))
+    parts = ops.linear_parts(x, weight, ops.PARTS)
+    assert parts.shape == (ops.PARTS, count, n)
+    exact = F.linear(x.double(), weight.double())
+    torch.testing.assert_close(parts.double().sum(0), exact, rtol=1e-4, atol=1e-5 * k)
+    first = k // 64 // ops.PARTS * 64 if count <= 256 else k // ops.PARTS
+    of_first = F.linear(x[:, :first].double(), weight[:, :first].double())
+    torch.testing.assert_close(parts[0].double(), of_first, rtol=1e-4, atol=1e-5 * k)
+
+
+@on_device
+@pytest.mark.parametrize("tokens", [0, 1, 9, 256])
+@pytest.mark.parametrize("size", [4096, 14336, 40960, 255])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_norms_of_parts_on_a_device(dtype, size, tokens):
+    for parts in (2, 3):
+        check_norm_of_parts(ops.add_parts_rms_norm, F.rms_norm, parts, tokens, size, dtype, device="cuda")
 
 
 @on_device

@@ -57,6 +57,8 @@ __device__ inline uint2 exchanged(unsigned here, unsigned there, bool second) {
 
 template <class A, class B> struct Same { static constexpr bool value = false; };
 template <class A> struct Same<A, A> { static constexpr bool value = true; };
+template <bool FIRST, class A, class B> struct Either { using type = A; };
+template <class A, class B> struct Either<false, A, B> { using type = B; };
 
 // An element as the cache stores it, x / scale, and back; the same bits where the types are the same.
 template <class To, class From> __device__ To stored_as(From x, float scale) {

@@ -24,10 +24,13 @@ from nano_batch.errors import ContextLengthError, InvalidArgumentError
 from nano_batch.kv_cache import KVCache, Layout
 from nano_batch.models.base import Attend, PagedInputs, attend_paged, check_fits
 from nano_batch.models.ops import (
+    PARTS,
+    add_parts_rms_norm,
     add_rms_norm,
     few_rows_of,
     gated_few_rows,
     linear_few_rows,
+    linear_parts,
     rms_norm,
     silu_mul,
 )
@@ -265,10 +268,8 @@ class PagedMistral:
             if wanted is not None and index == c.num_layers - 1:
                 # Nothing after the last layer's attention reads other tokens.
                 attended, residual = attended[wanted], residual[wanted]
-            attended = self._to_residual(attended, layer.output)
-            normed = add_rms_norm(attended, residual, layer.mlp_norm, c.rms_norm_eps)
-            moved = self._to_residual(self._gated(normed, layer.gate_up), layer.down)
-            normed = add_rms_norm(moved, residual, next_norm, c.rms_norm_eps)
+            normed = self._added(attended, layer.output, residual, layer.mlp_norm)
+            normed = self._added(self._gated(normed, layer.gate_up), layer.down, residual, next_norm)
         return self._product(normed, self.head)
 
     def _product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -280,10 +281,18 @@ class PagedMistral:
             return gated_few_rows(x, gate_up)
         return silu_mul(self._product(x, gate_up))
 
-    def _to_residual(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """A product with one of the two matrices that have few rows of their own; of parts, their sum."""
-        few = x.shape[0] <= self._few_rows.narrow
-        return self.shard.sum(linear_few_rows(x, weight) if few else F.linear(x, weight))
+    def _added(
+        self, x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor
+    ) -> torch.Tensor:
+        """Add x weightᵀ to the residual, of a model in parts the sum of all; return its norm.
+
+        The weight is one of the two matrices that have few rows of their own.
+        """
+        few, rows, eps = self._few_rows, x.shape[0], self.config.rms_norm_eps
+        if rows <= few.parted and self.shard.size == 1:
+            return add_parts_rms_norm(linear_parts(x, weight, PARTS), residual, norm, eps)
+        product = linear_few_rows(x, weight) if rows <= few.narrow else F.linear(x, weight)
+        return add_rms_norm(self.shard.sum(product), residual, norm, eps)
 
     def new_cache(
         self,

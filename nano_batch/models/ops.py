@@ -18,10 +18,12 @@ from nano_batch.cuda.loud import say_once
 from nano_batch.cuda.operator import operator
 from nano_batch.cuda.tensor_map import PANEL
 from nano_batch.cuda.vectors import ACCESS_BYTES, KERNEL_DTYPES, SIXTEEN_BITS, vector_of
-from nano_batch.errors import DeviceError, DtypeError, NanoBatchError, ShapeError
+from nano_batch.errors import DeviceError, DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
 from nano_batch.models.cuda import layer as on_cuda
 
 HOPPER = "sm_90a"
+PARTS = 2
+"""Of k, of products whose sum a norm takes: with more what is written and read again takes longer."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class FewRows:
         narrow: the same, with a weight of fewer rows than columns or as many: PyTorch's library splits its
             sums there, and adds them up in a second kernel.
         gated: `gated_few_rows`.
+        parted: `linear_parts` for `add_parts_rms_norm`, of such a weight, in `PARTS`.
     """
 
     linear: int = 0
     narrow: int = 0
     gated: int = 0
+    parted: int = 0
 
 
 def few_rows_of(weight: torch.Tensor) -> FewRows:
@@ -47,12 +51,21 @@ def few_rows_of(weight: torch.Tensor) -> FewRows:
     if weight.dtype not in SIXTEEN_BITS or why_not(weight.device) is not None:
         return FewRows()
     if _is_hopper(weight):
-        return FewRows(128, 128, 256)
+        return FewRows(128, 128, 256, 256)
     return FewRows(narrow=on_cuda.FEW_ROWS)
 
 
 def _fake_rows(hidden: torch.Tensor, *args: object) -> torch.Tensor:
     return torch.empty_like(hidden, memory_format=torch.contiguous_format)
+
+
+def _fake_normed(parts: torch.Tensor, residual: torch.Tensor, *args: object) -> torch.Tensor:
+    return torch.empty_like(residual, memory_format=torch.contiguous_format)
+
+
+def _fake_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Tensor:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return x.new_empty(parts, x.shape[0], weight.shape[0], dtype=wide)
 
 
 def _fake_half(gate_up: torch.Tensor) -> torch.Tensor:
@@ -101,6 +114,26 @@ def add_rms_norm(
     if cpu.takes(hidden, residual, weight) and hidden.is_contiguous() and residual.is_contiguous():
         return cpu.rms_norm(hidden, residual, weight, eps)
     return F.rms_norm(residual.add_(hidden), weight.shape, weight, eps)
+
+
+@operator(_fake_normed, "residual")
+def add_parts_rms_norm(
+    parts: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """`add_rms_norm` of what comes in parts: their sum is rounded to the residual's dtype before it is added.
+
+    Args:
+        parts: [parts, tokens, size], float32 (float64 for a residual in float64), as of `linear_parts`.
+        residual, weight, eps: as for `add_rms_norm`.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: they do not fit together.
+    """
+    _check_parts(parts, residual)
+    _check_rows(residual, None, weight)
+    if parts.dtype == torch.float32 and _on_kernel("RMSNorm", residual, parts, weight):
+        return on_cuda.rms_norm(parts, residual, weight, eps)
+    return add_rms_norm(parts.sum(0).to(residual.dtype), residual, weight, eps)
 
 
 @operator(_fake_half)
@@ -154,6 +187,37 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if cpu.takes(x, weight) and x.is_contiguous() and weight.is_contiguous():
         return cpu.linear(x, weight)
     return F.linear(x, weight)
+
+
+@operator(_fake_parts)
+def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Tensor:
+    """x weightᵀ as `parts` sums, each over a part of k, for `add_parts_rms_norm` to add up.
+
+    Of few rows a part of k for each block makes tiles of the weight wider, so that x is read less often.
+
+    Args:
+        x, weight: as for `linear_few_rows`; a kernel takes them on Hopper.
+        parts: at least 1.
+
+    Returns:
+        [parts, rows, n], float32 (float64 for float64).
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: they do not fit together.
+        InvalidArgumentError: there are no such parts of k.
+    """
+    _check_product(x, weight)
+    k = x.shape[1]
+    if not 1 <= parts <= k:
+        raise InvalidArgumentError(f"parts={parts} is not from 1 to k={k}")
+    if parts > 1 and x.is_cuda:
+        reason = _hopper_refusal(x, weight, 4)
+        if reason is None:
+            return on_cuda.few_rows_hopper(x, weight, parts=parts)
+        say_once(f"parts of a linear layer are computed by plain PyTorch: {reason}", warn=True)
+    of_k = [slice(k * part // parts, k * (part + 1) // parts) for part in range(parts)]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.stack([F.linear(x[:, some].to(wide), weight[:, some].to(wide)) for some in of_k])
 
 
 @operator(_fake_gated)
@@ -255,6 +319,19 @@ def _check_rows(hidden: torch.Tensor, residual: torch.Tensor | None, weight: tor
         if residual.shape != hidden.shape:
             raise ShapeError(f"residual has shape {list(residual.shape)}; hidden has {list(hidden.shape)}")
         _check_alike("residual", residual, hidden)
+
+
+def _check_parts(parts: torch.Tensor, residual: torch.Tensor) -> None:
+    if parts.dim() != 3 or not len(parts) or parts.shape[1:] != residual.shape:
+        shapes = f"{list(parts.shape)} and {list(residual.shape)}"
+        raise ShapeError(
+            f"parts and residual have shapes {shapes}; they need [parts, tokens, size] and [tokens, size]"
+        )
+    wide = torch.promote_types(residual.dtype, torch.float32)
+    if parts.dtype != wide:
+        raise DtypeError(f"parts are {parts.dtype}; beside a residual in {residual.dtype} they are {wide}")
+    if parts.device != residual.device:
+        raise DeviceError(f"parts are on {parts.device}; the residual is on {residual.device}")
 
 
 def _check_alike(name: str, tensor: torch.Tensor, other: torch.Tensor) -> None:

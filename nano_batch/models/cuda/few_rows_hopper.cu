@@ -22,8 +22,10 @@ constexpr int MULTIPLIERS = GROUPS * 128, THREADS = MULTIPLIERS + (LENDS ? 128 :
 constexpr int WEIGHT_PANEL = COLUMNS * ROW_BYTES, WEIGHT_BYTES = PANELS * WEIGHT_PANEL;
 constexpr int STAGE_BYTES = WEIGHT_BYTES + PANELS * TOKENS * ROW_BYTES;
 constexpr int SUM_ROW = COLUMNS + 8;  // of the sums of a token, so that warps write them without conflicts
+using Result = Either<PARTS == 1, ELEMENT, float>::type;
 static_assert(SPLITS == 1 || TOKENS * SUM_ROW * 4 <= STAGES * STAGE_BYTES);
-static_assert(SPLITS == 1 || (!GATED && COLUMNS % (4 * SPLITS) == 0));
+static_assert(SPLITS == 1 || COLUMNS % (4 * SPLITS) == 0);
+static_assert(!GATED || SPLITS * PARTS == 1);
 static_assert(OUT_COLUMNS % 8 == 0);
 
 namespace {
@@ -112,40 +114,44 @@ __device__ __forceinline__ Vector<ELEMENT, 2> made(const float* sum) {
     return pair;
 }
 
-// Stores 16 rows of a warp, of which this lane has `row` and that eight further down.
-__device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], ELEMENT* output, int row, int rows, int column, int out_n) {
+// Stores 16 rows of a warp, of which this lane has `row` and that eight further down, `pitch` apart, from a column on.
+__device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], ELEMENT* output, int row, int rows, int column, int columns,
+                                      int pitch) {
     const bool second = threadIdx.x % 2;
     const int quad = column + threadIdx.x % 4 / 2 * 4, last = column + OUT_COLUMNS - 8 + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int lower = 0; lower < 2; lower++, row += 8) {
-        ELEMENT* at = output + static_cast<long long>(row) * out_n;
+        ELEMENT* at = output + static_cast<long long>(row) * pitch;
 #pragma unroll
         for (int j = 0; j < OUT_COLUMNS / 8 - 1; j += 2) {
             const unsigned here = made(sum + j * 4 + lower * 2).words[0], there = made(sum + j * 4 + 4 + lower * 2).words[0];
             const uint2 four = exchanged(here, there, second);
             const int to = quad + (j + second) * 8;
-            if (row < rows && to < out_n)
+            if (row < rows && to < columns)
                 *reinterpret_cast<uint2*>(at + to) = four;
         }
         if constexpr (OUT_COLUMNS / 8 % 2)
-            if (row < rows && last < out_n) made(sum + OUT_COLUMNS / 2 - 4 + lower * 2).store(at + last);
+            if (row < rows && last < columns) made(sum + OUT_COLUMNS / 2 - 4 + lower * 2).store(at + last);
     }
 }
 
-__device__ __forceinline__ void keep(const float (&sum)[COLUMNS / 2], float* sums, int row) {
+// The same, unrounded.
+__device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], float* output, int row, int rows, int column, int columns,
+                                      int pitch) {
 #pragma unroll
     for (int i = 0; i < COLUMNS / 2; i += 2) {
-        float* at = sums + (row + i / 2 % 2 * 8) * SUM_ROW + i / 4 * 8 + threadIdx.x % 4 * 2;
-        *reinterpret_cast<float2*>(at) = make_float2(sum[i], sum[i + 1]);
+        const int to_row = row + i / 2 % 2 * 8, to = column + i / 4 * 8 + threadIdx.x % 4 * 2;
+        if (to_row < rows && to < columns)
+            *reinterpret_cast<float2*>(output + static_cast<long long>(to_row) * pitch + to) = make_float2(sum[i], sum[i + 1]);
     }
 }
 
 // Adds the sums of all blocks of the cluster, in their order, and stores this block's part of the columns.
-__device__ __forceinline__ void finish(const float* sums, ELEMENT* output, int rows, int out_n) {
+__device__ __forceinline__ void finish(const float* sums, Result* output, int rows, int out_n) {
     constexpr int OWN = COLUMNS / SPLITS, QUADS = OWN / 4;
 #pragma unroll 4
     for (int i = threadIdx.x; i < rows * QUADS; i += THREADS) {
-        const int token = i / QUADS, place = blockIdx.y * OWN + i % QUADS * 4, column = blockIdx.x * COLUMNS + place;
+        const int token = i / QUADS, place = blockIdx.y % SPLITS * OWN + i % QUADS * 4, column = blockIdx.x * COLUMNS + place;
         float4 parts[SPLITS];
 #pragma unroll
         for (int block = 0; block < SPLITS; block++) parts[block] = hopper::read_of_block(sums + token * SUM_ROW + place, block);
@@ -154,9 +160,9 @@ __device__ __forceinline__ void finish(const float* sums, ELEMENT* output, int r
         for (int block = 1; block < SPLITS; block++)
             all.x += parts[block].x, all.y += parts[block].y, all.z += parts[block].z, all.w += parts[block].w;
         const float numbers[4] = {all.x, all.y, all.z, all.w};
-        Vector<ELEMENT, 4> result;
+        Vector<Result, 4> result;
 #pragma unroll
-        for (int j = 0; j < 4; j++) result.at[j] = from_float<ELEMENT>(numbers[j]);
+        for (int j = 0; j < 4; j++) result.at[j] = from_float<Result>(numbers[j]);
         if (column < out_n) result.store(output + static_cast<long long>(token) * out_n + column);
     }
 }
@@ -168,13 +174,14 @@ __device__ __forceinline__ void finish(const float* sums, ELEMENT* output, int r
 // tiles; SPLITS in y.
 extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THREADS, 1)
     few_rows_hopper(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap x_map,
-                    ELEMENT* output, int rows, int x_rows, int out_n, int k) {
+                    Result* output, int rows, int x_rows, int out_n, int k) {
     extern __shared__ unsigned char unaligned[];
     __shared__ hopper::Barrier full[STAGES], empty[STAGES];
     const unsigned begin = hopper::shared_address(unaligned);
     Ring ring{unaligned + ((begin + 1023) / 1024 * 1024 - begin), full, empty};
-    const int all = (k + CHUNK - 1) / CHUNK, first_chunk = all * blockIdx.y / SPLITS, x_panel = x_rows * ROW_BYTES;
-    const Chunks chunks{first_chunk, static_cast<int>(all * (blockIdx.y + 1) / SPLITS) - first_chunk};
+    const int all = (k + CHUNK - 1) / CHUNK, first_chunk = all * blockIdx.y / gridDim.y, x_panel = x_rows * ROW_BYTES;
+    const Chunks chunks{first_chunk, static_cast<int>(all * (blockIdx.y + 1) / gridDim.y) - first_chunk};
+    output += static_cast<long long>(blockIdx.y / SPLITS) * rows * out_n;
     float* sums = reinterpret_cast<float*>(ring.stages);  // [TOKENS, SUM_ROW], when all stages are read
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) full[i].init(1), empty[i].init(GROUPS);
@@ -196,8 +203,9 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
             if constexpr (SPLITS > 1) hopper::meet<MULTIPLIERS>();
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
-                if constexpr (SPLITS > 1) keep(sum[tile], sums, row + tile * 64);
-                else store(sum[tile], output, row + tile * 64, rows, column, out_n);
+                const int at = row + tile * 64;
+                if constexpr (SPLITS > 1) store(sum[tile], sums, at, TOKENS, 0, COLUMNS, SUM_ROW);
+                else store(sum[tile], output, at, rows, column, out_n, out_n);
             }
         }
     }

@@ -35,24 +35,30 @@ HOPPER_THREADS = {64: 192, 128: 320, 192: 512, 256: 320}
 # By the most rows of x; docs/notes/engine.md has the times of others.
 _GATED_COLUMNS = {64: (64, 112), 128: (64, 112, 224), 192: (112, 224), 256: (64, 112)}
 _LINEAR_COLUMNS, _LINEAR_SPLITS = (64, 96, 128), (1, 2)
+_PARTED_SPLITS = {64: (1,), 128: (1,), 192: (2,), 256: (2,)}
 
 
 def rms_norm(
     hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    """See `ops.add_rms_norm` and, without a residual, `ops.rms_norm`; last dimensions are contiguous."""
-    tokens, size = hidden.shape
-    output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    """See `ops.add_rms_norm` and, without a residual, `ops.rms_norm`; last dimensions are contiguous.
+
+    With a residual hidden may be [parts, tokens, size] of float32, see `ops.add_parts_rms_norm`.
+    """
+    parts = hidden if hidden.dim() == 3 else hidden.unsqueeze(0)
+    _, tokens, size = parts.shape
+    output = weight.new_empty(tokens, size)
     moved = [hidden, weight, output] + ([] if residual is None else [residual])
-    vector = vector_of(size, ACCESS_BYTES // hidden.element_size(), moved)
+    vector = vector_of(size, ACCESS_BYTES // weight.element_size(), moved)
     threads, vectors = row_threads(size // vector)
     defines: dict[str, Macro] = {
-        "ELEMENT": NAMES[hidden.dtype], "VEC": vector, "RESIDUAL": int(residual is not None),
-        "THREADS": threads, "VECTORS": vectors,
+        "ELEMENT": NAMES[weight.dtype], "VEC": vector, "RESIDUAL": int(residual is not None),
+        "THREADS": threads, "VECTORS": vectors, "PARTS": len(parts),
     }  # fmt: skip
     if tokens:
+        apart, stride, _ = parts.stride()
         residual_stride = 0 if residual is None else residual.stride(0)
-        args = (hidden, c_int64(hidden.stride(0)), residual, c_int64(residual_stride), weight, output,
+        args = (hidden, c_int64(stride), c_int64(apart), residual, c_int64(residual_stride), weight, output,
                 c_int32(size), c_float(eps))  # fmt: skip
         run = kernel(SOURCES / "rms_norm.cu", defines, "rms_norm", hidden.device)
         run.launch((tokens, 1, 1), threads, 0, args, pdl=True)
@@ -96,31 +102,41 @@ def few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return output
 
 
-def few_rows_hopper(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> torch.Tensor:
-    """See `ops.linear_few_rows` and, where gated, `ops.gated_few_rows`; at most `HOPPER_TOKENS[-1]` rows."""
+def few_rows_hopper(
+    x: torch.Tensor, weight: torch.Tensor, gated: bool = False, parts: int = 1
+) -> torch.Tensor:
+    """See `ops.linear_few_rows`, where gated `ops.gated_few_rows`, and for parts `ops.linear_parts`.
+
+    At most `HOPPER_TOKENS[-1]` rows.
+    """
     (rows, k), n = x.shape, len(weight) // (1 + gated)
-    output = x.new_empty(rows, n)
+    output = x.new_empty(rows, n) if parts == 1 else x.new_empty(parts, rows, n, dtype=torch.float32)
     if rows:
         blocks = multiprocessors(x.device)
-        built = hopper_build(rows, len(weight), gated, blocks)
+        built = hopper_build(rows, len(weight), gated, parts, blocks)
         tiles, x_rows = -(-len(weight) // built.columns), -(-rows // 8) * 8
         maps = (tensor_map(weight, built.columns, built.panels, halves=gated),
                 tensor_map(x, x_rows, built.panels))  # fmt: skip
         args = *maps, output, c_int32(rows), c_int32(x_rows), c_int32(n), c_int32(k)
         defines = built.defines(x.dtype, gated)
         run = kernel(SOURCES / "few_rows_hopper.cu", defines, "few_rows_hopper", x.device)
-        grid = tiles if built.splits > 1 else min(tiles, blocks), built.splits, 1
+        spread = built.splits * built.parts
+        grid = tiles if spread > 1 else min(tiles, blocks), spread, 1
         run.launch(grid, built.threads, built.shared_bytes, args, pdl=True)
     return output
 
 
 @dataclass(frozen=True)
 class HopperBuild:
-    """How `few_rows_hopper` is built: rows of x, columns of a tile, blocks among which k is split."""
+    """How `few_rows_hopper` is built: rows of x, columns of a tile, blocks among which k is split.
+
+    k is split among `parts`, whose sums go into memory, and each part's among `splits` blocks of a cluster.
+    """
 
     tokens: int
     columns: int
     splits: int
+    parts: int = 1
 
     @property
     def panels(self) -> int:
@@ -151,12 +167,12 @@ class HopperBuild:
         """The source's macros."""
         return {
             "ELEMENT": NAMES[dtype], "TOKENS": self.tokens, "COLUMNS": self.columns, "PANELS": self.panels,
-            "STAGES": self.stages, "SPLITS": self.splits, "GATED": int(gated),
+            "STAGES": self.stages, "SPLITS": self.splits, "PARTS": self.parts, "GATED": int(gated),
         }  # fmt: skip
 
 
 @cache
-def hopper_build(rows: int, n: int, gated: bool, blocks: int) -> HopperBuild:
+def hopper_build(rows: int, n: int, gated: bool, parts: int, blocks: int) -> HopperBuild:
     """The build whose busiest block, of so many at once, reads least of a weight of n rows.
 
     Of equals the one with the widest tiles: the fewer tiles, the less often x is read.
@@ -166,10 +182,14 @@ def hopper_build(rows: int, n: int, gated: bool, blocks: int) -> HopperBuild:
         columns = next(some for most, some in _GATED_COLUMNS.items() if most >= rows)
         builds = [HopperBuild(tokens, width, 1) for width in columns]
     else:
-        builds = [HopperBuild(tokens, width, parts) for width in _LINEAR_COLUMNS for parts in _LINEAR_SPLITS]
+        spreads = _LINEAR_SPLITS if parts == 1 else _PARTED_SPLITS[tokens]
+        builds = [
+            HopperBuild(tokens, width, splits, parts) for width in _LINEAR_COLUMNS for splits in spreads
+        ]
 
     def most_read(build: HopperBuild) -> tuple[float, float]:
-        tiles, width = -(-n // build.columns), build.columns / build.splits
-        return -(-tiles * build.splits // blocks) * width, -width
+        spread = build.splits * build.parts
+        tiles, width = -(-n // build.columns), build.columns / spread
+        return -(-tiles * spread // blocks) * width, -width
 
     return min(builds, key=most_read)

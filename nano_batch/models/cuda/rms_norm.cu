@@ -2,7 +2,8 @@
 // where VECTORS of each thread hold it.
 //
 // Macros: ELEMENT, the type of all tensors; VEC, elements of a vector; RESIDUAL, whether there is one; THREADS of a
-// block; VECTORS of a thread, 0 for rows of any length.
+// block; VECTORS of a thread, 0 for rows of any length; PARTS: 1, or what is added to the residual comes as so many
+// parts in float32.
 #include "elements.cuh"
 #include "ptx.cuh"
 
@@ -10,6 +11,8 @@ constexpr bool KEPT = VECTORS > 0;
 constexpr int AT_ONCE = KEPT ? VECTORS : 1;
 constexpr int WARPS = THREADS / 32;
 using Elements = Vector<ELEMENT, VEC>;
+using Given = Either<PARTS == 1, ELEMENT, float>::type;
+static_assert(PARTS == 1 || RESIDUAL);
 
 // A thread's vectors of a row, those at `from` + (threadIdx.x + i * THREADS) * VEC.
 struct Piece {
@@ -20,6 +23,24 @@ struct Piece {
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++)
             if (at(from, i) < hidden) of[i].load(row + at(from, i));
+    }
+    // The sums of all parts, which are `apart` from each other, rounded.
+    __device__ void gather(const Given* row, long long apart, int from, int hidden) {
+        Vector<Given, VEC> parts[AT_ONCE][PARTS];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+#pragma unroll
+            for (int part = 0; part < PARTS; part++)
+                if (at(from, i) < hidden) parts[i][part].load(row + part * apart + at(from, i));
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+#pragma unroll
+            for (int j = 0; j < VEC; j++) {
+                float sum = to_float(parts[i][0].at[j]);
+#pragma unroll
+                for (int part = 1; part < PARTS; part++) sum += to_float(parts[i][part].at[j]);
+                of[i].at[j] = from_float<ELEMENT>(sum);
+            }
     }
     __device__ void store(ELEMENT* row, int from, int hidden) const {
 #pragma unroll
@@ -65,12 +86,12 @@ __device__ inline float sum_of_block(float x) {
     return x;
 }
 
-// hidden [tokens, size], residual [tokens, size], weight [size] -> output [tokens, size], contiguous; one block a token.
+// hidden [PARTS, tokens, size], the parts `apart` from each other, residual [tokens, size], weight [size] -> output [tokens, size], contiguous; one block a token.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_norm(
-    const ELEMENT* hidden, long long hidden_stride, ELEMENT* residual, long long residual_stride,
+    const Given* hidden, long long hidden_stride, long long apart, ELEMENT* residual, long long residual_stride,
     const ELEMENT* weight, ELEMENT* output, int size, float eps) {
     const long long token = blockIdx.x;
-    const ELEMENT* row = hidden + token * hidden_stride;
+    const Given* row = hidden + token * hidden_stride;
     ELEMENT* sum_row = residual + token * residual_stride;
     ELEMENT* output_row = output + token * size;
     constexpr int STEP = AT_ONCE * THREADS * VEC;
@@ -79,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_norm(
     ptx::let_later_start();
     ptx::wait_for_earlier();
     for (int from = 0; from < size; from += STEP) {
-        piece.load(row, from, size);
+        piece.gather(row, apart, from, size);
 #if RESIDUAL
         Piece before = {};
         before.load(sum_row, from, size);
@@ -95,7 +116,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_norm(
     const float factor = 1 / sqrtf(sum_of_block(squares) / size + eps);
     for (int from = 0; from < size; from += STEP) {
         if (!KEPT) {
-            piece.load(RESIDUAL ? sum_row : row, from, size);  // what this thread itself has written
+#if RESIDUAL
+            piece.load(sum_row, from, size);  // what this thread itself has written
+#else
+            piece.gather(row, apart, from, size);
+#endif
             factors.load(weight, from, size);
         }
         piece.scale(factor, factors);
