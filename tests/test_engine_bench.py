@@ -24,7 +24,7 @@ from nano_batch.benchmarks.engines.contest import ENGINES, Contest  # noqa: E402
 from nano_batch.benchmarks.engines.limit import Limit, card_of  # noqa: E402
 from nano_batch.benchmarks.engines.measured_file import MeasuredFile  # noqa: E402
 from nano_batch.benchmarks.engines.ours import NanoBatch  # noqa: E402
-from nano_batch.benchmarks.engines.rates import ROWS, Rates, measure_rates  # noqa: E402
+from nano_batch.benchmarks.engines.rates import ROWS, Rates, measure_rates, sustained_rates  # noqa: E402
 from nano_batch.benchmarks.engines.rows import row, with_limits  # noqa: E402
 from nano_batch.benchmarks.engines.two_devices import NanoBatchOnTwo  # noqa: E402
 from nano_batch.benchmarks.engines.work import CPU_CASES, CUDA_CASES, Case, Request, requests_of  # noqa: E402
@@ -38,6 +38,7 @@ WHOLE = Case("offline", 256, 256)
 COLUMNS = {
     "case", "engine", "concurrency", "requests", "output_tokens", "tok_per_s", "ttft_p50_s", "ttft_p99_s",
     "ttft_batch_p50_s", "tpot_p50_ms", "tpot_p99_ms", "e2e_p50_s", "step_ms", "limit_ms",
+    "limit_percent", "sustained_percent",
 }  # fmt: skip
 
 
@@ -159,9 +160,12 @@ def test_limits_are_of_the_same_load():
         return {"case": "offline", "engine": engine, "concurrency": concurrency, "rate_per_s": None,
                 "requests": 8, "tok_per_s": rate, "step_ms": step}  # fmt: skip
 
-    rows = with_limits([made("limit", 200.0, 5.0), made("x", 50.0, 21.0), made("x", 70.0, 22.0, 8)])
-    found = [(each["limit_ms"], each["limit_percent"]) for each in rows]
-    assert found == [(5.0, 100.0), (5.0, 25.0), (None, None)]
+    sustained = made("limit_sustained", 100.0, 8.0)
+    given = [made("limit", 200.0, 5.0), sustained, made("x", 50.0, 21.0), made("x", 70.0, 22.0, 8)]
+    found = [
+        (each["limit_ms"], each["limit_percent"], each["sustained_percent"]) for each in with_limits(given)
+    ]
+    assert found == [(5.0, 100.0, 200.0), (5.0, 50.0, 100.0), (5.0, 25.0, 50.0), (None, None, None)]
 
 
 @pytest.mark.parametrize(
@@ -381,6 +385,27 @@ def test_rates_are_measured(model):
     assert rates.as_json()["product_tflop_per_s"].keys() == {str(rows) for rows in ROWS}
 
 
+def test_rates_over_seconds_are_no_higher_and_only_where_power_may_bind(model, monkeypatch):
+    """The device is heated by the most rows first; each product is then timed by itself."""
+    from nano_batch.benchmarks.on_gpu import timing
+
+    short = Rates(4e12, (128, 256, 512), (1e6, 4e6, 8e6))
+    largest = 2 * model.layers[0].gate_up.numel()
+    asked = []
+
+    def kept_up(graphs, seconds):
+        asked.append((len(graphs[0](0)), seconds))
+        return 1e6 * largest * 256 / 2e6  # the largest product of 256 rows at half the rate
+
+    monkeypatch.setattr(timing, "capture", lambda call, copies: [call])
+    monkeypatch.setattr(timing, "kept_up", kept_up)
+    found = sustained_rates(model, short)
+    assert (found.copy_bytes_per_s, found.rows) == (4e12, short.rows)
+    assert found.product_flops_per_s == pytest.approx((1e6, 2e6, 4e6))
+    assert asked == [(512, 2.0), *4 * [(256, 0.3)], *4 * [(512, 0.3)]]
+    assert sustained_rates(model, Rates(4e12, (256,), (1e6,))).product_flops_per_s == (1e6,)
+
+
 def test_a_card_of_a_model_that_is_there():
     name = "mistral-7b-v0.1"
     made, card = card_of(PagedMistral(MistralConfig.named(name), device="meta")), model_card(name)
@@ -433,7 +458,7 @@ class FakeContest:
         self.device = device
         steps = {"limit": 0.001, "nano_batch": 0.002, "transformers_generate_batch": 0.004}
         steps |= {"transformers_generate": 0.008, "transformers_generate_single": 0.016}
-        steps |= {"nano_batch_tp2": 0.001}
+        steps |= {"nano_batch_tp2": 0.001, "limit_sustained": 0.0016}
         self.engines = {
             name: Paced(name, step, baseline=name.startswith("trans")) for name, step in steps.items()
         }
@@ -464,7 +489,7 @@ def test_every_case_has_every_engine_that_suits(result, tmp_path):
     assert (result["bench"], result["device"], result["model"]) == ("engine", "NVIDIA H900", "tiny")
     assert all(each.keys() >= COLUMNS for each in result["rows"])
     found = {(each["case"], each["concurrency"], each["engine"]) for each in result["rows"]}
-    assert len(found) == len(result["rows"]) == 4 * len(CPU_CASES) + 2
+    assert len(found) == len(result["rows"]) == 5 * len(CPU_CASES) + 2
     assert ("offline", 1, "transformers_generate_single") in found
     steady = [each for each in result["rows"] if (each["case"], each["engine"]) == ("steady", "nano_batch")]
     assert {(each["step_ms"], each["limit_ms"], each["limit_percent"]) for each in steady} == {
@@ -506,7 +531,7 @@ def test_what_is_there_is_written_before_an_engine_of_ours_fails(tmp_path):
     with pytest.raises(RuntimeError, match="out of memory"):
         measure(tmp_path, contest=contest)
     written = json.loads((tmp_path / "engine_h900.json").read_text())
-    assert [each["engine"] for each in written["rows"]] == ["limit"]
+    assert [each["engine"] for each in written["rows"]] == ["limit", "limit_sustained"]
 
 
 def test_a_baseline_that_fails_is_told(tmp_path, capsys):
@@ -516,7 +541,8 @@ def test_a_baseline_that_fails_is_told(tmp_path, capsys):
     told = "transformers_generate_batch, offline-4: MissingExtraError: no such package"
     assert found["failures"] == found["sessions"][0]["failures"] == [told]
     assert told in capsys.readouterr().err
-    assert {each["engine"] for each in found["rows"]} == {"limit", "nano_batch", "transformers_generate"}
+    engines = {"limit", "limit_sustained", "nano_batch", "transformers_generate"}
+    assert {each["engine"] for each in found["rows"]} == engines
 
 
 def test_an_engine_that_gives_too_few_tokens_has_no_row(tmp_path):
@@ -530,7 +556,9 @@ def test_an_engine_that_gives_too_few_tokens_has_no_row(tmp_path):
 def test_the_limit_of_one_device_says_nothing_of_two(result):
     split = [each for each in result["rows"] if each["engine"] == "nano_batch_tp2"]
     assert [(each["case"], each["step_ms"]) for each in split] == [("steady", 1.0)] * 2
-    assert all(each["limit_ms"] is each["limit_percent"] is None for each in split)
+    assert all(
+        each["limit_ms"] is each["limit_percent"] is each["sustained_percent"] is None for each in split
+    )
 
 
 def test_two_devices_are_measured_where_there_are_two(monkeypatch):

@@ -12,12 +12,14 @@ the model split among two CUDA devices, where there are two, and `steady` only.
 `transformers_generate_single`: `generate()`, one request at a time. `transformers_generate`: `generate()` in
 static batches of `concurrency`, padded on the left, each run to its longest output; only the tokens asked for
 count. `transformers_generate_batch`: Transformers' continuous batching. `limit`: what copy bandwidth and
-matrix products, measured in the same run, allow on one device (`nano_batch/benchmarks/engines/limit.py`).
+matrix products, measured in the same run, allow on one device (`nano_batch/benchmarks/engines/limit.py`);
+`limit_sustained`: the same with the products' rates over seconds, where power bounds them.
 
 `tok_per_s`: output tokens over the time from the first arrival to the last token, the median of the `runs`,
 beside it the least and the most. TTFT counts from arrival, `ttft_batch_p50_s` from the start of the request's
 batch. `step_ms`: the median time between two tokens of a request; `limit_ms`: the same of the limit.
-`limit_percent`: throughput over the limit's. All engines have had requests before the clock starts.
+`limit_percent` and `sustained_percent`: throughput over the limits'. All engines have had requests before the
+clock starts.
 
 `nano-batch bench engine` also writes `data/measured/engine_<device>.json`, after each row, and keeps there
 what it does not measure anew. `--model tiny`: another shape; without CUDA it is the default, in fp32.

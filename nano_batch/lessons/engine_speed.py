@@ -7,11 +7,12 @@ from dataclasses import replace
 from math import nan
 from typing import Any, Literal
 
+from nano_batch.benchmarks.engines.rows import LIMIT
 from nano_batch.benchmarks.report import Row
 from nano_batch.display import number
 from nano_batch.lessons.measured_engines import (
     ENGINES,
-    LIMIT,
+    LIMITS,
     OURS,
     SINGLE,
     MeasuredEngines,
@@ -26,6 +27,7 @@ Live = Mapping[str, Any]
 TABLE = {
     "tok_per_s": "tokens/s",
     "limit_percent": "of the limit (%)",
+    "sustained_percent": "of the limit over seconds (%)",
     "ttft_p50_s": "TTFT p50 (s)",
     "ttft_p99_s": "TTFT p99 (s)",
     "ttft_batch_p50_s": "TTFT of the batch p50 (s)",
@@ -234,11 +236,13 @@ def _said(recorded: MeasuredEngines) -> list[str]:
     others = [
         f"{number(last['tok_per_s'] / row['tok_per_s'])} times {name}"
         for engine, (name, _) in ENGINES.items()
-        if engine not in (OURS, LIMIT)
+        if engine not in (OURS, *LIMITS)
         for row in recorded.rows("offline", engine)
         if row["concurrency"] == last["concurrency"]
     ]
     share = "" if last["limit_percent"] is None else f", {number(last['limit_percent'])} % of the limit"
+    if last["sustained_percent"] is not None:
+        share += f" and {number(last['sustained_percent'])} % of what it is over seconds"
     beside = f"; {', '.join(others)}" if others else ""
     return [
         f"{last['requests']} requests, {last['concurrency']} at once: "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nano_batch.benchmarks.engines.rows import LIMIT
 from nano_batch.benchmarks.report import Row
 from nano_batch.display import number
 from nano_batch.errors import LabError
 from nano_batch.lessons.engine_speed import throughput_chart
 from nano_batch.lessons.fragmentation import set_all
 from nano_batch.lessons.live_engines import CONCURRENCIES, OUTPUTS, PROMPTS, LiveEngines
-from nano_batch.lessons.measured_engines import ENGINES, LIMIT, OURS, MeasuredEngines, measured_engines
+from nano_batch.lessons.measured_engines import ENGINES, OURS, MeasuredEngines, measured_engines
 from nano_batch.viz.chart import Axis, Chart, Line, Panel, Points, Rule, Series, Text
 from nano_batch.viz.chart_view import ChartView
 from nano_batch.viz.controls import Control

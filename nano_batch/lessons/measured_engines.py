@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from nano_batch._choices import unknown_option
-from nano_batch.benchmarks.engines.rows import TWO_DEVICES
+from nano_batch.benchmarks.engines.rows import LIMIT, SUSTAINED, TWO_DEVICES
 from nano_batch.benchmarks.report import Row
 from nano_batch.errors import LabError
 from nano_batch.lessons.small_step import DATA
 
 MEASURED = DATA / "measured"
-OURS, SINGLE, LIMIT = "nano_batch", "transformers_generate_single", "limit"
+OURS, SINGLE = "nano_batch", "transformers_generate_single"
 ENGINES = {
     OURS: ("nano_batch", "series-1"),
     "transformers_generate_batch": ("Transformers, continuous batching", "series-2"),
@@ -24,8 +24,10 @@ ENGINES = {
     SINGLE: ("Transformers, one at a time", "series-4"),
     TWO_DEVICES: ("nano_batch on two devices", "series-5"),
     LIMIT: ("the device's limit", "bound"),
+    SUSTAINED: ("the limit over seconds", "bound"),
 }
 """What each is called in a picture, and its colour."""
+LIMITS = (LIMIT, SUSTAINED)
 WHEN = ("date", "commit")
 
 
@@ -59,8 +61,8 @@ class MeasuredEngines:
         return sorted(found, key=lambda each: (each["rate_per_s"] or 0, each["concurrency"]))
 
     def engines(self, case: str) -> list[str]:
-        """Those with rows of the case, in the order of `ENGINES`."""
-        return [engine for engine in ENGINES if self.rows(case, engine)]
+        """Those with rows of the case that are drawn, in the order of `ENGINES`: of limits the higher."""
+        return [engine for engine in ENGINES if engine != SUSTAINED and self.rows(case, engine)]
 
     def one_at_once(self, engine: str) -> Row | None:
         """The offline row that an engine's scaling is counted from: its own at 1, else one at a time."""

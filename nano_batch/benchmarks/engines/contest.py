@@ -11,8 +11,8 @@ import torch
 from nano_batch.benchmarks.engines.base import EngineUnderTest
 from nano_batch.benchmarks.engines.limit import Limit, card_of
 from nano_batch.benchmarks.engines.ours import NanoBatch
-from nano_batch.benchmarks.engines.rates import Rates, measure_rates
-from nano_batch.benchmarks.engines.rows import LIMIT, TWO_DEVICES
+from nano_batch.benchmarks.engines.rates import Rates, measure_rates, sustained_rates
+from nano_batch.benchmarks.engines.rows import LIMIT, SUSTAINED, TWO_DEVICES
 from nano_batch.benchmarks.engines.transformers_batch import TransformersBatch
 from nano_batch.benchmarks.engines.transformers_generate import (
     TransformersGenerate,
@@ -24,7 +24,7 @@ from nano_batch.benchmarks.report import driver, machine
 from nano_batch.models import load_mistral
 
 KINDS: tuple[Any, ...] = (NanoBatch, TransformersBatch, TransformersGenerate, TransformersGenerateSingle)
-ENGINES: tuple[str, ...] = (LIMIT, *(kind.name for kind in KINDS), TWO_DEVICES)
+ENGINES: tuple[str, ...] = (LIMIT, SUSTAINED, *(kind.name for kind in KINDS), TWO_DEVICES)
 DEFAULT_MODEL = {"cuda": "mistral-7b-v0.1", "cpu": "tiny"}
 
 
@@ -83,16 +83,28 @@ class Contest:
             "threads": torch.get_num_threads(),
         }
         # Only what was measured: the limit may not be among the engines of this run.
-        return {**found, "rates": self._rates.as_json()} if "_rates" in vars(self) else found
+        for name in ("rates", "sustained_rates"):
+            if name in vars(self):
+                found[name] = getattr(self, name).as_json()
+        return found
 
     @cached_property
-    def _rates(self) -> Rates:
+    def rates(self) -> Rates:
+        """Of short runs."""
         return measure_rates(self.model)
+
+    @cached_property
+    def sustained_rates(self) -> Rates:
+        """Of seconds."""
+        return sustained_rates(self.model, self.rates)
 
     def engine(self, name: str) -> EngineUnderTest:
         """One of `ENGINES`, over this model."""
         if name == LIMIT:
-            return Limit(card_of(self.model), self._rates)
+            return Limit(card_of(self.model), self.rates)
+        if name == SUSTAINED:
+            told = self.device.type == "cuda"
+            return Limit(card_of(self.model), self.sustained_rates if told else self.rates, SUSTAINED, told)
         if name == TWO_DEVICES:
             return NanoBatchOnTwo(self.model_name, self.model.dtype)
         made: EngineUnderTest = next(kind for kind in KINDS if kind.name == name)(self.model)

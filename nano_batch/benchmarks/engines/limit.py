@@ -8,7 +8,8 @@ W: bytes of the layers' and the logits' matrices, read once a step. F₁, F₂: 
 a token, of the logits' a sample. F₃: of the last layer's matrices behind its attention, which only samples
 need. K: bytes of the keys and values that are read: of decodes their contexts, of prompts what earlier chunks
 left. A: operations of attention's products. b: the copy bandwidth, p(r): the rate of products of r rows, p:
-the best of any, all measured in this run (`rates.py`). Layers follow each other, so that inside a step
+the best of any, all measured in this run (`rates.py`): for `limit` in short runs, for `limit_sustained` over
+seconds, for which a GPU's power holds large products back. Layers follow each other, so that inside a step
 products and the reading of keys and values do not overlap: their times add. Nothing else takes any time: no
 launch, no host, no norm, no sampling.
 
@@ -41,16 +42,21 @@ BLOCK_SIZE = 16
 
 
 class Limit:
-    """A virtual engine whose steps take the least that `rates` and the model's sizes allow."""
+    """A virtual engine whose steps take the least that `rates` and the model's sizes allow.
 
-    name, clocked, baseline = LIMIT, False, False
+    Args:
+        name: of its rows.
+        told: whether it has any: not where its rates are another limit's.
+    """
 
-    def __init__(self, card: ModelCard, rates: Rates) -> None:
-        self.card, self.rates = card, rates
+    clocked, baseline = False, False
+
+    def __init__(self, card: ModelCard, rates: Rates, name: str = LIMIT, told: bool = True) -> None:
+        self.card, self.rates, self.name, self.told = card, rates, name, told
 
     def suits(self, case: Case) -> bool:
-        """All cases."""
-        return True
+        """All cases, or none."""
+        return self.told
 
     @contextmanager
     def opened(self, concurrency: int) -> Iterator[Serve]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,10 @@ import torch.nn.functional as F
 from nano_batch.models import PagedMistral
 
 ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+HEAT_S, WINDOW_S = 2.0, 0.3
+"""Products of the most rows before any rate is a sustained one, and then each product's own."""
+LEAST_SUSTAINED = 256
+"""Rows: fewer leave the device time to cool, for they wait for memory."""
 COPIED_BYTES = {"cuda": 2 * 2**30, "cpu": 2**28}
 COPIES_TIMED = 10
 CPU_CALLS = 8
@@ -75,17 +79,53 @@ def _copy_rate(device: torch.device) -> float:
     return 2 * source.numel() / _seconds([lambda: target.copy_(source)], device)[0]
 
 
-def _product_rates(model: PagedMistral, rows: int) -> list[float]:
+def sustained_rates(model: PagedMistral, rates: Rates) -> Rates:
+    """`rates`, lowered where a CUDA device does not keep them up for seconds; ten seconds at most.
+
+    Large products take all the power that a GPU may, and its clock falls. So first come products of the
+    most rows for `HEAT_S`, then of each number of rows, without a pause, those of each matrix for `WINDOW_S`,
+    whose second half counts.
+    """
+    from nano_batch.benchmarks.on_gpu.timing import capture, kept_up
+
+    products = {rows: _products(model, rows) for rows in rates.rows if rows >= LEAST_SUSTAINED}
+    graphs = {
+        rows: [capture(lambda _, call=each.call: call(), 1) for each in several]  # type: ignore[misc]
+        for rows, several in products.items()
+    }
+    best, found = 0.0, []
+    with torch.no_grad():
+        if graphs:
+            kept_up(graphs[max(graphs)][-1], HEAT_S)
+        for rows, short in zip(rates.rows, rates.product_flops_per_s, strict=True):
+            for product, graph in zip(products.get(rows, []), graphs.get(rows, []), strict=True):
+                best = max(best, product.flops / (kept_up(graph, WINDOW_S) / 1e6))
+            found.append(min(short, best) if best else short)
+    return replace(rates, product_flops_per_s=tuple(found))
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A product with one of the model's matrices, and its operations."""
+
+    call: Callable[[], torch.Tensor]
+    flops: float
+
+
+def _products(model: PagedMistral, rows: int) -> list[_Product]:
     layer = model.layers[0]
-    weights = [layer.qkv, layer.output, layer.gate_up, layer.down]
-    inputs = [torch.randn(rows, weight.shape[1], device=model.device).to(model.dtype) for weight in weights]
-    calls = [_product(x, weight) for x, weight in zip(inputs, weights, strict=True)]
-    seconds = _seconds(calls, model.device)
-    return [2 * rows * weight.numel() / each for weight, each in zip(weights, seconds, strict=True)]
+
+    def product(weight: torch.Tensor) -> _Product:
+        x = torch.randn(rows, weight.shape[1], device=model.device).to(model.dtype)
+        return _Product(lambda: F.linear(x, weight), 2.0 * rows * weight.numel())
+
+    return [product(weight) for weight in (layer.qkv, layer.output, layer.gate_up, layer.down)]
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], torch.Tensor]:
-    return lambda: F.linear(x, weight)
+def _product_rates(model: PagedMistral, rows: int) -> list[float]:
+    products = _products(model, rows)
+    seconds = _seconds([each.call for each in products], model.device)
+    return [product.flops / each for product, each in zip(products, seconds, strict=True)]
 
 
 def _seconds(calls: list[Callable[[], torch.Tensor]], device: torch.device) -> list[float]:

@@ -12,7 +12,7 @@ from nano_batch.benchmarks.engines.work import Case
 from nano_batch.benchmarks.report import Row
 
 Floats = NDArray[np.float64]
-LIMIT = "limit"
+LIMIT, SUSTAINED = "limit", "limit_sustained"
 TWO_DEVICES = "nano_batch_tp2"
 """Of which the limit of one device says nothing."""
 PLACE = ("case", "concurrency", "rate_per_s", "requests")
@@ -81,18 +81,27 @@ def gaps_ms(run: Sequence[Served]) -> Floats:
 
 
 def with_limits(rows: Sequence[Row]) -> list[Row]:
-    """The rows with `limit_ms`, the limit's `step_ms` at the same load, and the share of its throughput.
+    """The rows with `limit_ms`, the limit's `step_ms` at the same load, and the shares of both throughputs.
 
-    Both are None where the load's limit was not measured, and for two devices.
+    They are None where the load's limit was not measured, and for two devices.
     """
-    limits = {place_of(each): each for each in rows if each["engine"] == LIMIT}
-    found = []
-    for each in rows:
-        limit = None if each["engine"] == TWO_DEVICES else limits.get(place_of(each))
-        share = None if limit is None else _rounded(100 * each["tok_per_s"] / limit["tok_per_s"])
-        step = None if limit is None else limit["step_ms"]
-        found.append({**each, "limit_ms": step, "limit_percent": share})
-    return found
+
+    def of_engine(engine: str) -> Callable[[Row], Row | None]:
+        found = {place_of(each): each for each in rows if each["engine"] == engine}
+        return lambda row: None if row["engine"] == TWO_DEVICES else found.get(place_of(row))
+
+    def share(row: Row, limit: Row | None) -> float | None:
+        return None if limit is None else _rounded(100 * row["tok_per_s"] / limit["tok_per_s"])
+
+    short, sustained = of_engine(LIMIT), of_engine(SUSTAINED)
+    return [
+        {
+            **each, "limit_ms": limit and limit["step_ms"], "limit_percent": share(each, limit),
+            "sustained_percent": share(each, sustained(each)),
+        }
+        for each in rows
+        for limit in [short(each)]
+    ]  # fmt: skip
 
 
 def place_of(found: Row) -> tuple[object, ...]:

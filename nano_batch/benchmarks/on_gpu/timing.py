@@ -64,6 +64,19 @@ def replayed(peers: Sequence[Sequence[torch.cuda.CUDAGraph]]) -> list[Spread]:
     return [_spread([_us(span) / CALLS for span in taken]) for taken in spans]
 
 
+def kept_up(graphs: Sequence[torch.cuda.CUDAGraph], seconds: float) -> float:
+    """Microseconds of a call over and over for so long, the mean of the second half."""
+
+    def replay(rounds: int) -> None:
+        for _ in range(rounds):
+            for graph in graphs:
+                graph.replay()
+
+    rounds = max(1, round(seconds / 2 * 1e6 / _timed(lambda: replay(1))))
+    replay(rounds)
+    return _timed(lambda: replay(rounds)) / (rounds * len(graphs) * CALLS)
+
+
 def called(call: Callable[[], object], most_us: float = EAGER_MOST_US) -> float | None:
     """Microseconds of a call that no graph holds, the median of a few; None where it takes over `most_us`."""
     call()
