@@ -116,6 +116,27 @@ def test_strings_are_prompts(model, tmp_path):
     assert only(engine, "hello", GREEDY).token_ids == outputs[0].token_ids
 
 
+@pytest.mark.parametrize("make", [list, tuple, np.array, torch.tensor, lambda ids: list(np.array(ids))])
+def test_ids_come_in_any_sequence_and_are_the_request_s_own(model, plain, make):
+    given = make(PROMPT)
+    engine = model.engine()
+    output = engine.add_request("a", given, GREEDY)
+    if not isinstance(given, tuple):
+        given[0] = given[1]  # the caller's to change
+    run_to_end(engine)
+    assert output.token_ids == plain
+    assert output.prompt_token_ids == PROMPT
+    assert {type(token) for token in output.prompt_token_ids} == {int}
+
+
+@pytest.mark.parametrize("prompt", [[True, False], [1.5], [[1], [2]], [1, [2]], [5, -1], [VOCAB], ["a"]])
+def test_what_is_no_prompt_is_refused(model, prompt):
+    engine = model.engine()
+    with pytest.raises(errors.InvalidTokenError):
+        engine.add_request("a", prompt, GREEDY)
+    assert_idle(engine)
+
+
 def test_sequences_of_one_prompt(model, in_flight):
     engine = model.engine(steps_in_flight=in_flight)
     output = only(engine, PROMPT, greedy(n=3, logprobs=1))
