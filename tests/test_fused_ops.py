@@ -220,7 +220,7 @@ def test_few_rows_on_a_device(dtype, n, k, count):
 
 @on_device
 @pytest.mark.parametrize("count", [0, 1, 8, 33, 64, 65, 128, 129, 185, 192, 193, 256, 257])
-@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (4096, 14336), (100, 320)])
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (4096, 14336), (100, 320), (100, 64)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
 def test_linear_parts_on_a_device(dtype, n, k, count):
     """Each part is that of its own k: chunks of 64, among parts and blocks as evenly as they can be."""
@@ -229,7 +229,7 @@ def test_linear_parts_on_a_device(dtype, n, k, count):
     assert parts.shape == (ops.PARTS, count, n)
     exact = F.linear(x.double(), weight.double())
     torch.testing.assert_close(parts.double().sum(0), exact, rtol=1e-4, atol=1e-5 * k)
-    first = k // 64 // ops.PARTS * 64 if count <= 256 else k // ops.PARTS
+    first = k // 64 // ops.PARTS * 64 if 0 < count <= 256 else k // ops.PARTS
     of_first = F.linear(x[:, :first].double(), weight[:, :first].double())
     torch.testing.assert_close(parts[0].double(), of_first, rtol=1e-4, atol=1e-5 * k)
 

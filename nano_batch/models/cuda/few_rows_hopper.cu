@@ -1,13 +1,15 @@
 // A linear layer for up to TOKENS rows of x, at the speed at which the weight can be read, on Hopper.
 //
 // A block takes all rows of x and a tile of COLUMNS rows of the weight, then the tile gridDim.x further on, or SPLITS
-// blocks of a cluster take one tile, a part of k each. One to three warpgroups multiply, 64 rows each, or two of 128; two
-// warps have chunks copied to shared memory, one the weight's, one x's, STAGES on their way. The weight's first chunks do
-// not wait for the kernel before this one; and the kernel after it starts when this one has asked for its last. A
-// cluster's sums meet in shared memory, each block finishing its part of the columns.
+// blocks each of PARTS clusters take one tile, a part of k each. One to three warpgroups multiply, 64 rows each, or two
+// of 128; two warps have chunks copied to shared memory, one the weight's, one x's, STAGES on their way. The weight's
+// first chunks do not wait for the kernel before this one; and the kernel after it starts when this one has asked for its
+// last. A cluster's sums meet in shared memory, each block finishing its part of the columns; those of several clusters
+// are left as they are, for the next kernel to add.
 //
-// Macros: ELEMENT, half or bf16; TOKENS: 64, 128, 192 or 256; COLUMNS; PANELS of a chunk; STAGES; SPLITS; GATED: the weight
-// holds first gate, then up, and the output is silu(gate) * up; a tile is then half of its columns from either.
+// Macros: ELEMENT, half or bf16; TOKENS: 64, 128, 192 or 256; COLUMNS; PANELS of a chunk; STAGES; SPLITS; PARTS; GATED:
+// the weight holds first gate, then up, and the output is silu(gate) * up; a tile is then half of its columns from
+// either.
 #include "hopper.cuh"
 #include "ptx.cuh"
 #include "silu.cuh"
@@ -170,8 +172,8 @@ __device__ __forceinline__ void finish(const float* sums, Result* output, int ro
 }  // namespace
 
 // weight [n, k] in tiles of COLUMNS rows, x [rows, k] in one of `x_rows`, the next multiple of 8; both of PANELS panels.
-// output [rows, n], or n / 2 where GATED; a multiple of 4. Blocks: any number in x, with SPLITS as many as there are
-// tiles; SPLITS in y.
+// output [rows, n], or n / 2 where GATED; a multiple of 4; float32 [PARTS, rows, n] where there are several. Blocks: any
+// number in x, where k is split as many as there are tiles; SPLITS times PARTS in y.
 extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THREADS, 1)
     few_rows_hopper(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap x_map,
                     Result* output, int rows, int x_rows, int out_n, int k) {

@@ -86,7 +86,8 @@ __device__ inline float sum_of_block(float x) {
     return x;
 }
 
-// hidden [PARTS, tokens, size], the parts `apart` from each other, residual [tokens, size], weight [size] -> output [tokens, size], contiguous; one block a token.
+// hidden [PARTS, tokens, size], the parts `apart` from each other, residual [tokens, size], weight [size] ->
+// output [tokens, size], contiguous; one block a token.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_norm(
     const Given* hidden, long long hidden_stride, long long apart, ELEMENT* residual, long long residual_stride,
     const ELEMENT* weight, ELEMENT* output, int size, float eps) {
