@@ -52,9 +52,9 @@ class Moved:
         self.options = {name: on_device(value) for name, value in case.options().items()}
 
 
-def decode(sizes, window):
-    print(f"decode {sizes}, window {window}", flush=True)
-    case = Case(1, [700, 0, 33, 1], [1] * 4, window=window, **sizes)
+def decode(sizes, window, few=True):
+    print(f"decode {sizes}, window {window}, {'few' if few else 'many'} rows", flush=True)
+    case = Case(1, [700, 0, 33, 1] * (1 if few else 13), [1] * (4 if few else 52), window=window, **sizes)
     moved = Moved(case)
     made = DecodePlan(moved.query, *moved.views, moved.table, sliding_window=window, soft_cap=case.soft_cap)
     made.update(moved.lens)
@@ -97,6 +97,7 @@ def prefill():
 
 def main():
     sources = {decode(sizes, window) for sizes, window in itertools.product(DECODE, [None, 40])}
+    decode(DECODE[0], None, few=False)
     assert sources == {"decode.cu", "decode_plain.cu"}
     for dtype, stored, head_dim in [(BF16, BF16, 64), (FP32, FP32, 12), (BF16, torch.float8_e4m3fn, 128)]:
         move(dtype, stored, head_dim)

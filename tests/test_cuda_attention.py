@@ -70,9 +70,11 @@ def test_decode_equals_dense_attention(case):
     case.check(case.decode(backend="cuda", validate=False))
 
 
+@pytest.mark.parametrize("few", [True, False])
 @pytest.mark.parametrize("sizes", VARIANTS, ids=str)
-def test_every_variant(sizes):
-    """Contexts that many workers share, beside short ones and none."""
+def test_every_variant(sizes, few, monkeypatch):
+    """Contexts that many workers share, beside short ones and none; as of few rows, and as of many."""
+    monkeypatch.setattr(plan, "FEW_DECODES", 48 if few else 0)
     case = Case(1, [3000, 0, 1, 700, 17], [1] * 5, device="cuda", **sizes)
     chosen = plan.variant_of(case.query, *case.views, case.table, case.soft_cap is not None)
     tensor_cores = sizes["dtype"] != FP32 and sizes["head_dim"] % 16 == 0 and not sizes.get("unaligned")

@@ -65,6 +65,8 @@ def decode_configurations():
         (fp32, True, 80, 1, 7, False, True, 640),
         (bf16, False, 128, 4, 16, False, False, 2050),
         (fp16, True, 12, 6, 1, False, False, 24),
+        (bf16, False, 128, 4, 16, False, True, 2048),
+        (fp16, False, 96, 3, 1, True, True, 0),
     ]
     for number, (element, fp8, head_dim, group, block_size, soft_cap, aligned, apart) in enumerate(cases):
         table = torch.int64 if number % 3 == 1 else torch.int32

@@ -404,6 +404,8 @@ def test_rates_over_seconds_are_no_higher_and_only_where_power_may_bind(model, m
     assert found.product_flops_per_s == pytest.approx((1e6, 2e6, 4e6))
     assert asked == [(512, 2.0), *4 * [(256, 0.3)], *4 * [(512, 0.3)]]
     assert sustained_rates(model, Rates(4e12, (256,), (1e6,))).product_flops_per_s == (1e6,)
+    falling = sustained_rates(model, Rates(4e12, (128, 256), (3e6, 4e6)))
+    assert falling.product_flops_per_s == pytest.approx((2e6, 2e6))
 
 
 def test_a_card_of_a_model_that_is_there():
@@ -626,6 +628,8 @@ def test_each_picture_has_its_source_and_every_engine(pictures, result):
         assert "NVIDIA H900, tiny" in told
         names = {series.name for panel in view.chart.panels for series in panel.series}
         assert {"nano_batch", "Transformers, continuous batching", "Transformers, static batches"} <= names
+        assert "the limit over seconds" not in names  # it is told, and in the table
+        assert any("the limit over seconds" in row for row in view.table().rows)
         assert all(panel.x.title and panel.y.unit for panel in view.chart.panels)
         assert view.poster()[:8] == b"\x89PNG\r\n\x1a\n"
         figure = view.figure()
@@ -645,6 +649,7 @@ def test_the_bound_is_drawn_and_the_numbers_are_the_rows(pictures, result):
     assert drawn(throughput, 0, "nano_batch") == expected
     limit = drawn(throughput, 0, "the device's limit")
     assert all(limit[at] > expected[at] for at in expected)
+    assert "50 % of the limit and 80 % of what it is over seconds; " in throughput.chart.says[0]
     assert drawn(scaling, 0, "nano_batch") == {at: each / expected[1] for at, each in expected.items()}
     assert drawn(scaling, 0, "Transformers, static batches").keys() == {4, 8}
     assert drawn(scaling, 1, "nano_batch")[1] == pytest.approx(50, rel=1e-3)

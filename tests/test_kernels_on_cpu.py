@@ -78,6 +78,20 @@ def test_decode_equals_dense_attention(built, sizes, source, data):
             case.check(case.decode(backend="cuda"))
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_many_rows_have_more_and_smaller_blocks(built, monkeypatch, backwards):
+    sizes = {"dtype": BF16, "head_dim": 128, "group": 4, "block_size": 16}
+    case, few = (Case(5, [300, 0, 41, 170][:rows], [1] * rows, **sizes) for rows in (4, 3))
+    monkeypatch.setattr(plan, "FEW_DECODES", 3)
+    half, whole = variant(case), variant(few)
+    assert (half.warps, half.blocks_per_sm) == (whole.warps // 2, 2 * whole.blocks_per_sm)
+    with cpu_device(built, backwards=backwards, multiprocessors=3):
+        made = DecodePlan(case.query, *case.views, case.table)
+        made.update(case.lens())
+        assert split(made) > 0
+        case.check(case.decode(backend="cuda", plan=made))
+
+
 def split(made):
     """How many pairs more than one worker shares."""
     shares = made.shares()

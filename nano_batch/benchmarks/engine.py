@@ -13,7 +13,7 @@ the model split among two CUDA devices, where there are two, and `steady` only.
 static batches of `concurrency`, padded on the left, each run to its longest output; only the tokens asked for
 count. `transformers_generate_batch`: Transformers' continuous batching. `limit`: what copy bandwidth and
 matrix products, measured in the same run, allow on one device (`nano_batch/benchmarks/engines/limit.py`);
-`limit_sustained`: the same with the products' rates over seconds, where power bounds them.
+`limit_sustained`: the same with the products' rates over seconds, where a GPU's power bounds them.
 
 `tok_per_s`: output tokens over the time from the first arrival to the last token, the median of the `runs`,
 beside it the least and the most. TTFT counts from arrival, `ttft_batch_p50_s` from the start of the request's
@@ -23,9 +23,9 @@ clock starts.
 
 `nano-batch bench engine` also writes `data/measured/engine_<device>.json`, after each row, and keeps there
 what it does not measure anew. `--model tiny`: another shape; without CUDA it is the default, in fp32.
-NANO_BATCH_CASES=offline-64,steady measures these only, NANO_BATCH_ENGINES=nano_batch,limit these,
-NANO_BATCH_RUNS=1 so many runs (3, fewer of what takes over 15 s in
-all); NANO_BATCH_COMMIT names the commit where there is no checkout.
+NANO_BATCH_CASES=offline-64,steady measures these only,
+NANO_BATCH_ENGINES=nano_batch,limit,limit_sustained these, NANO_BATCH_RUNS=1 so many runs (3, fewer of what
+takes over 15 s in all); NANO_BATCH_COMMIT names the commit where there is no checkout.
 """
 
 from __future__ import annotations

@@ -155,7 +155,8 @@ class PagedMistral:
             for _ in range(c.num_layers)
         ]  # fmt: skip
         self.final_norm = self._empty(c.hidden_size)
-        self._few_rows = few_rows_of(self.final_norm)
+        narrow = [matrix for layer in self.layers for matrix in (layer.output, layer.down)]
+        self._few_rows = few_rows_of(self.final_norm, *narrow)
         self.head = self.embedding if c.tie_word_embeddings else self._empty(c.vocab_size, c.hidden_size)
         frequencies = c.rope_scaling.frequencies(c.head_dim, c.rope_theta)
         longest, magnitude = c.max_position_embeddings, c.rope_scaling.magnitude()
@@ -284,12 +285,12 @@ class PagedMistral:
     def _added(
         self, x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor
     ) -> torch.Tensor:
-        """Add x weightᵀ to the residual, of a model in parts the sum of all; return its norm.
+        """Add x weightᵀ to the residual, where a model is split the sum of all ranks; return its norm.
 
         The weight is one of the two matrices that have few rows of their own.
         """
         few, rows, eps = self._few_rows, x.shape[0], self.config.rms_norm_eps
-        if rows <= few.parted and self.shard.size == 1:
+        if 0 < rows <= few.parted and self.shard.size == 1:
             return add_parts_rms_norm(linear_parts(x, weight, PARTS), residual, norm, eps)
         product = linear_few_rows(x, weight) if rows <= few.narrow else F.linear(x, weight)
         return add_rms_norm(self.shard.sum(product), residual, norm, eps)

@@ -44,14 +44,15 @@ class FewRows:
     parted: int = 0
 
 
-def few_rows_of(weight: torch.Tensor) -> FewRows:
-    """The limits for a weight's dtype and device."""
+def few_rows_of(weight: torch.Tensor, *narrow: torch.Tensor) -> FewRows:
+    """The limits for a weight's dtype and device; `narrow`: those that a norm follows, for `parted`."""
     if cpu.takes(weight):
         return FewRows(cpu.MOST_ROWS, cpu.MOST_ROWS)
     if weight.dtype not in SIXTEEN_BITS or why_not(weight.device) is not None:
         return FewRows()
     if _is_hopper(weight):
-        return FewRows(128, 128, 256, 256)
+        fit = all(_hopper_takes(matrix, 4) for matrix in narrow)
+        return FewRows(128, 128, 256, 256 if fit else 0)
     return FewRows(narrow=on_cuda.FEW_ROWS)
 
 
@@ -131,7 +132,8 @@ def add_parts_rms_norm(
     """
     _check_parts(parts, residual)
     _check_rows(residual, None, weight)
-    if parts.dtype == torch.float32 and _on_kernel("RMSNorm", residual, parts, weight):
+    several = len(parts) > 1 and parts.dtype == torch.float32  # one part is what the kernel takes as a whole
+    if several and _on_kernel("RMSNorm", residual, parts, weight):
         return on_cuda.rms_norm(parts, residual, weight, eps)
     return add_rms_norm(parts.sum(0).to(residual.dtype), residual, weight, eps)
 
@@ -193,7 +195,8 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Tensor:
     """x weightᵀ as `parts` sums, each over a part of k, for `add_parts_rms_norm` to add up.
 
-    Of few rows a part of k for each block makes tiles of the weight wider, so that x is read less often.
+    So the blocks that share a tile of the weight need not meet at its end; and of more than 128 rows tiles
+    may be wider, so that x is read less often.
 
     Args:
         x, weight: as for `linear_few_rows`; a kernel takes them on Hopper.
@@ -290,13 +293,19 @@ def _hopper_refusal(x: torch.Tensor, weight: torch.Tensor, n_multiple: int) -> N
     if len(x) > on_cuda.HOPPER_TOKENS[-1]:
         return ShapeError(f"{len(x)} rows; the kernel takes {on_cuda.HOPPER_TOKENS[-1]}")
     (n, k), wide = weight.shape, ACCESS_BYTES // x.element_size()
-    aligned = vector_of(k, wide, [x, weight]) == wide and x.stride(1) == 1 and weight.is_contiguous()
-    if not aligned or k % PANEL or n % n_multiple:
+    aligned = vector_of(k, wide, [x]) == wide and x.stride(1) == 1
+    if not aligned or not _hopper_takes(weight, n_multiple):
         return ShapeError(
             f"a weight of shape {[n, k]}, or x's strides {x.stride()}: rows are to begin at multiples of 16 "
             f"bytes, k to be a multiple of {PANEL}, n of {n_multiple}"
         )
     return None
+
+
+def _hopper_takes(weight: torch.Tensor, n_multiple: int) -> bool:
+    (n, k), wide = weight.shape, ACCESS_BYTES // weight.element_size()
+    aligned = vector_of(k, wide, [weight]) == wide and weight.is_contiguous()
+    return aligned and k % PANEL == 0 and n % n_multiple == 0
 
 
 def _is_hopper(tensor: torch.Tensor) -> bool:

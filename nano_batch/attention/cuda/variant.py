@@ -22,9 +22,12 @@ MOST_HEADS = {64: 16, 80: 16, 96: 16, 128: 16}
 WARPS = 4
 FEW_DECODES = 48
 """Rows up to which a block has so many warps: the more of a context in one block, the fewer parts to merge.
-Of more rows it has half as many, and a multiprocessor twice the blocks: fewer warps wait for each other."""
+Of more rows it may have half as many, and a multiprocessor twice the blocks: fewer wait for each other."""
+MOST_HEADS_OF_HALF = 4
+"""Query heads of a block of half the warps: of more the parts of all workers (`merge`) take so much shared
+memory that a multiprocessor has no room for twice the blocks."""
 AHEAD_BYTES = 131072
-"""Of keys and values on their way to a multiprocessor."""
+"""Of keys and values on their way to a multiprocessor: with half of it short steps wait longer."""
 ALL_REGISTERS = 65536
 OTHER_REGISTERS = 75
 """Of a thread, for everything but tiles on their way, the query and the sums,"""
@@ -131,7 +134,7 @@ def choose(
     heads = min(group, MATRIX_COLUMNS if scattered else MOST_HEADS.get(head_dim, MATRIX_COLUMNS))
     blocks, warps = _blocks_per_sm(fp8, head_dim, heads, scattered), WARPS
     stages = _stages(head_dim, heads, 1 if fp8 else element.itemsize, scattered, blocks)
-    if not few and not fp8 and head_dim <= MOST_QUERY_DIM:
+    if not few and not fp8 and head_dim <= MOST_QUERY_DIM and heads <= MOST_HEADS_OF_HALF:
         blocks, warps = 2 * blocks, warps // 2
     return Variant("decode.cu", head_dim, group, heads, block_size, TILE, warps, stages, blocks,
                    element, fp8, soft_cap, table, token_bytes)  # fmt: skip

@@ -97,10 +97,11 @@ __device__ __forceinline__ void work(Reader& reader, const Plan& plan, const Par
     const Share share = plan.shares[worker];
     __shared__ SplitPair split[2];
     if (threadIdx.x == 0) split[0].first = split[1].first = -1;
-    int length = worker < rows ? plan.lengths[worker] : 1;  // on its way with the first tiles
+    constexpr int NO_ROW = -1;
+    int length = worker < rows ? plan.lengths[worker] : NO_ROW;  // on its way with the first tiles
     if (share.tiles > 0) reader.start(share);
     reader.settle();
-    for (int row = worker; row < rows; row += workers, length = row < rows ? plan.lengths[row] : 1)
+    for (int row = worker; row < rows; row += workers, length = row < rows ? plan.lengths[row] : NO_ROW)
         if (length == 0)
             for (int head = 0; head < heads; head++)
                 each_element(query_heads(head), [&](int query, int dim) { output.write(row, head, query, dim, Sum()); });
@@ -113,7 +114,7 @@ __device__ __forceinline__ void work(Reader& reader, const Plan& plan, const Par
     __syncthreads();
     if (split[0].first < 0 && split[1].first < 0) return;
     __shared__ bool is_last[2];
-    // After the barrier: for what the whole block has written.
+    // The barrier and the count put all that the block has written before what the last to arrive reads.
     if (threadIdx.x < 2) is_last[threadIdx.x] = split[threadIdx.x].arrive(plan.arrivals);
     __syncthreads();
     for (int which = 0; which < 2; which++) {

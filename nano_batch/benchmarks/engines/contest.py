@@ -95,16 +95,15 @@ class Contest:
 
     @cached_property
     def sustained_rates(self) -> Rates:
-        """Of seconds."""
-        return sustained_rates(self.model, self.rates)
+        """Of seconds: a processor's are no others."""
+        return sustained_rates(self.model, self.rates) if self.device.type == "cuda" else self.rates
 
     def engine(self, name: str) -> EngineUnderTest:
         """One of `ENGINES`, over this model."""
         if name == LIMIT:
             return Limit(card_of(self.model), self.rates)
         if name == SUSTAINED:
-            told = self.device.type == "cuda"
-            return Limit(card_of(self.model), self.sustained_rates if told else self.rates, SUSTAINED, told)
+            return Limit(card_of(self.model), self.sustained_rates, SUSTAINED)
         if name == TWO_DEVICES:
             return NanoBatchOnTwo(self.model_name, self.model.dtype)
         made: EngineUnderTest = next(kind for kind in KINDS if kind.name == name)(self.model)

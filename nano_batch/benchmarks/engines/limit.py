@@ -42,21 +42,16 @@ BLOCK_SIZE = 16
 
 
 class Limit:
-    """A virtual engine whose steps take the least that `rates` and the model's sizes allow.
-
-    Args:
-        name: of its rows.
-        told: whether it has any: not where its rates are another limit's.
-    """
+    """A virtual engine, by the name of its rows, whose steps take the least that `rates` and sizes allow."""
 
     clocked, baseline = False, False
 
-    def __init__(self, card: ModelCard, rates: Rates, name: str = LIMIT, told: bool = True) -> None:
-        self.card, self.rates, self.name, self.told = card, rates, name, told
+    def __init__(self, card: ModelCard, rates: Rates, name: str = LIMIT) -> None:
+        self.card, self.rates, self.name = card, rates, name
 
     def suits(self, case: Case) -> bool:
-        """All cases, or none."""
-        return self.told
+        """All cases."""
+        return True
 
     @contextmanager
     def opened(self, concurrency: int) -> Iterator[Serve]:

@@ -101,6 +101,8 @@ def sustained_rates(model: PagedMistral, rates: Rates) -> Rates:
             for product, graph in zip(products.get(rows, []), graphs.get(rows, []), strict=True):
                 best = max(best, product.flops / (kept_up(graph, WINDOW_S) / 1e6))
             found.append(min(short, best) if best else short)
+    for place in reversed(range(len(found) - 1)):  # so that they ascend
+        found[place] = min(found[place], found[place + 1])
     return replace(rates, product_flops_per_s=tuple(found))
 
 

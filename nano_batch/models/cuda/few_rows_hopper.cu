@@ -197,6 +197,8 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
         else if (warp == MULTIPLIERS / 32 + 1) copy_x(ring, x_map, chunks, out_n);
     } else {
         if constexpr (LENDS) hopper::take_registers<160>();
+        // Without a chunk no barrier makes it wait, and the kernel before may still use what it stores to.
+        if (chunks.count == 0) ptx::wait_for_earlier();
         const int first = warp / 4 * TILES * 64, row = first + warp % 4 * 16 + threadIdx.x % 32 / 4;
         for (int column = blockIdx.x * OUT_COLUMNS; column < out_n; column += gridDim.x * OUT_COLUMNS) {
             float sum[TILES][COLUMNS / 2] = {};

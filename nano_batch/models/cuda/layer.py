@@ -180,7 +180,7 @@ def hopper_build(rows: int, n: int, gated: bool, parts: int, blocks: int) -> Hop
     tokens = next(size for size in HOPPER_TOKENS if size >= rows)
     if gated:
         columns = next(some for most, some in _GATED_COLUMNS.items() if most >= rows)
-        builds = [HopperBuild(tokens, width, 1) for width in columns]
+        builds = [HopperBuild(tokens, width, 1, parts) for width in columns]
     else:
         spreads = _LINEAR_SPLITS if parts == 1 else _PARTED_SPLITS[tokens]
         builds = [
