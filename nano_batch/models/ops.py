@@ -61,12 +61,11 @@ def _fake_rows(hidden: torch.Tensor, *args: object) -> torch.Tensor:
 
 
 def _fake_normed(parts: torch.Tensor, residual: torch.Tensor, *args: object) -> torch.Tensor:
-    return torch.empty_like(residual, memory_format=torch.contiguous_format)
+    return _fake_rows(residual)
 
 
 def _fake_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return x.new_empty(parts, x.shape[0], weight.shape[0], dtype=wide)
+    return x.new_empty(parts, x.shape[0], weight.shape[0], dtype=_wide(x))
 
 
 def _fake_half(gate_up: torch.Tensor) -> torch.Tensor:
@@ -219,7 +218,7 @@ def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Ten
             return on_cuda.few_rows_hopper(x, weight, parts=parts)
         say_once(f"parts of a linear layer are computed by plain PyTorch: {reason}", warn=True)
     of_k = [slice(k * part // parts, k * (part + 1) // parts) for part in range(parts)]
-    wide = torch.promote_types(x.dtype, torch.float32)
+    wide = _wide(x)
     return torch.stack([F.linear(x[:, some].to(wide), weight[:, some].to(wide)) for some in of_k])
 
 
@@ -330,15 +329,21 @@ def _check_rows(hidden: torch.Tensor, residual: torch.Tensor | None, weight: tor
         _check_alike("residual", residual, hidden)
 
 
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    """Of the sums of its elements."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def _check_parts(parts: torch.Tensor, residual: torch.Tensor) -> None:
     if parts.dim() != 3 or not len(parts) or parts.shape[1:] != residual.shape:
         shapes = f"{list(parts.shape)} and {list(residual.shape)}"
         raise ShapeError(
             f"parts and residual have shapes {shapes}; they need [parts, tokens, size] and [tokens, size]"
         )
-    wide = torch.promote_types(residual.dtype, torch.float32)
-    if parts.dtype != wide:
-        raise DtypeError(f"parts are {parts.dtype}; beside a residual in {residual.dtype} they are {wide}")
+    if parts.dtype != _wide(residual):
+        raise DtypeError(
+            f"parts are {parts.dtype}; beside a residual in {residual.dtype} they are {_wide(residual)}"
+        )
     if parts.device != residual.device:
         raise DeviceError(f"parts are on {parts.device}; the residual is on {residual.device}")
 

@@ -19,22 +19,29 @@ struct Sum {
     }
 };
 
+// The sum of COUNT parts: value(i), scaled by the largest score and with the total that scale(i) has.
+template <int COUNT, class Scale, class Value>
+__device__ __forceinline__ Sum sum_of(Scale scale, Value value) {
+    Sum sum;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) sum.largest = fmaxf(sum.largest, scale(i).x);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        const float weight = ptx::exp2(scale(i).x - sum.largest);
+        sum.total += scale(i).y * weight;
+        sum.add(value(i), weight);
+    }
+    return sum;
+}
+
 // One pair's sums of each warp of a block.
 struct WarpSums {
     float value[WARPS][HEADS][HEAD_DIM + 4];  // the padding spreads heads over the banks
     float largest[WARPS][HEADS], total[WARPS][HEADS];
 
     __device__ Sum sum(int head, int dim) const {
-        Sum sum;
-#pragma unroll
-        for (int warp = 0; warp < WARPS; warp++) sum.largest = fmaxf(sum.largest, largest[warp][head]);
-#pragma unroll
-        for (int warp = 0; warp < WARPS; warp++) {
-            const float weight = ptx::exp2(largest[warp][head] - sum.largest);
-            sum.total += total[warp][head] * weight;
-            sum.add(*reinterpret_cast<const float4*>(&value[warp][head][dim]), weight);
-        }
-        return sum;
+        return sum_of<WARPS>([&](int warp) { return make_float2(largest[warp][head], total[warp][head]); },
+                             [&](int warp) { return *reinterpret_cast<const float4*>(&value[warp][head][dim]); });
     }
 };
 
@@ -93,22 +100,13 @@ constexpr int FEW_PARTS = 8;  // with 16 a merge takes longer
 __device__ __forceinline__ Sum sum_of_few(const PartsOfPair& parts, int head, int dim) {
     float2 scale[FEW_PARTS];
     float4 value[FEW_PARTS];
-    Sum sum;
 #pragma unroll
     for (int i = 0; i < FEW_PARTS; i++) {
         const bool real = i < parts.count;
         scale[i] = real ? parts.scale(i, head) : make_float2(NOTHING, 0);
         value[i] = real ? parts.value(i, head, dim) : make_float4(0, 0, 0, 0);
     }
-#pragma unroll
-    for (int i = 0; i < FEW_PARTS; i++) sum.largest = fmaxf(sum.largest, scale[i].x);
-#pragma unroll
-    for (int i = 0; i < FEW_PARTS; i++) {
-        const float weight = ptx::exp2(scale[i].x - sum.largest);
-        sum.total += scale[i].y * weight;
-        sum.add(value[i], weight);
-    }
-    return sum;
+    return sum_of<FEW_PARTS>([&](int i) { return scale[i]; }, [&](int i) { return value[i]; });
 }
 
 // Calls use(head, dim, sum) with the sum of all parts of a pair, of which `heads` heads are real. Of many parts first

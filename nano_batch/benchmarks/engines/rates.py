@@ -86,19 +86,19 @@ def sustained_rates(model: PagedMistral, rates: Rates) -> Rates:
     most rows for `HEAT_S`, then of each number of rows, without a pause, those of each matrix for `WINDOW_S`,
     whose second half counts.
     """
-    from nano_batch.benchmarks.on_gpu.timing import capture, kept_up
+    from nano_batch.benchmarks.on_gpu.timing import kept_up
 
-    products = {rows: _products(model, rows) for rows in rates.rows if rows >= LEAST_SUSTAINED}
-    graphs = {
-        rows: [capture(lambda _, call=each.call: call(), 1) for each in several]  # type: ignore[misc]
-        for rows, several in products.items()
+    large = {
+        rows: [(product, _graphs(product.call)) for product in _products(model, rows)]
+        for rows in rates.rows
+        if rows >= LEAST_SUSTAINED
     }
     best, found = 0.0, []
     with torch.no_grad():
-        if graphs:
-            kept_up(graphs[max(graphs)][-1], HEAT_S)
+        if large:
+            kept_up(large[max(large)][-1][1], HEAT_S)
         for rows, short in zip(rates.rows, rates.product_flops_per_s, strict=True):
-            for product, graph in zip(products.get(rows, []), graphs.get(rows, []), strict=True):
+            for product, graph in large.get(rows, []):
                 best = max(best, product.flops / (kept_up(graph, WINDOW_S) / 1e6))
             found.append(min(short, best) if best else short)
     for place in reversed(range(len(found) - 1)):  # so that they ascend
@@ -133,11 +133,16 @@ def _product_rates(model: PagedMistral, rows: int) -> list[float]:
 def _seconds(calls: list[Callable[[], torch.Tensor]], device: torch.device) -> list[float]:
     """Seconds of each call: on CUDA in graphs by turns, on a CPU the best of a few."""
     if device.type == "cuda":
-        from nano_batch.benchmarks.on_gpu.timing import capture, replayed
+        from nano_batch.benchmarks.on_gpu.timing import replayed
 
-        graphs = [capture(lambda _, call=call: call(), 1) for call in calls]  # type: ignore[misc]
-        return [spread.us / 1e6 for spread in replayed(graphs)]
+        return [spread.us / 1e6 for spread in replayed([_graphs(call) for call in calls])]
     return [min(_once(call) for _ in range(CPU_CALLS)) for call in calls]
+
+
+def _graphs(call: Callable[[], torch.Tensor]) -> list[torch.cuda.CUDAGraph]:
+    from nano_batch.benchmarks.on_gpu.timing import capture
+
+    return capture(lambda _: call(), 1)
 
 
 def _once(call: Callable[[], torch.Tensor]) -> float:

@@ -85,23 +85,23 @@ def with_limits(rows: Sequence[Row]) -> list[Row]:
 
     They are None where the load's limit was not measured, and for two devices.
     """
+    known = {(each["engine"], place_of(each)): each for each in rows}
+    found = []
+    for each in rows:
+        limit, sustained = (
+            None if each["engine"] == TWO_DEVICES else known.get((engine, place_of(each)))
+            for engine in (LIMIT, SUSTAINED)
+        )
+        found.append({
+            **each, "limit_ms": None if limit is None else limit["step_ms"],
+            "limit_percent": _share(each, limit), "sustained_percent": _share(each, sustained),
+        })  # fmt: skip
+    return found
 
-    def of_engine(engine: str) -> Callable[[Row], Row | None]:
-        found = {place_of(each): each for each in rows if each["engine"] == engine}
-        return lambda row: None if row["engine"] == TWO_DEVICES else found.get(place_of(row))
 
-    def share(row: Row, limit: Row | None) -> float | None:
-        return None if limit is None else _rounded(100 * row["tok_per_s"] / limit["tok_per_s"])
-
-    short, sustained = of_engine(LIMIT), of_engine(SUSTAINED)
-    return [
-        {
-            **each, "limit_ms": limit and limit["step_ms"], "limit_percent": share(each, limit),
-            "sustained_percent": share(each, sustained(each)),
-        }
-        for each in rows
-        for limit in [short(each)]
-    ]  # fmt: skip
+def _share(row: Row, limit: Row | None) -> float | None:
+    """Per cent of a limit's throughput."""
+    return None if limit is None else _rounded(100 * row["tok_per_s"] / limit["tok_per_s"])
 
 
 def place_of(found: Row) -> tuple[object, ...]:

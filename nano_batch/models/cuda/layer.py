@@ -120,8 +120,7 @@ def few_rows_hopper(
         args = *maps, output, c_int32(rows), c_int32(x_rows), c_int32(n), c_int32(k)
         defines = built.defines(x.dtype, gated)
         run = kernel(SOURCES / "few_rows_hopper.cu", defines, "few_rows_hopper", x.device)
-        spread = built.splits * built.parts
-        grid = tiles if spread > 1 else min(tiles, blocks), spread, 1
+        grid = tiles if built.spread > 1 else min(tiles, blocks), built.spread, 1
         run.launch(grid, built.threads, built.shared_bytes, args, pdl=True)
     return output
 
@@ -137,6 +136,11 @@ class HopperBuild:
     columns: int
     splits: int
     parts: int = 1
+
+    @property
+    def spread(self) -> int:
+        """Blocks that take a tile."""
+        return self.splits * self.parts
 
     @property
     def panels(self) -> int:
@@ -188,8 +192,7 @@ def hopper_build(rows: int, n: int, gated: bool, parts: int, blocks: int) -> Hop
         ]
 
     def most_read(build: HopperBuild) -> tuple[float, float]:
-        spread = build.splits * build.parts
-        tiles, width = -(-n // build.columns), build.columns / spread
-        return -(-tiles * spread // blocks) * width, -width
+        tiles, width = -(-n // build.columns), build.columns / build.spread
+        return -(-tiles * build.spread // blocks) * width, -width
 
     return min(builds, key=most_read)

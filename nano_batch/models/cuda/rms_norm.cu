@@ -1,8 +1,8 @@
 // RMSNorm of rows, after the residual is added. A block takes a row, and keeps it in registers between its two passes
 // where VECTORS of each thread hold it.
 //
-// Macros: ELEMENT, the type of all tensors but parts; VEC, elements of a vector; RESIDUAL, whether there is one; THREADS of a
-// block; VECTORS of a thread, 0 for rows of any length; PARTS: 1, or what is added to the residual comes as so many
+// Macros: ELEMENT, the type of all tensors but parts; VEC, elements of a vector; RESIDUAL, whether there is one; THREADS
+// of a block; VECTORS of a thread, 0 for rows of any length; PARTS: 1, or what is added to the residual comes as so many
 // parts in float32.
 #include "elements.cuh"
 #include "ptx.cuh"
