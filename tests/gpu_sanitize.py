@@ -85,8 +85,8 @@ def move(dtype, stored, head_dim):
         assert torch.equal(host, device)
 
 
-def prefill():
-    case = Case(2, [70, 0, 33], [20, 1, 33], head_dim=64, dtype=BF16)
+def prefill(contexts, queries, **sizes):
+    case = Case(2, contexts, queries, head_dim=64, dtype=BF16, **sizes)
     moved = Moved(case)
     output = paged_attention_prefill(
         moved.query, *moved.views, moved.table, moved.lens, on_device(case.starts()), case.block_size,
@@ -101,7 +101,10 @@ def main():
     assert sources == {"decode.cu", "decode_plain.cu"}
     for dtype, stored, head_dim in [(BF16, BF16, 64), (FP32, FP32, 12), (BF16, torch.float8_e4m3fn, 128)]:
         move(dtype, stored, head_dim)
-    prefill()
+    prefill([70, 0, 33], [20, 1, 33])
+    prefill(
+        [190, 70], [90, 70], kv_heads=8, group=16
+    )  # so many blocks that Hopper's multiprocessors take three
     torch.cuda.synchronize()
     print("all right")
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nano_batch import errors
 from nano_batch.attention import DecodePlan, cache_ops, paged_attention_fwd
 from nano_batch.attention.cuda import decode, plan
+from nano_batch.attention.cuda.prefill_kernel import kernel_refusal
 from nano_batch.attention.fp8 import QUANTISED, as_bits
 from nano_batch.attention.rope import Rope, rope_tables
 from nano_batch.kv_cache import KVCache
@@ -92,6 +93,22 @@ def test_every_variant(sizes, few, monkeypatch):
 @many
 def test_prefill_equals_dense_attention(case):
     case.check(case.prefill(backend="cuda"))
+
+
+@pytest.mark.parametrize("window", [None, 1, 150])
+@pytest.mark.parametrize(
+    ("contexts", "queries"), [([90, 0, 300], [40, 2, 300]), ([2500, 700, 33], [2300, 1, 33])]
+)
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "group", "block_size"),
+    [(BF16, 128, 4, 16), (BF16, 64, 8, 7), (FP16, 128, 1, 32), (FP16, 64, 6, 1), (BF16, 128, 16, 256)],
+)
+def test_prompts_by_the_kernel(dtype, head_dim, group, block_size, contexts, queries, window):
+    """With few blocks, of which a multiprocessor has two, and with many, of which Hopper's may have three."""
+    sizes = {"dtype": dtype, "head_dim": head_dim, "group": group, "block_size": block_size, "kv_heads": 8}
+    case = Case(3, contexts, queries, window=window, device="cuda", **sizes)
+    assert kernel_refusal(case.query, *case.views) is None
+    case.check(case.prefill_by_kernel())
 
 
 @pytest.mark.parametrize("layout", ["NHD", "HND"])

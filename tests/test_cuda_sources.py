@@ -84,7 +84,9 @@ def prefill_configurations():
         (torch.bfloat16, 128, 4, 16), (torch.bfloat16, 64, 8, 32), (torch.float16, 128, 1, 16),
         (torch.float16, 128, 6, 7), (torch.bfloat16, 128, 16, 1),
     ]:  # fmt: skip
-        yield "prefill.cu", prefill_kernel.defines(element, head_dim, group, block_size), 255
+        for blocks, on_hopper in [(2, False), (2, True), (3, True)][: 2 + (group.bit_count() == 1)]:
+            macros = prefill_kernel.defines(element, head_dim, group, block_size, blocks, on_hopper)
+            yield "prefill.cu", macros, 168 if blocks == 3 else 255
 
 
 def layer_configurations():
@@ -138,7 +140,8 @@ def private_cache(tmp_path, monkeypatch):
 def compilations():
     """Each configuration with each architecture that it is launched on."""
     for source, *rest in configurations():
-        for arch in [HOPPER] if source.stem.endswith("_hopper") else ARCHITECTURES:
+        only_hopper = source.stem.endswith("_hopper") or rest[0].get("HOPPER")
+        for arch in [HOPPER] if only_hopper else ARCHITECTURES:
             yield source, *rest, arch
 
 

@@ -93,7 +93,7 @@ PREFILL_MISTAKES = [
     ("prefill.cu", "from + ahead - window + 1", "from + ahead - window + 99"),
     ("prefill.cu", "at < count ?", "at < count - 1 ?"),
     ("prefill.cu", "total[i] *= keep[i], ", ""),
-    ("prefill.cu", "(piece ^ key % 8)", "(piece ^ threadIdx.x % 2)"),
+    ("prefill_products.cuh", "(piece % 8 ^ key % 8)", "(piece % 8 ^ threadIdx.x % 2)"),
 ]
 
 

@@ -97,6 +97,11 @@ def test_what_the_kernel_leaves_to_the_library(libraries, monkeypatch):
     assert "not 96 and 4" in refusal(head_dim=96)
     assert "not 128 and 65" in refusal(group=65, kv_heads=1)
     assert "strides" in refusal(unaligned=True)
+    case = Case(1, [9], [3], **SIZES[0])
+    query, (keys, _) = case.query, case.views
+    assert "strides differ" in kernel_refusal(query, keys, torch.cat([keys, keys], 2)[:, :, : keys.shape[2]])
+    large = torch.empty(2**15, 2**13, *keys.shape[2:], dtype=keys.dtype, device="meta")
+    assert "spans more than 68719476736 bytes" in kernel_refusal(query, large, large)
     case = Case(1, [9, 5], [3, 5], **SIZES[0])
     plan = case.prefill_plan()
     monkeypatch.setattr(prefill, "prefill_by_library", lambda *args, **options: "library")

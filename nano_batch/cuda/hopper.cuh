@@ -13,6 +13,12 @@ __device__ __forceinline__ unsigned shared_address(const void* at) {
     return static_cast<unsigned>(__cvta_generic_to_shared(at));
 }
 
+// The first place from here on that is a multiple of 1024 in shared memory: there panels begin.
+__device__ __forceinline__ unsigned char* aligned(unsigned char* memory) {
+    const unsigned begin = shared_address(memory);
+    return memory + ((begin + 1023) / 1024 * 1024 - begin);
+}
+
 // A barrier in shared memory. A phase ends when all that were expected have arrived, and all bytes.
 struct Barrier {
     unsigned long long state;
@@ -26,6 +32,12 @@ struct Barrier {
     }
     __device__ __forceinline__ void arrive() {
         asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&state)) : "memory");
+    }
+    // At the barrier in the same place of another block of the cluster; of what threads wrote nothing is passed on.
+    __device__ __forceinline__ void arrive_of_block(unsigned block) {
+        unsigned there;
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(&state)), "r"(block));
+        asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(there) : "memory");
     }
     // Until the phase of this parity has ended.
     __device__ __forceinline__ void wait(unsigned parity) {
@@ -42,16 +54,26 @@ struct Barrier {
 // Other threads, and the copy engine, see barriers as they were initialised.
 __device__ __forceinline__ void barriers_are_ready() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
+constexpr unsigned long long READ_ONCE = 0x12F0000000000000, READ_AGAIN = 0x14F0000000000000;  // evict first, evict last
+
 // Panels of a matrix, of 64 of its columns each, from (row, panel) on, as many rows and panels as the map says
 // (`tensor_map.py`). A row of a panel is 128 bytes, of which the eight pieces lie in the order piece ^ (row % 8); `to`
 // is a multiple of 1024. Zeros past the ends. `once`: it need not stay in the second-level cache.
 template <bool once>
 __device__ __forceinline__ void load_panels(void* to, const TensorMap& map, int row, int panel, Barrier& barrier) {
-    const unsigned long long policy = once ? 0x12F0000000000000 : 0x14F0000000000000;  // evict first, evict last
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
         "[%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(to)),
-        "l"(&map), "r"(0), "r"(row), "r"(0), "r"(panel), "r"(shared_address(&barrier.state)), "l"(policy)
+        "l"(&map), "r"(0), "r"(row), "r"(0), "r"(panel), "r"(shared_address(&barrier.state)), "l"(once ? READ_ONCE : READ_AGAIN)
+        : "memory");
+}
+// The same for the blocks of the cluster whose bits are set, to the same place in each, and to the barrier of each.
+__device__ __forceinline__ void load_panels_of_blocks(unsigned short blocks, void* to, const TensorMap& map, int row, int panel,
+                                                      Barrier& barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6], %7, %8;" ::"r"(shared_address(to)),
+        "l"(&map), "r"(0), "r"(row), "r"(0), "r"(panel), "r"(shared_address(&barrier.state)), "h"(blocks), "l"(READ_AGAIN)
         : "memory");
 }
 
@@ -60,6 +82,14 @@ __device__ __forceinline__ unsigned long long describe(unsigned address, int col
     constexpr unsigned long long SWIZZLED = 1ull << 62, EIGHT_ROWS = 1024ull >> 4 << 32;
     return SWIZZLED | EIGHT_ROWS | 1ull << 16 | ((address + column * 2) & 0x3FFFF) >> 4;
 }
+
+// Describes panels `apart` bytes from each other, from one of their rows on, a multiple of 8, to a transposed product.
+__device__ __forceinline__ unsigned long long describe_transposed(unsigned address, unsigned apart) {
+    constexpr unsigned long long SWIZZLED = 1ull << 62, EIGHT_ROWS = 1024ull >> 4 << 32;
+    return SWIZZLED | EIGHT_ROWS | static_cast<unsigned long long>(apart >> 4) << 16 | (address & 0x3FFFF) >> 4;
+}
+// What this thread wrote to shared memory is seen by the products that come after.
+__device__ __forceinline__ void writes_are_seen() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Products run while their threads go on; nobody may touch their sums before they are awaited.
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -107,6 +137,25 @@ __device__ __forceinline__ void multiply_add(float (&sum)[WIDTH / 2], unsigned l
 #undef NANO_BATCH_CASE
 }
 
+// The same with a in registers, of the warp's 16 rows as `ptx::multiply_add` has them. TRANSPOSED: b is [16, WIDTH].
+template <bool bf16, int WIDTH, bool TRANSPOSED>
+__device__ __forceinline__ void multiply_add(float (&sum)[WIDTH / 2], const unsigned (&a)[4], unsigned long long b) {
+    static_assert(WIDTH == 64 || WIDTH == 128);
+#define NANO_BATCH_CASE(n, is_bf16, kind, transposed, names, a0, a1, a2, a3, b_at, ...)                                     \
+    if constexpr (WIDTH == n && bf16 == is_bf16 && TRANSPOSED == transposed)                                                \
+        asm volatile("{\n.reg .pred adds;\nsetp.ne.b32 adds, 1, 0;\n"                                                       \
+                     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." kind "." kind " {" names "}, {%" #a0 ", %" #a1        \
+                     ", %" #a2 ", %" #a3 "}, %" #b_at ", adds, 1, 1, " #transposed ";\n}\n"                                 \
+                     : __VA_ARGS__ : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#define NANO_BATCH_CASES(n, ...)                                                                                             \
+    NANO_BATCH_CASE(n, true, "bf16", 0, __VA_ARGS__) NANO_BATCH_CASE(n, true, "bf16", 1, __VA_ARGS__)                        \
+    NANO_BATCH_CASE(n, false, "f16", 0, __VA_ARGS__) NANO_BATCH_CASE(n, false, "f16", 1, __VA_ARGS__)
+    NANO_BATCH_CASES(64, NANO_BATCH_30 NANO_BATCH_2(3), 32, 33, 34, 35, 36, NANO_BATCH_SUMS_16(0), NANO_BATCH_SUMS_16(16))
+    NANO_BATCH_CASES(128, NANO_BATCH_60 NANO_BATCH_4(6), 64, 65, 66, 67, 68, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48))
+#undef NANO_BATCH_CASES
+#undef NANO_BATCH_CASE
+}
+
 // All threads of four warps keep so many registers, or wait until they have them: at the start of a branch only.
 template <int COUNT> __device__ __forceinline__ void give_registers() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
@@ -124,6 +173,12 @@ __device__ __forceinline__ void meet_cluster() {
 __device__ __forceinline__ void leave_cluster() {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
     asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
+// Which of the cluster's blocks this one is.
+__device__ __forceinline__ unsigned block_in_cluster() {
+    unsigned block;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(block));
+    return block;
 }
 // The first so many threads of the block meet here.
 template <int COUNT>

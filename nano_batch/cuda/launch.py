@@ -21,6 +21,8 @@ DEFAULT_SHARED_BYTES = 48 * 1024
 """Dynamic shared memory of a block that a kernel gets without asking."""
 OVERLAP_CAPABILITY = (9, 0)
 """The first devices that have programmatic dependent launch."""
+HOPPER = "sm_90a"
+"""The architecture that `hopper.cuh` is written for."""
 _KEPT_CONFIGURATIONS = 256
 
 
@@ -168,6 +170,12 @@ def architecture(device: int) -> str:
     """The name of a device's architecture for the compiler: `sm_80`; `sm_90a` has what only Hopper has."""
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}" + ("a" if major == 9 else "")
+
+
+@cache
+def is_hopper(device: torch.device) -> bool:
+    """Whether a device has what `hopper.cuh` is written for."""
+    return device.type == "cuda" and architecture(device_index(device)) == HOPPER
 
 
 @cache

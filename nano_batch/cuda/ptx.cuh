@@ -61,9 +61,11 @@ __device__ __forceinline__ void multiply_add(float (&sum)[4], const unsigned (&a
 
 // Copies sixteen bytes to shared memory, zeros if they are not `real`; they are there when they are awaited.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool real) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
-                 "l"(from), "r"(real ? 16 : 0)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .pred none;\nsetp.eq.s32 none, %2, 0;\ncp.async.cg.shared.global [%0], [%1], 16, none;\n}\n" ::"r"(
+            static_cast<unsigned>(__cvta_generic_to_shared(to))),
+        "l"(from), "r"(static_cast<int>(real))
+        : "memory");
 }
 // What this thread copies up to here is one group.
 __device__ __forceinline__ void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -12,6 +12,8 @@ from nano_batch.errors import KernelLaunchError
 
 PANEL = 64
 """Columns of 16-bit elements: 128 bytes, the widest row that is swizzled."""
+PANEL_ALIGNMENT = 1024
+"""Of panels in shared memory."""
 _KEPT = 4096
 _BYTES = ctypes.sizeof(ctypes.c_uint64) * 16
 _ALIGNMENT = 64

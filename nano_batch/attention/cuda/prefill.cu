@@ -6,41 +6,25 @@
 // next while the last are multiplied:
 //     scores [16, KEYS] = Q [16, HEAD_DIM] K^T,  output [16, HEAD_DIM] += P [16, KEYS] V.
 // Macros: ELEMENT, of queries, cache and output: 0 float16, 1 bfloat16; HEAD_DIM, GROUP, BLOCK_SIZE; WARPS of a block;
-// KEYS, a multiple of 16; BLOCKS_PER_SM.
+// KEYS, a multiple of 16; BLOCKS_PER_SM; HOPPER: with its products, 4 warps and 64 keys.
 // Running softmax: Milakov and Gimelshein (2018); tiles of queries and keys: Dao, "FlashAttention-2" (2023).
 #include "ptx.cuh"
 
-#include "element.cuh"
+#include "prefill_products.cuh"
 
 constexpr int THREADS = 32 * WARPS, ROWS = 16 * WARPS, TOKENS = ROWS / GROUP;
-constexpr int PIECES = HEAD_DIM / 8;          // of 16 bytes, in a key
-constexpr int SLICES = HEAD_DIM / 16, COLUMNS = HEAD_DIM / 8, SCORES = KEYS / 8;
 constexpr int KEYS_AT_ONCE = THREADS / PIECES, KEYS_EACH = KEYS / KEYS_AT_ONCE;  // that a thread copies a piece of
-constexpr int TILE_BYTES = KEYS * HEAD_DIM * 2;
-constexpr bool BF16 = ELEMENT == 1;
 constexpr float LOG2_E = 1.4426950408889634f, NOTHING = -1.0e30f;
-static_assert(PIECES % 8 == 0 && GROUP <= ROWS);
+static_assert(GROUP <= ROWS);
 
 namespace {
 
-// A cache [block, token, head, dim], strides in bytes; rows of 16-byte aligned bytes.
-struct Cache {
-    const unsigned char* data;
-    long long block, token, head;
-
-    __device__ __forceinline__ const unsigned char* at(int slot, int kv_head) const {
-        return data + slot / BLOCK_SIZE * block + slot % BLOCK_SIZE * token + kv_head * head;
-    }
-};
-
-// Where a piece of a key lies in its tile: the same pieces of eight keys in eight different groups of banks.
-__device__ __forceinline__ int place(int key, int piece) { return (key * PIECES + (piece ^ key % 8)) * 16; }
-
 // Brings tiles of a row's keys and values. The slots of a tile are looked up while the one before it is on its way.
 struct Loader {
-    Cache keys, values;
-    const long long* slots;  // of the row's keys
-    int count, kv_head;
+    const uint4 *keys, *values;
+    unsigned own, block, token;  // this thread's piece of slot 0, and strides: in pieces, of which a cache has less than 2^32
+    const long long* slots;      // of the row's keys
+    int count;
     int slot[KEYS_EACH];
 
     __device__ __forceinline__ int key(int i) const { return threadIdx.x / PIECES + i * KEYS_AT_ONCE; }
@@ -53,13 +37,13 @@ struct Loader {
     }
     // What was looked up; zeros where there is no key.
     __device__ __forceinline__ void copy(unsigned char* to) const {
-        const int piece = threadIdx.x % PIECES;
 #pragma unroll
         for (int i = 0; i < KEYS_EACH; i++) {
-            const int real = slot[i] >= 0, from = real ? slot[i] : 0;
-            unsigned char* at = to + place(key(i), piece);
-            ptx::copy_async(at, keys.at(from, kv_head) + piece * 16, real);
-            ptx::copy_async(at + TILE_BYTES, values.at(from, kv_head) + piece * 16, real);
+            const bool real = slot[i] >= 0;
+            const unsigned from = real ? slot[i] : 0, there = own + from / BLOCK_SIZE * block + from % BLOCK_SIZE * token;
+            unsigned char* at = to + place(key(i), threadIdx.x % PIECES);
+            ptx::copy_async(at, keys + there, real);
+            ptx::copy_async(at + TILE_BYTES, values + there, real);
         }
     }
 };
@@ -77,20 +61,6 @@ struct Rows {
         for (int column = 0; column < COLUMNS; column++)
 #pragma unroll
             for (int i = 0; i < 4; i++) output[column][i] = 0;
-    }
-
-    __device__ __forceinline__ void score(float (&scores)[SCORES][4], const unsigned char* keys, int lane) const {
-        // A lane says where a row of one of four matrices lies: eight keys, then eight more, of two pieces.
-        const int key = lane % 8 + lane / 16 * 8, half = lane / 8 % 2;
-#pragma unroll
-        for (int slice = 0; slice < SLICES; slice++)
-#pragma unroll
-            for (int column = 0; column < SCORES; column += 2) {
-                unsigned b[4];
-                ptx::load_matrices(b, keys + place(column * 8 + key, slice * 2 + half));
-                ptx::multiply_add<BF16>(scores[column], query[slice], {b[0], b[1]});
-                ptx::multiply_add<BF16>(scores[column + 1], query[slice], {b[2], b[3]});
-            }
     }
 
     // From scores to weights; what was gathered is scaled to the new largest score.
@@ -124,23 +94,6 @@ struct Rows {
             }
     }
 
-    __device__ __forceinline__ void add(const float (&weights)[SCORES][4], const unsigned char* values, int lane) {
-        const int key = lane % 16, half = lane / 16;
-#pragma unroll
-        for (int slice = 0; slice < SCORES / 2; slice++) {
-            const float *left = weights[slice * 2], *right = weights[slice * 2 + 1];
-            const unsigned a[4] = {pack<BF16>(left[0], left[1]), pack<BF16>(left[2], left[3]),
-                                   pack<BF16>(right[0], right[1]), pack<BF16>(right[2], right[3])};
-#pragma unroll
-            for (int column = 0; column < COLUMNS; column += 2) {
-                unsigned b[4];
-                ptx::load_transposed(b, values + place(slice * 16 + key, column + half));
-                ptx::multiply_add<BF16>(output[column], a, {b[0], b[1]});
-                ptx::multiply_add<BF16>(output[column + 1], a, {b[2], b[3]});
-            }
-        }
-    }
-
     // Stores a row, divided by its weights' total.
     __device__ __forceinline__ void store(Element* row, int lower, bool real, int lane) const {
         float sum = total[lower];
@@ -161,19 +114,21 @@ struct Rows {
 
 }  // namespace
 
-// query, output: [tokens, query heads, HEAD_DIM], strides of the query in elements, even; the output contiguous. starts,
+// query, output: [tokens, query heads, HEAD_DIM], strides of the query in elements, even; the output contiguous. Strides of
+// keys and values in pieces. starts,
 // seen_starts [rows + 1]: each row's first token, and the first of the keys that it sees among `slots`, of which its
 // queries are the last. Tokens after the last row get zeros; those before the first are left as they are. window: 0 is
 // none. unit: of all scores, above 0. Blocks: TOKENS tokens each in x, key/value heads in y.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
-    prefill(const Element* query, long long query_row, long long query_head, const unsigned char* keys, long long key_block,
-            long long key_token, long long key_head, const unsigned char* values, long long value_block,
-            long long value_token, long long value_head, const int* starts, const int* seen_starts,
+    prefill(const Element* query, long long query_row, long long query_head, const uint4* keys, const uint4* values,
+            unsigned block_pieces, unsigned token_pieces, unsigned head_pieces, const int* starts, const int* seen_starts,
             const long long* slots, Element* output, int rows, int tokens, int window, float unit) {
-    DYNAMIC_SHARED(memory);
+    DYNAMIC_SHARED(dynamic);
+    unsigned char* memory = aligned(dynamic);
     const int lane = threadIdx.x % 32, kv_head = blockIdx.y, query_heads = gridDim.y * GROUP;
     const int begin = blockIdx.x * TOKENS, end = min(begin + TOKENS, tokens);
     unit *= LOG2_E;
+    const unsigned own_piece = kv_head * head_pieces + threadIdx.x % PIECES;
     ptx::let_later_start();
     ptx::wait_for_earlier();
 
@@ -214,8 +169,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         const int oldest = window > 0 ? max(0, from + ahead - window + 1) : 0;
         const int tiles = seen > 0 ? (to - 1 + ahead) / KEYS + 1 : 0;
         own.clear();
-        Loader loader{{keys, key_block, key_token, key_head}, {values, value_block, value_token, value_head},
-                      slots + first, seen, kv_head};
+        Loader loader{keys, values, own_piece, block_pieces, token_pieces, slots + first, seen};
         int stage = 0;
         if (tiles > 0) {
             loader.look_up(oldest / KEYS);
@@ -228,10 +182,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
             ptx::end_copies();
             if (tile + 2 < tiles) loader.look_up(tile + 2);
             ptx::await_copies<1>();
+            copies_are_seen();
             __syncthreads();
             const unsigned char* here = memory + stage * 2 * TILE_BYTES;
             float scores[SCORES][4] = {};
-            own.score(scores, here, lane);
+            score(scores, own.query, here, lane);
             // Of most tiles all is seen.
             if (tile * KEYS + KEYS - 1 > from + ahead || (window > 0 && tile * KEYS <= to - 1 + ahead - window)) {
 #pragma unroll
@@ -243,7 +198,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
                     }
             }
             own.weigh(scores, unit);
-            own.add(scores, here + TILE_BYTES, lane);
+            gather(own.output, scores, here + TILE_BYTES, lane);
             __syncthreads();
         }
         store(from, to);

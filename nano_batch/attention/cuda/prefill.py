@@ -22,11 +22,12 @@ from nano_batch.attention.cache_ops import gather_kv
 from nano_batch.attention.cuda.prefill_kernel import kernel_refusal, prefill_by_kernel
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 from nano_batch.attention.fp8 import QUANTISED
+from nano_batch.cuda.launch import is_hopper
 from nano_batch.cuda.vectors import SIXTEEN_BITS
 
 LARGEST_HEAD_DIM = 256
 LONG = 2048
-"""Queries of a row beyond which the library is faster (docs/notes/attention.md)."""
+"""Queries of a row beyond which the library is faster, but on Hopper (docs/notes/attention.md)."""
 
 
 def prefill_planned(
@@ -41,9 +42,10 @@ def prefill_planned(
     """Attend by this package's kernel, or by a library (`prefill_by_library` has the arguments).
 
     Only where `library_refusal` finds no reason. The kernel is made for prompts of ordinary length, of which
-    a library's tiles waste much.
+    a library's tiles waste much; on Hopper it is as fast for longer ones.
     """
-    if plan.most_queries <= LONG and kernel_refusal(query, key_cache, value_cache) is None:
+    takes = plan.most_queries <= LONG or is_hopper(query.device)
+    if takes and kernel_refusal(query, key_cache, value_cache) is None:
         return prefill_by_kernel(query, key_cache, value_cache, plan, scale)
     return prefill_by_library(query, key_cache, value_cache, plan, scale=scale, **kv_scales)
 

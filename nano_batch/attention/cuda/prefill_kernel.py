@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from ctypes import c_float, c_int32, c_int64
+from ctypes import c_float, c_int32, c_int64, c_uint32
 
 import torch
 
 from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 from nano_batch.attention.cuda.variant import ELEMENTS, PAIR_BYTES
-from nano_batch.cuda.launch import LARGEST_INT, Argument, kernel
+from nano_batch.cuda.launch import LARGEST_INT, Argument, is_hopper, kernel, multiprocessors
 from nano_batch.cuda.program import Macro
+from nano_batch.cuda.tensor_map import PANEL_ALIGNMENT
 from nano_batch.cuda.vectors import ACCESS_BYTES, SIXTEEN_BITS, begin_at, byte_strides
 
 HEAD_DIMS = (64, 128)
 WARPS = 4
 ROWS = 16 * WARPS
 """Of a block's products: queries and their heads."""
-KEYS, BLOCKS_PER_SM = 64, 2
-"""Keys that a block has in shared memory, twice over; blocks of a multiprocessor."""
+KEYS = 64
+"""Keys that a block has in shared memory, twice over."""
+BLOCKS_PER_SM, MOST_BLOCKS_PER_SM = 2, 3
+"""Blocks of a multiprocessor; on Hopper, whose products take fewer registers, of many blocks one more."""
+MOST_PIECES = 2**32
+"""Of `ACCESS_BYTES` in a cache: places are reckoned in 32 bits."""
 
 
 def kernel_refusal(query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor) -> str | None:
@@ -32,6 +37,10 @@ def kernel_refusal(query: torch.Tensor, key_cache: torch.Tensor, value_cache: to
         return f"the cache has more than {LARGEST_INT} slots"
     if not begin_at(PAIR_BYTES, query) or query.stride(2) != 1:
         return f"the queries' strides {query.stride()} are not those of pairs"
+    if key_cache.stride() != value_cache.stride():
+        return f"the caches' strides differ: {key_cache.stride()} and {value_cache.stride()}"
+    if key_cache.shape[0] * byte_strides(key_cache)[0] > MOST_PIECES * ACCESS_BYTES:
+        return f"the cache spans more than {MOST_PIECES * ACCESS_BYTES} bytes"
     for cache in (key_cache, value_cache):
         if cache.stride(3) != 1 or not begin_at(ACCESS_BYTES, cache):
             return f"a cache's rows, of strides {cache.stride()}, do not begin at multiples of {ACCESS_BYTES}"
@@ -51,11 +60,13 @@ def prefill_by_kernel(
     return output
 
 
-def defines(element: torch.dtype, head_dim: int, group: int, block_size: int) -> dict[str, Macro]:
+def defines(
+    element: torch.dtype, head_dim: int, group: int, block_size: int, blocks_per_sm: int, hopper: bool
+) -> dict[str, Macro]:
     """The source's macros."""
     return {
         "ELEMENT": ELEMENTS[element], "HEAD_DIM": head_dim, "GROUP": group, "BLOCK_SIZE": block_size,
-        "WARPS": WARPS, "KEYS": KEYS, "BLOCKS_PER_SM": BLOCKS_PER_SM,
+        "WARPS": WARPS, "KEYS": KEYS, "BLOCKS_PER_SM": blocks_per_sm, "HOPPER": int(hopper),
     }  # fmt: skip
 
 
@@ -77,16 +88,18 @@ def _prefill(
         group = query_heads // kv_heads
         args: list[Argument] = [
             query, c_int64(query.stride(0)), c_int64(query.stride(1)),
-            key_cache, *map(c_int64, byte_strides(key_cache)),
-            value_cache, *map(c_int64, byte_strides(value_cache)),
+            key_cache, value_cache, *(c_uint32(stride // ACCESS_BYTES) for stride in byte_strides(key_cache)),
             starts, seen_starts, slots, output,
             c_int32(len(starts) - 1), c_int32(tokens), c_int32(min(window, LARGEST_INT)), c_float(scale),
         ]  # fmt: skip
-        macros = defines(query.dtype, head_dim, group, key_cache.shape[1])
+        grid, hopper = (-(-tokens // (ROWS // group)), kv_heads, 1), is_hopper(query.device)
+        many = hopper and grid[0] * kv_heads > BLOCKS_PER_SM * multiprocessors(query.device)
+        many = many and group.bit_count() == 1  # what is reckoned with others takes too many registers
+        blocks_per_sm = MOST_BLOCKS_PER_SM if many else BLOCKS_PER_SM
+        macros = defines(query.dtype, head_dim, group, key_cache.shape[1], blocks_per_sm, hopper)
         run = kernel(SOURCES / "prefill.cu", macros, "prefill", query.device)
-        grid = -(-tokens // (ROWS // group)), kv_heads, 1
-        tile_bytes = KEYS * head_dim * query.element_size()
-        run.launch(grid, 32 * WARPS, 2 * 2 * tile_bytes, args, pdl=True)  # keys and values, twice over
+        shared_bytes = 2 * 2 * KEYS * head_dim * query.element_size()  # keys and values, twice over
+        run.launch(grid, 32 * WARPS, shared_bytes + hopper * PANEL_ALIGNMENT, args, pdl=True)
     return output
 
 
