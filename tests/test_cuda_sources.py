@@ -19,7 +19,7 @@ from nano_batch.cuda.program import compiled
 from nano_batch.engine.cuda import SOURCES as ENGINE
 from nano_batch.engine.cuda import newest
 from nano_batch.models.cuda import SOURCES as LAYERS
-from nano_batch.models.cuda import layer
+from nano_batch.models.cuda import hopper
 
 pytest.importorskip("cuda.core", reason="needs the extra 'cuda'")
 HOPPER = "sm_90a"
@@ -103,12 +103,14 @@ def layer_configurations():
         yield "silu_mul.cu", {"ELEMENT": element, "VEC": vector, "THREADS": 128, "VECTORS": 2}, 40
     for element in ("bf16", "half"):
         yield "few_rows.cu", {"ELEMENT": element}, 128
-    builds = {layer.hopper_build(rows, n, gated, parts, 132): gated for rows in (1, 33, 65, 129, 193)
+    builds = {hopper.hopper_build(rows, n, gated, parts, 132): gated for rows in (1, 33, 65, 129, 193)
               for n, gated, parts in [(28672, True, 1), (4096, False, 1), (4096, False, 2), (6144, False, 1),
                                       (32000, False, 1)]}  # fmt: skip
     for number, (build, gated) in enumerate(builds.items()):
         element = (torch.bfloat16, torch.float16)[number % 2]
         yield "few_rows_hopper.cu", build.defines(element, gated), 168 if build.tokens > 64 else 255
+    for element in (torch.bfloat16, torch.float16):
+        yield "many_rows_hopper.cu", hopper.many_rows_defines(element), 168
 
 
 def engine_configurations():

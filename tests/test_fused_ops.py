@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from layer_cases import BF16, DTYPES, EPS, FP16, assert_close, check_norm_of_parts, check_norms, rows
 
 from nano_batch import cpu, errors
+from nano_batch.cuda.launch import is_hopper
 from nano_batch.models import ops
+from nano_batch.models.cuda import hopper
 
 on_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 WIDTHS = [(4096, 0), (5120, 64), (8192, 0), (14336, 8), (40960, 0), (255, 1), (12_001, 0), (32, 4)]
@@ -24,7 +26,7 @@ def test_the_operators_pass_pytorch_s_checks(dtype):
         (operators.add_rms_norm, (hidden, residual, weight, EPS)),
         (operators.silu_mul, (hidden,)),
         (operators.linear_few_rows, (hidden, residual)),
-        (operators.gated_few_rows, (hidden, torch.randn(6, 8, dtype=dtype))),
+        (operators.gated_linear, (hidden, torch.randn(6, 8, dtype=dtype))),
         (operators.linear_parts, (hidden, residual, 2)),
         (operators.add_parts_rms_norm, (torch.randn(2, 3, 8, dtype=wide), residual, weight, EPS)),
     ]:
@@ -43,7 +45,7 @@ def test_the_plain_forms_are_pytorch_s():
     torch.testing.assert_close(ops.silu_mul(hidden), by_hand)
     torch.testing.assert_close(ops.linear_few_rows(hidden, residual), hidden @ residual.T)
     gate_up = torch.randn(8, 6)
-    torch.testing.assert_close(ops.gated_few_rows(hidden, gate_up), ops.silu_mul(hidden @ gate_up.T))
+    torch.testing.assert_close(ops.gated_linear(hidden, gate_up), ops.silu_mul(hidden @ gate_up.T))
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
@@ -133,11 +135,11 @@ def test_what_else_is_refused_by_name():
         ops._check_rows(hidden, None, weight.to("meta"))
     with pytest.raises(errors.ShapeError, match=r"gate_up has shape \[2, 3\]"):
         ops.silu_mul(hidden[:, :3])
-    for product in (ops.linear_few_rows, ops.gated_few_rows):
+    for product in (ops.linear_few_rows, ops.gated_linear):
         with pytest.raises(errors.ShapeError, match=r"shapes \[2, 4\] and \[3, 5\]; they need"):
             product(hidden, torch.ones(3, 5))
     with pytest.raises(errors.ShapeError, match=r"gate_up has shape \[3, 4\]; it needs"):
-        ops.gated_few_rows(hidden, torch.ones(3, 4))
+        ops.gated_linear(hidden, torch.ones(3, 4))
 
 
 @pytest.mark.parametrize(
@@ -247,11 +249,36 @@ def test_norms_of_parts_on_a_device(dtype, size, tokens):
 @pytest.mark.parametrize("count", [0, 1, 13, 32, 33, 64, 65, 128, 129, 190, 192, 193, 250, 256, 257])
 @pytest.mark.parametrize(("n", "k"), [(28672, 4096), (200, 192), (6, 64)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
-def test_gated_few_rows_on_a_device(dtype, n, k, count):
+def test_gated_linear_on_a_device(dtype, n, k, count):
+    check_gated(ops.gated_linear, count, n, k, dtype)
+
+
+@on_device
+@pytest.mark.parametrize("count", [0, 1, 257, 640, 1000, 1024, 4100])
+@pytest.mark.parametrize(("n", "k"), [(28672, 4096), (4096, 64), (200, 192), (520, 320)])
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+def test_gated_linear_of_many_rows_on_a_device(dtype, n, k, count):
+    """With more and with fewer tiles than the device takes at once, and with parts of tiles."""
+    if not is_hopper(torch.device("cuda")):
+        pytest.skip("not Hopper")
+    check_gated(hopper.many_rows_hopper, count, n, k, dtype)
+
+
+def check_gated(product, count, n, k, dtype):
     x, weight = rows(count, k, dtype, device="cuda"), rows(n, k, dtype, device="cuda") / k**0.5
     both = F.linear(x.double(), weight.double()).to(dtype)
     # A sum that rounds to its neighbour takes its gate with it.
-    assert_close(ops.gated_few_rows(x, weight), ops.silu_mul(both), scale=1.0, roundings=4)
+    assert_close(product(x, weight), ops.silu_mul(both), scale=1.0, roundings=4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "full"), [(257, False), (512, False), (1024, True), (1280, False), (1792, True), (2048, True),
+                       (8000, True), (8192, True)],
+)  # fmt: skip
+def test_many_rows_fill_the_device(rows, full, monkeypatch):
+    """Of Mistral 7B's gate and up on 132 multiprocessors: 112 pairs of tiles for 256 rows, 66 at once."""
+    monkeypatch.setattr(hopper, "multiprocessors", lambda device: 132)
+    assert hopper.fill_the_device(rows, 28_672, torch.device("cpu")) == full
 
 
 @on_device
@@ -291,7 +318,7 @@ def test_a_graph_replays_a_chain_of_them_on_new_values():
     def plain_silu(x):
         return F.silu(x.chunk(2, 1)[0]) * x.chunk(2, 1)[1]
 
-    fused = ops.rms_norm, ops.add_rms_norm, ops.silu_mul, ops.linear_few_rows, ops.gated_few_rows
+    fused = ops.rms_norm, ops.add_rms_norm, ops.silu_mul, ops.linear_few_rows, ops.gated_linear
     plain = plain_norm, add_plainly, plain_silu, F.linear, lambda x, weight: plain_silu(F.linear(x, weight))
     chain(*fused)  # compiles
     torch.cuda.synchronize()

@@ -28,7 +28,7 @@ from nano_batch.models.ops import (
     add_parts_rms_norm,
     add_rms_norm,
     few_rows_of,
-    gated_few_rows,
+    gated_linear,
     linear_few_rows,
     linear_parts,
     rms_norm,
@@ -278,9 +278,7 @@ class PagedMistral:
         return linear_few_rows(x, weight) if x.shape[0] <= self._few_rows.linear else F.linear(x, weight)
 
     def _gated(self, x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
-        if x.shape[0] <= self._few_rows.gated:
-            return gated_few_rows(x, gate_up)
-        return silu_mul(self._product(x, gate_up))
+        return gated_linear(x, gate_up) if self._few_rows.gated else silu_mul(self._product(x, gate_up))
 
     def _added(
         self, x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor

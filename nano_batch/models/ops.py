@@ -13,15 +13,15 @@ import torch.nn.functional as F
 
 from nano_batch import cpu
 from nano_batch.cuda.available import why_not
-from nano_batch.cuda.launch import architecture, device_index
+from nano_batch.cuda.launch import HOPPER, architecture, device_index, is_hopper
 from nano_batch.cuda.loud import say_once
 from nano_batch.cuda.operator import operator
 from nano_batch.cuda.tensor_map import PANEL
 from nano_batch.cuda.vectors import ACCESS_BYTES, KERNEL_DTYPES, SIXTEEN_BITS, vector_of
 from nano_batch.errors import DeviceError, DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
+from nano_batch.models.cuda import hopper
 from nano_batch.models.cuda import layer as on_cuda
 
-HOPPER = "sm_90a"
 PARTS = 2
 """Of k, of products whose sum a norm takes: with more what is written and read again takes longer."""
 
@@ -34,13 +34,13 @@ class FewRows:
         linear: `linear_few_rows`.
         narrow: the same, with a weight of fewer rows than columns or as many: PyTorch's library splits its
             sums there, and adds them up in a second kernel.
-        gated: `gated_few_rows`.
+        gated: whether `gated_linear` has kernels; it chooses among them itself.
         parted: `linear_parts` for `add_parts_rms_norm`, of such a weight, in `PARTS`.
     """
 
     linear: int = 0
     narrow: int = 0
-    gated: int = 0
+    gated: bool = False
     parted: int = 0
 
 
@@ -50,9 +50,9 @@ def few_rows_of(weight: torch.Tensor, *narrow: torch.Tensor) -> FewRows:
         return FewRows(cpu.MOST_ROWS, cpu.MOST_ROWS)
     if weight.dtype not in SIXTEEN_BITS or why_not(weight.device) is not None:
         return FewRows()
-    if _is_hopper(weight):
+    if is_hopper(weight.device):
         fit = all(_hopper_takes(matrix, 4) for matrix in narrow)
-        return FewRows(128, 128, 256, 256 if fit else 0)
+        return FewRows(128, 128, True, 256 if fit else 0)
     return FewRows(narrow=on_cuda.FEW_ROWS)
 
 
@@ -179,8 +179,8 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if x.is_cuda:
         reason = _hopper_refusal(x, weight, 4)
         if reason is None:
-            return on_cuda.few_rows_hopper(x, weight, False)
-        if len(x) <= on_cuda.FEW_ROWS or not _is_hopper(x):
+            return hopper.few_rows_hopper(x, weight, False)
+        if len(x) <= on_cuda.FEW_ROWS or not is_hopper(x.device):
             reason = why_not(x.device) or _linear_refusal(x, weight)
         if reason is None:
             return on_cuda.few_rows(x, weight)
@@ -215,7 +215,7 @@ def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Ten
     if parts > 1 and x.is_cuda:
         reason = _hopper_refusal(x, weight, 4)
         if reason is None:
-            return on_cuda.few_rows_hopper(x, weight, parts=parts)
+            return hopper.few_rows_hopper(x, weight, parts=parts)
         say_once(f"parts of a linear layer are computed by plain PyTorch: {reason}", warn=True)
     of_k = [slice(k * part // parts, k * (part + 1) // parts) for part in range(parts)]
     wide = _wide(x)
@@ -223,13 +223,14 @@ def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Ten
 
 
 @operator(_fake_gated)
-def gated_few_rows(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
-    """Return silu(x gateᵀ) * (x upᵀ), each rounded once, for few rows as `linear_few_rows` is.
+def gated_linear(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+    """Return silu(x gateᵀ) * (x upᵀ), each rounded once (Shazeer, 2020).
+
+    On Hopper by one kernel: up to 256 rows as `linear_few_rows`, more where their tiles fill the device.
 
     Args:
-        x: [rows, k], floating point. A kernel takes, on Hopper, at most 256 rows of 16-bit elements, k
-            a multiple of 64.
-        gate_up: [2 * intermediate, k], first gate, then up, of the same dtype and device; for the kernel
+        x: [rows, k], floating point. The kernels take 16-bit elements, k a multiple of 64.
+        gate_up: [2 * intermediate, k], first gate, then up, of the same dtype and device; for the kernels
             intermediate is a multiple of 4.
 
     Returns:
@@ -241,13 +242,17 @@ def gated_few_rows(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
     _check_product(x, gate_up)
     if len(gate_up) % 2:
         raise ShapeError(f"gate_up has shape {list(gate_up.shape)}; it needs [2 * intermediate, k]")
-    if x.is_cuda:
-        reason = _hopper_refusal(x, gate_up, 8)
-        if reason is None:
-            return on_cuda.few_rows_hopper(x, gate_up, True)
-        say_once(f"silu(gate) * up of few rows is computed after its product: {reason}", warn=True)
-        return silu_mul(F.linear(x, gate_up))
-    return silu_mul(linear_few_rows(x, gate_up))
+    if not x.is_cuda:
+        return silu_mul(linear_few_rows(x, gate_up))
+    rows = x.shape[0]
+    reason = _hopper_refusal(x, gate_up, 8, most=rows)
+    if reason is not None:
+        say_once(f"silu(gate) * up is computed after its product: {reason}", warn=True)
+    elif rows <= hopper.FEW_TOKENS[-1]:
+        return hopper.few_rows_hopper(x, gate_up, True)
+    elif hopper.fill_the_device(rows, len(gate_up), x.device):
+        return hopper.many_rows_hopper(x, gate_up)
+    return silu_mul(F.linear(x, gate_up))
 
 
 def _on_kernel(what: str, *tensors: torch.Tensor) -> bool:
@@ -280,17 +285,19 @@ def _linear_refusal(x: torch.Tensor, weight: torch.Tensor) -> NanoBatchError | N
     return None
 
 
-def _hopper_refusal(x: torch.Tensor, weight: torch.Tensor, n_multiple: int) -> NanoBatchError | None:
+def _hopper_refusal(
+    x: torch.Tensor, weight: torch.Tensor, n_multiple: int, most: int = hopper.FEW_TOKENS[-1]
+) -> NanoBatchError | None:
     if (reason := why_not(x.device)) is not None:
         return reason
-    if not _is_hopper(x):
+    if not is_hopper(x.device):
         return DeviceError(
             f"the kernel runs on {HOPPER}; {x.device} is {architecture(device_index(x.device))}"
         )
     if x.dtype not in SIXTEEN_BITS:
         return DtypeError(f"the kernel does not take {x.dtype}")
-    if len(x) > on_cuda.HOPPER_TOKENS[-1]:
-        return ShapeError(f"{len(x)} rows; the kernel takes {on_cuda.HOPPER_TOKENS[-1]}")
+    if len(x) > most:
+        return ShapeError(f"{len(x)} rows; the kernel takes {most}")
     (n, k), wide = weight.shape, ACCESS_BYTES // x.element_size()
     aligned = vector_of(k, wide, [x]) == wide and x.stride(1) == 1
     if not aligned or not _hopper_takes(weight, n_multiple):
@@ -305,10 +312,6 @@ def _hopper_takes(weight: torch.Tensor, n_multiple: int) -> bool:
     (n, k), wide = weight.shape, ACCESS_BYTES // weight.element_size()
     aligned = vector_of(k, wide, [weight]) == wide and weight.is_contiguous()
     return aligned and k % PANEL == 0 and n % n_multiple == 0
-
-
-def _is_hopper(tensor: torch.Tensor) -> bool:
-    return architecture(device_index(tensor.device)) == HOPPER
 
 
 def _check_product(x: torch.Tensor, weight: torch.Tensor) -> None:

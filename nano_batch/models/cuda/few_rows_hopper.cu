@@ -1,52 +1,24 @@
 // A linear layer for up to TOKENS rows of x, at the speed at which the weight can be read, on Hopper.
 //
 // A block takes all rows of x and a tile of COLUMNS rows of the weight, then the tile gridDim.x further on, or SPLITS
-// blocks each of PARTS clusters take one tile, a part of k each. One to three warpgroups multiply, 64 rows each, or two
-// of 128; two warps have chunks copied to shared memory, one the weight's, one x's, STAGES on their way. The weight's
-// first chunks do not wait for the kernel before this one; and the kernel after it starts when this one has asked for its
-// last. A cluster's sums meet in shared memory, each block finishing its part of the columns; those of several clusters
-// are left as they are, for the next kernel to add.
+// blocks each of PARTS clusters take one tile, a part of k each. Two warps have chunks copied to shared memory, one the
+// weight's, one x's, STAGES on their way. The weight's first chunks do not wait for the kernel before this one; and the
+// kernel after it starts when this one has asked for its last. A cluster's sums meet in shared memory, each block finishing
+// its part of the columns; those of several clusters are left as they are, for the next kernel to add.
 //
-// Macros: ELEMENT, half or bf16; TOKENS: 64, 128, 192 or 256; COLUMNS; PANELS of a chunk; STAGES; SPLITS; PARTS; GATED:
-// the weight holds first gate, then up, and the output is silu(gate) * up; a tile is then half of its columns from
-// either.
-#include "hopper.cuh"
-#include "ptx.cuh"
-#include "silu.cuh"
+// Macros: those of tile.cuh; SPLITS; PARTS.
+#include "tile.cuh"
 
-constexpr bool IS_BF16 = Same<ELEMENT, bf16>::value;
-constexpr int OUT_COLUMNS = GATED ? COLUMNS / 2 : COLUMNS, PANEL = 64, CHUNK = PANELS * PANEL, ROW_BYTES = PANEL * 2;
-constexpr int GROUPS = TOKENS < 256 ? TOKENS / 64 : 2, TILES = TOKENS / (64 * GROUPS);  // 64 rows of x, TILES of a group
 // Two warps copy. Three groups leave each thread too few registers: the warps that copy give theirs, four at a time.
 constexpr bool LENDS = GROUPS == 3;
-constexpr int WIDTH = LENDS && COLUMNS > 128 ? COLUMNS / 2 : COLUMNS;  // of a product: without loans there is no more room
-constexpr int MULTIPLIERS = GROUPS * 128, THREADS = MULTIPLIERS + (LENDS ? 128 : 64);
-constexpr int WEIGHT_PANEL = COLUMNS * ROW_BYTES, WEIGHT_BYTES = PANELS * WEIGHT_PANEL;
-constexpr int STAGE_BYTES = WEIGHT_BYTES + PANELS * TOKENS * ROW_BYTES;
+constexpr int THREADS = MULTIPLIERS + (LENDS ? 128 : 64);
 constexpr int SUM_ROW = COLUMNS + 8;  // of the sums of a token, so that warps write them without conflicts
 using Result = Either<PARTS == 1, ELEMENT, float>::type;
 static_assert(SPLITS == 1 || TOKENS * SUM_ROW * 4 <= STAGES * STAGE_BYTES);
 static_assert(SPLITS == 1 || COLUMNS % (4 * SPLITS) == 0);
 static_assert(!GATED || SPLITS * PARTS == 1);
-static_assert(OUT_COLUMNS % 8 == 0);
 
 namespace {
-
-struct Ring {
-    unsigned char* stages;
-    hopper::Barrier* full;
-    hopper::Barrier* empty;
-    int stage = 0, round = 0, filled = 0;
-
-    __device__ __forceinline__ unsigned char* weight() const { return stages + stage * STAGE_BYTES; }
-    __device__ __forceinline__ unsigned char* x() const { return weight() + WEIGHT_BYTES; }
-    __device__ __forceinline__ void next() {
-        if (++stage == STAGES) stage = 0, round ^= 1;
-    }
-    __device__ __forceinline__ void wait_until_empty() {
-        if (++filled > STAGES) empty[stage].wait(round ^ 1);
-    }
-};
 
 // What of k this block takes, in chunks.
 struct Chunks {
@@ -75,69 +47,7 @@ __device__ __forceinline__ void copy_x(Ring ring, const TensorMap& map, Chunks c
         }
 }
 
-// Adds a tile's products, of the first ACTIVE times 64 rows of the warpgroup's.
-template <int ACTIVE>
-__device__ __forceinline__ void multiply(float (&sum)[TILES][COLUMNS / 2], Ring& ring, int count, int first, int x_panel) {
-    int before = 0;
-    for (int chunk = 0; chunk < count; chunk++, ring.next()) {
-        ring.full[ring.stage].wait(ring.round);
-        const unsigned a = hopper::shared_address(ring.x()) + first * ROW_BYTES;
-        const unsigned b = hopper::shared_address(ring.weight());
-        hopper::begin_products();
-#pragma unroll
-        for (int column = 0; column < CHUNK; column += 16)
-#pragma unroll
-            for (int tile = 0; tile < ACTIVE; tile++)
-#pragma unroll
-                for (int first_column = 0; first_column < COLUMNS; first_column += WIDTH)
-                    hopper::multiply_add<IS_BF16, WIDTH>(
-                        *reinterpret_cast<float(*)[WIDTH / 2]>(sum[tile] + first_column / 2),
-                        hopper::describe(a + column / PANEL * x_panel + tile * 64 * ROW_BYTES, column % PANEL),
-                        hopper::describe(b + column / PANEL * WEIGHT_PANEL + first_column * ROW_BYTES, column % PANEL));
-        hopper::end_products();
-        if (chunk > 0) {
-            hopper::await_products<1>();
-            if (threadIdx.x % 128 == 0) ring.empty[before].arrive();
-        }
-        before = ring.stage;
-    }
-    hopper::await_products<0>();
-    if (threadIdx.x % 128 == 0) ring.empty[before].arrive();
-}
-
-// Two neighbours of a row of the output, from the sums.
-__device__ __forceinline__ Vector<ELEMENT, 2> made(const float* sum) {
-    Vector<ELEMENT, 2> pair;
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-        pair.at[j] = from_float<ELEMENT>(sum[j]);
-        if constexpr (GATED) pair.at[j] = gated(to_float(pair.at[j]), to_float(from_float<ELEMENT>(sum[j + COLUMNS / 4])));
-    }
-    return pair;
-}
-
-// Stores 16 rows of a warp, of which this lane has `row` and that eight further down, `pitch` apart, from a column on.
-__device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], ELEMENT* output, int row, int rows, int column, int columns,
-                                      int pitch) {
-    const bool second = threadIdx.x % 2;
-    const int quad = column + threadIdx.x % 4 / 2 * 4, last = column + OUT_COLUMNS - 8 + threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int lower = 0; lower < 2; lower++, row += 8) {
-        ELEMENT* at = output + static_cast<long long>(row) * pitch;
-#pragma unroll
-        for (int j = 0; j < OUT_COLUMNS / 8 - 1; j += 2) {
-            const unsigned here = made(sum + j * 4 + lower * 2).words[0], there = made(sum + j * 4 + 4 + lower * 2).words[0];
-            const uint2 four = exchanged(here, there, second);
-            const int to = quad + (j + second) * 8;
-            if (row < rows && to < columns)
-                *reinterpret_cast<uint2*>(at + to) = four;
-        }
-        if constexpr (OUT_COLUMNS / 8 % 2)
-            if (row < rows && last < columns) made(sum + OUT_COLUMNS / 2 - 4 + lower * 2).store(at + last);
-    }
-}
-
-// The same, unrounded.
+// As `store` in tile.cuh, unrounded.
 __device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], float* output, int row, int rows, int column, int columns,
                                       int pitch) {
 #pragma unroll
@@ -179,8 +89,7 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
                     Result* output, int rows, int x_rows, int out_n, int k) {
     extern __shared__ unsigned char unaligned[];
     __shared__ hopper::Barrier full[STAGES], empty[STAGES];
-    const unsigned begin = hopper::shared_address(unaligned);
-    Ring ring{unaligned + ((begin + 1023) / 1024 * 1024 - begin), full, empty};
+    Ring ring{hopper::aligned(unaligned), full, empty};
     const int all = (k + CHUNK - 1) / CHUNK, first_chunk = all * blockIdx.y / gridDim.y, x_panel = x_rows * ROW_BYTES;
     const Chunks chunks{first_chunk, static_cast<int>(all * (blockIdx.y + 1) / gridDim.y) - first_chunk};
     output += static_cast<long long>(blockIdx.y / SPLITS) * rows * out_n;

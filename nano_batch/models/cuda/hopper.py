@@ -1,0 +1,163 @@
+"""Products that Hopper's own instructions compute on checked tensors: which tiles, how many blocks."""
+
+from __future__ import annotations
+
+from ctypes import c_int32
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from nano_batch.cuda.launch import kernel, multiprocessors
+from nano_batch.cuda.program import Macro
+from nano_batch.cuda.tensor_map import PANEL, PANEL_ALIGNMENT, tensor_map
+from nano_batch.cuda.vectors import NAMES
+from nano_batch.models.cuda import SOURCES
+
+FEW_TOKENS = (64, 128, 192, 256)
+"""Rows of x that `few_rows_hopper` is built for."""
+SHARED_BYTES = 226 * 1024
+"""Of a block, beside its barriers and what the device keeps: one block has a multiprocessor."""
+FEW_THREADS = {64: 192, 128: 320, 192: 512, 256: 320}
+"""Of a block."""
+MANY_TOKENS, MANY_COLUMNS, SHARERS = 256, 128, 2
+"""Rows of x and of the weight of a tile of `many_rows_hopper`, and blocks that share a tile of x."""
+MANY_STAGES, MANY_THREADS = 4, 384
+"""Chunks that a block has on their way, and its threads."""
+BAND = 8
+"""Tiles of x that meet the same tiles of the weight: what is read of both stays in the second-level cache."""
+FILLED = 0.95
+"""How much of the device `many_rows_hopper` needs to have work: with less the library's product is faster."""
+# By the most rows of x; docs/notes/engine.md has the times of others.
+_GATED_COLUMNS = {64: (64, 112), 128: (64, 112, 224), 192: (112, 224), 256: (64, 112)}
+_LINEAR_COLUMNS, _LINEAR_SPLITS = (64, 96, 128), (1, 2)
+_PARTED_SPLITS = {64: (1,), 128: (1,), 192: (2,), 256: (2,)}
+
+
+def few_rows_hopper(
+    x: torch.Tensor, weight: torch.Tensor, gated: bool = False, parts: int = 1
+) -> torch.Tensor:
+    """See `ops.linear_few_rows`, where gated `ops.gated_linear`, and for parts `ops.linear_parts`.
+
+    At most `FEW_TOKENS[-1]` rows.
+    """
+    (rows, k), n = x.shape, len(weight) // (1 + gated)
+    output = x.new_empty(rows, n) if parts == 1 else x.new_empty(parts, rows, n, dtype=torch.float32)
+    if rows:
+        blocks = multiprocessors(x.device)
+        built = hopper_build(rows, len(weight), gated, parts, blocks)
+        tiles, x_rows = -(-len(weight) // built.columns), -(-rows // 8) * 8
+        maps = (tensor_map(weight, built.columns, built.panels, halves=gated),
+                tensor_map(x, x_rows, built.panels))  # fmt: skip
+        args = *maps, output, c_int32(rows), c_int32(x_rows), c_int32(n), c_int32(k)
+        defines = built.defines(x.dtype, gated)
+        run = kernel(SOURCES / "few_rows_hopper.cu", defines, "few_rows_hopper", x.device)
+        grid = tiles if built.spread > 1 else min(tiles, blocks), built.spread, 1
+        run.launch(grid, built.threads, built.shared_bytes, args, pdl=True)
+    return output
+
+
+@dataclass(frozen=True)
+class HopperBuild:
+    """How `few_rows_hopper` is built: rows of x, columns of a tile, blocks among which k is split.
+
+    k is split among `parts`, whose sums go into memory, and each part's among `splits` blocks of a cluster.
+    """
+
+    tokens: int
+    columns: int
+    splits: int
+    parts: int = 1
+
+    @property
+    def spread(self) -> int:
+        """Blocks that take a tile."""
+        return self.splits * self.parts
+
+    @property
+    def panels(self) -> int:
+        """Of a chunk of k: two where they are small."""
+        return 2 if self.tokens == FEW_TOKENS[0] else 1
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return FEW_THREADS[self.tokens]
+
+    @property
+    def stage_bytes(self) -> int:
+        """Of a chunk of x and of the weight, of 16-bit elements."""
+        return 2 * self.panels * PANEL * (self.tokens + self.columns)
+
+    @property
+    def stages(self) -> int:
+        """As many as there is room for."""
+        return (SHARED_BYTES - PANEL_ALIGNMENT) // self.stage_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        return self.stages * self.stage_bytes + PANEL_ALIGNMENT
+
+    def defines(self, dtype: torch.dtype, gated: bool) -> dict[str, Macro]:
+        """The source's macros."""
+        return {
+            "ELEMENT": NAMES[dtype], "TOKENS": self.tokens, "COLUMNS": self.columns, "PANELS": self.panels,
+            "STAGES": self.stages, "SPLITS": self.splits, "PARTS": self.parts, "GATED": int(gated),
+        }  # fmt: skip
+
+
+@cache
+def hopper_build(rows: int, n: int, gated: bool, parts: int, blocks: int) -> HopperBuild:
+    """The build whose busiest block, of so many at once, reads least of a weight of n rows.
+
+    Of equals the one with the widest tiles: the fewer tiles, the less often x is read.
+    """
+    tokens = next(size for size in FEW_TOKENS if size >= rows)
+    if gated:
+        columns = next(some for most, some in _GATED_COLUMNS.items() if most >= rows)
+        builds = [HopperBuild(tokens, width, 1, parts) for width in columns]
+    else:
+        spreads = _LINEAR_SPLITS if parts == 1 else _PARTED_SPLITS[tokens]
+        builds = [
+            HopperBuild(tokens, width, splits, parts) for width in _LINEAR_COLUMNS for splits in spreads
+        ]
+
+    def most_read(build: HopperBuild) -> tuple[float, float]:
+        tiles, width = -(-n // build.columns), build.columns / build.spread
+        return -(-tiles * build.spread // blocks) * width, -width
+
+    return min(builds, key=most_read)
+
+
+def fill_the_device(rows: int, n: int, device: torch.device) -> bool:
+    """Whether the tiles of `rows` rows and a weight of n leave little of the device without work."""
+    pairs = -(-rows // MANY_TOKENS) * -(-n // (SHARERS * MANY_COLUMNS))
+    at_once = multiprocessors(device) // SHARERS
+    turns = -(-pairs // at_once)
+    return rows * n >= FILLED * turns * at_once * MANY_TOKENS * SHARERS * MANY_COLUMNS
+
+
+def many_rows_hopper(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """See `ops.gated_linear`: silu(gate) * up of any number of rows."""
+    (rows, k), n = x.shape, len(weight) // 2
+    output = x.new_empty(rows, n)
+    if rows:
+        maps = tensor_map(weight, MANY_COLUMNS, 1, halves=True), tensor_map(x, MANY_TOKENS // SHARERS, 1)
+        args = *maps, output, c_int32(rows), c_int32(n), c_int32(k // PANEL)
+        run = kernel(
+            SOURCES / "many_rows_hopper.cu", many_rows_defines(x.dtype), "many_rows_hopper", x.device
+        )
+        blocks = multiprocessors(x.device) // SHARERS * SHARERS
+        stage_bytes = 2 * PANEL * (MANY_TOKENS + MANY_COLUMNS)
+        shared_bytes = MANY_STAGES * stage_bytes + PANEL_ALIGNMENT
+        run.launch((blocks, 1, 1), MANY_THREADS, shared_bytes, args, pdl=True)
+    return output
+
+
+def many_rows_defines(dtype: torch.dtype) -> dict[str, Macro]:
+    """The source's macros."""
+    return {
+        "ELEMENT": NAMES[dtype], "TOKENS": MANY_TOKENS, "COLUMNS": MANY_COLUMNS, "PANELS": 1,
+        "STAGES": MANY_STAGES, "GATED": 1, "BAND": BAND,
+    }  # fmt: skip
