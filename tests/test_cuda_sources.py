@@ -15,6 +15,7 @@ from nano_batch.attention.cuda import SOURCES as ATTENTION
 from nano_batch.attention.cuda import prefill_kernel
 from nano_batch.attention.cuda.variant import choose
 from nano_batch.cuda import program
+from nano_batch.cuda.launch import HOPPER
 from nano_batch.cuda.program import compiled
 from nano_batch.engine.cuda import SOURCES as ENGINE
 from nano_batch.engine.cuda import newest
@@ -22,7 +23,6 @@ from nano_batch.models.cuda import SOURCES as LAYERS
 from nano_batch.models.cuda import hopper
 
 pytest.importorskip("cuda.core", reason="needs the extra 'cuda'")
-HOPPER = "sm_90a"
 ARCHITECTURES = ["sm_80", HOPPER, "sm_120"]
 PACKAGE = Path(program.__file__).parents[1]
 COPY_BLOCKS, COPY = ATTENTION / "copy_blocks.cu", {"UNIT": 16}
@@ -152,7 +152,8 @@ def test_a_kernel_compiles_without_spills(source, defines, registers, arch):
     made = compiled(source, defines, arch)
     assert made.cubin.startswith(b"\x7fELF")
     assert made.resources
-    full = defines.get("HEAD_DIM") == 256 or (defines.get("GATED") and defines["TOKENS"] > 64)
+    full = defines.get("HEAD_DIM") == 256
+    full |= source.stem == "few_rows_hopper" and defines["GATED"] and defines["TOKENS"] > 64
     allowed = COLD_SPILLS if full else 0
     assert made.spills <= 2 * allowed  # each byte is stored and loaded
     for name, one in made.resources.items():

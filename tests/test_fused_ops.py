@@ -246,7 +246,7 @@ def test_norms_of_parts_on_a_device(dtype, size, tokens):
 
 
 @on_device
-@pytest.mark.parametrize("count", [0, 1, 13, 32, 33, 64, 65, 128, 129, 190, 192, 193, 250, 256, 257])
+@pytest.mark.parametrize("count", [0, 1, 13, 32, 33, 64, 65, 128, 129, 190, 192, 193, 250, 256, 257, 1024])
 @pytest.mark.parametrize(("n", "k"), [(28672, 4096), (200, 192), (6, 64)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
 def test_gated_linear_on_a_device(dtype, n, k, count):

@@ -64,7 +64,8 @@ __device__ __forceinline__ void load_panels(void* to, const TensorMap& map, int 
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
         "[%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(to)),
-        "l"(&map), "r"(0), "r"(row), "r"(0), "r"(panel), "r"(shared_address(&barrier.state)), "l"(once ? READ_ONCE : READ_AGAIN)
+        "l"(&map), "r"(0), "r"(row), "r"(0), "r"(panel), "r"(shared_address(&barrier.state)),
+        "l"(once ? READ_ONCE : READ_AGAIN)
         : "memory");
 }
 // The same for the blocks of the cluster whose bits are set, to the same place in each, and to the barrier of each.
@@ -77,16 +78,15 @@ __device__ __forceinline__ void load_panels_of_blocks(unsigned short blocks, voi
         : "memory");
 }
 
+constexpr unsigned long long SWIZZLED = 1ull << 62 | 1024ull >> 4 << 32;  // eight rows after eight
+
 // Describes a panel in shared memory, from one of its columns on, a multiple of 16, to `multiply_add`.
 __device__ __forceinline__ unsigned long long describe(unsigned address, int column) {
-    constexpr unsigned long long SWIZZLED = 1ull << 62, EIGHT_ROWS = 1024ull >> 4 << 32;
-    return SWIZZLED | EIGHT_ROWS | 1ull << 16 | ((address + column * 2) & 0x3FFFF) >> 4;
+    return SWIZZLED | 1ull << 16 | ((address + column * 2) & 0x3FFFF) >> 4;
 }
-
 // Describes panels `apart` bytes from each other, from one of their rows on, a multiple of 8, to a transposed product.
 __device__ __forceinline__ unsigned long long describe_transposed(unsigned address, unsigned apart) {
-    constexpr unsigned long long SWIZZLED = 1ull << 62, EIGHT_ROWS = 1024ull >> 4 << 32;
-    return SWIZZLED | EIGHT_ROWS | static_cast<unsigned long long>(apart >> 4) << 16 | (address & 0x3FFFF) >> 4;
+    return SWIZZLED | static_cast<unsigned long long>(apart >> 4) << 16 | (address & 0x3FFFF) >> 4;
 }
 // What this thread wrote to shared memory is seen by the products that come after.
 __device__ __forceinline__ void writes_are_seen() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -113,20 +113,20 @@ __device__ __forceinline__ void await_products() {
 #define NANO_BATCH_SUMS_8(i) NANO_BATCH_SUMS_4(i), NANO_BATCH_SUMS_4(i + 4)
 #define NANO_BATCH_SUMS_16(i) NANO_BATCH_SUMS_8(i), NANO_BATCH_SUMS_8(i + 8)
 #define NANO_BATCH_SUMS_48(i) NANO_BATCH_SUMS_16(i), NANO_BATCH_SUMS_16(i + 16), NANO_BATCH_SUMS_16(i + 32)
-#define NANO_BATCH_PRODUCT(n, kind, names, a, b)                                                               \
-    "{\n.reg .pred adds;\nsetp.ne.b32 adds, 1, 0;\n"                                                           \
-    "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." kind "." kind " {" names "}, %" #a ", %" #b ", adds, 1, 1, 0, 0;\n}\n"
+#define NANO_BATCH_PRODUCT(n, kind, names, a, b, orders)                                                           \
+    "{\n.reg .pred adds;\nsetp.ne.b32 adds, 1, 0;\n"                                                               \
+    "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." kind "." kind " {" names "}, " a ", %" #b ", adds, 1, 1, " orders ";\n}\n"
 
 // sum [64, WIDTH] += a [64, 16] b [WIDTH, 16]^T, by the 128 threads of four warps: sum[4 j] to sum[4 j + 3] of lane
 // 4 r + c of warp w are the places (16 w + r, 8 j + 2 c), the next in its row, and both eight rows further down.
 template <bool bf16, int WIDTH>
 __device__ __forceinline__ void multiply_add(float (&sum)[WIDTH / 2], unsigned long long a, unsigned long long b) {
     static_assert(WIDTH == 64 || WIDTH == 96 || WIDTH == 112 || WIDTH == 128 || WIDTH == 224);
-#define NANO_BATCH_CASE(n, names, a_at, b_at, ...)                                                                         \
-    if constexpr (WIDTH == n && bf16)                                                                                      \
-        asm volatile(NANO_BATCH_PRODUCT(n, "bf16", names, a_at, b_at) : __VA_ARGS__ : "l"(a), "l"(b));                     \
-    if constexpr (WIDTH == n && !bf16)                                                                                     \
-        asm volatile(NANO_BATCH_PRODUCT(n, "f16", names, a_at, b_at) : __VA_ARGS__ : "l"(a), "l"(b));
+#define NANO_BATCH_CASE(n, names, a_at, b_at, ...)                                                                 \
+    if constexpr (WIDTH == n && bf16)                                                                              \
+        asm volatile(NANO_BATCH_PRODUCT(n, "bf16", names, "%" #a_at, b_at, "0, 0") : __VA_ARGS__ : "l"(a), "l"(b)); \
+    if constexpr (WIDTH == n && !bf16)                                                                             \
+        asm volatile(NANO_BATCH_PRODUCT(n, "f16", names, "%" #a_at, b_at, "0, 0") : __VA_ARGS__ : "l"(a), "l"(b));
     NANO_BATCH_CASE(64, NANO_BATCH_30 NANO_BATCH_2(3), 32, 33, NANO_BATCH_SUMS_16(0), NANO_BATCH_SUMS_16(16))
     NANO_BATCH_CASE(96, NANO_BATCH_30 NANO_BATCH_10(3) NANO_BATCH_8(4), 48, 49, NANO_BATCH_SUMS_48(0))
     NANO_BATCH_CASE(112, NANO_BATCH_30 NANO_BATCH_10(3) NANO_BATCH_10(4) NANO_BATCH_6(5), 56, 57, NANO_BATCH_SUMS_48(0),
@@ -141,14 +141,12 @@ __device__ __forceinline__ void multiply_add(float (&sum)[WIDTH / 2], unsigned l
 template <bool bf16, int WIDTH, bool TRANSPOSED>
 __device__ __forceinline__ void multiply_add(float (&sum)[WIDTH / 2], const unsigned (&a)[4], unsigned long long b) {
     static_assert(WIDTH == 64 || WIDTH == 128);
-#define NANO_BATCH_CASE(n, is_bf16, kind, transposed, names, a0, a1, a2, a3, b_at, ...)                                     \
-    if constexpr (WIDTH == n && bf16 == is_bf16 && TRANSPOSED == transposed)                                                \
-        asm volatile("{\n.reg .pred adds;\nsetp.ne.b32 adds, 1, 0;\n"                                                       \
-                     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." kind "." kind " {" names "}, {%" #a0 ", %" #a1        \
-                     ", %" #a2 ", %" #a3 "}, %" #b_at ", adds, 1, 1, " #transposed ";\n}\n"                                 \
+#define NANO_BATCH_CASE(n, is_bf16, kind, transposed, names, a0, a1, a2, a3, b_at, ...)                             \
+    if constexpr (WIDTH == n && bf16 == is_bf16 && TRANSPOSED == transposed)                                        \
+        asm volatile(NANO_BATCH_PRODUCT(n, kind, names, "{%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}", b_at, #transposed) \
                      : __VA_ARGS__ : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-#define NANO_BATCH_CASES(n, ...)                                                                                             \
-    NANO_BATCH_CASE(n, true, "bf16", 0, __VA_ARGS__) NANO_BATCH_CASE(n, true, "bf16", 1, __VA_ARGS__)                        \
+#define NANO_BATCH_CASES(n, ...)                                                                                    \
+    NANO_BATCH_CASE(n, true, "bf16", 0, __VA_ARGS__) NANO_BATCH_CASE(n, true, "bf16", 1, __VA_ARGS__)               \
     NANO_BATCH_CASE(n, false, "f16", 0, __VA_ARGS__) NANO_BATCH_CASE(n, false, "f16", 1, __VA_ARGS__)
     NANO_BATCH_CASES(64, NANO_BATCH_30 NANO_BATCH_2(3), 32, 33, 34, 35, 36, NANO_BATCH_SUMS_16(0), NANO_BATCH_SUMS_16(16))
     NANO_BATCH_CASES(128, NANO_BATCH_60 NANO_BATCH_4(6), 64, 65, 66, 67, 68, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48))

@@ -2,7 +2,7 @@
 //
 // Two blocks of a cluster take neighbouring tiles of the weight and the same rows of x, of which each has one half copied
 // for both: what binds is power, and a third of what is read costs some. Pairs go on to the next pair of tiles, whose first
-// chunks come while the last sums are stored.
+// chunks come while the last sums are stored. The weight's first chunks do not wait for the kernel before this one.
 //
 // Macros: those of tile.cuh, with 256 TOKENS, one panel and GATED; BAND: tiles of x that meet a pair of the weight's before
 // the next one.
@@ -10,7 +10,7 @@
 
 constexpr int SHARERS = 2, THREADS = MULTIPLIERS + 128;  // of a cluster; of four warps that give registers two copy
 constexpr int HALF_X = TOKENS / SHARERS, PAIR_COLUMNS = SHARERS * OUT_COLUMNS;
-static_assert(GATED && PANELS == 1);
+static_assert(GATED && PANELS == 1 && GROUPS == 2);  // as many registers as these are there
 
 namespace {
 
@@ -19,17 +19,20 @@ struct Place {
     int row, column;
 };
 
-// Pairs of tiles, of which each cluster takes one after another: BAND tiles of x meet a pair of the weight's, then the next.
+// Pairs of tiles, which the clusters take in turn: BAND tiles of x meet a pair of the weight's, then the next.
 struct Pairs {
     int row_tiles, columns, count;
 
     __device__ __forceinline__ Pairs(int rows, int out_n)
-        : row_tiles((rows + TOKENS - 1) / TOKENS), columns((out_n + PAIR_COLUMNS - 1) / PAIR_COLUMNS), count(row_tiles * columns) {}
+        : row_tiles((rows + TOKENS - 1) / TOKENS),
+          columns((out_n + PAIR_COLUMNS - 1) / PAIR_COLUMNS),
+          count(row_tiles * columns) {}
     __device__ __forceinline__ int first() const { return blockIdx.x / SHARERS; }
     __device__ __forceinline__ int step() const { return gridDim.x / SHARERS; }
     __device__ __forceinline__ Place place(int pair) const {
         const int band = BAND * columns, row = pair / band * BAND, high = min(BAND, row_tiles - row), in = pair % band;
-        return {(row + in % high) * TOKENS, in / high * PAIR_COLUMNS + static_cast<int>(hopper::block_in_cluster()) * OUT_COLUMNS};
+        const int block = hopper::block_in_cluster();
+        return {(row + in % high) * TOKENS, in / high * PAIR_COLUMNS + block * OUT_COLUMNS};
     }
 };
 
@@ -56,16 +59,17 @@ __device__ __forceinline__ void copy_x(Ring ring, const TensorMap& map, Pairs pa
         const int row = pairs.place(pair).row + part * HALF_X;
         for (int chunk = 0; chunk < chunks; chunk++, ring.next()) {
             ring.wait_until_empty();
-            if (one)
-                hopper::load_panels_of_blocks(3, ring.x() + part * HALF_X * ROW_BYTES, map, row, chunk, ring.full[ring.stage]);
+            if (!one) continue;
+            unsigned char* half = ring.x() + part * HALF_X * ROW_BYTES;
+            hopper::load_panels_of_blocks(3, half, map, row, chunk, ring.full[ring.stage]);
         }
     }
 }
 
 }  // namespace
 
-// weight [2 n, k] in tiles of COLUMNS rows, x [rows, k] in tiles of half of TOKENS; both of one panel. output [rows, n]; n is
-// a multiple of 4. Blocks: any even number in x.
+// weight [2 n, k] in tiles of COLUMNS rows, x [rows, k] in tiles of half of TOKENS; both of one panel. output [rows, n]; n
+// is a multiple of 4. Blocks: any even number in x.
 extern "C" __global__ void __cluster_dims__(SHARERS, 1, 1) __launch_bounds__(THREADS, 1)
     many_rows_hopper(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap x_map, ELEMENT* output,
                      int rows, int out_n, int chunks) {
@@ -96,5 +100,5 @@ extern "C" __global__ void __cluster_dims__(SHARERS, 1, 1) __launch_bounds__(THR
         }
     }
     __syncwarp();
-    hopper::leave_cluster();  // the other one may still arrive at this one's barriers
+    hopper::meet_cluster();  // the other block's last arrivals at this one's barriers come before
 }
