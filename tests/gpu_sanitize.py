@@ -1,4 +1,4 @@
-"""A small matrix of all kernels, for NVIDIA's compute-sanitizer on a machine with a GPU:
+"""A small matrix of the kernels of attention and the cache, for compute-sanitizer on a machine with a GPU:
 
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     for tool in memcheck racecheck initcheck synccheck; do
@@ -86,7 +86,7 @@ def move(dtype, stored, head_dim):
 
 
 def prefill(contexts, queries, **sizes):
-    case = Case(2, contexts, queries, head_dim=64, dtype=BF16, **sizes)
+    case = Case(2, contexts, queries, dtype=BF16, **sizes)
     moved = Moved(case)
     output = paged_attention_prefill(
         moved.query, *moved.views, moved.table, moved.lens, on_device(case.starts()), case.block_size,
@@ -101,7 +101,7 @@ def main():
     assert sources == {"decode.cu", "decode_plain.cu"}
     for dtype, stored, head_dim in [(BF16, BF16, 64), (FP32, FP32, 12), (BF16, torch.float8_e4m3fn, 128)]:
         move(dtype, stored, head_dim)
-    prefill([70, 0, 33], [20, 1, 33])
+    prefill([70, 0, 33], [20, 1, 33], head_dim=64)
     prefill(
         [190, 70], [90, 70], kv_heads=8, group=16
     )  # so many blocks that Hopper's multiprocessors take three

@@ -102,10 +102,16 @@ def test_what_the_kernel_leaves_to_the_library(libraries, monkeypatch):
     assert "strides differ" in kernel_refusal(query, keys, torch.cat([keys, keys], 2)[:, :, : keys.shape[2]])
     large = torch.empty(2**15, 2**13, *keys.shape[2:], dtype=keys.dtype, device="meta")
     assert "spans more than 68719476736 bytes" in kernel_refusal(query, large, large)
+    by_head = large.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
+    assert "spans more than 68719476736 bytes" in kernel_refusal(query, by_head, by_head)
     case = Case(1, [9, 5], [3, 5], **SIZES[0])
     plan = case.prefill_plan()
     monkeypatch.setattr(prefill, "prefill_by_library", lambda *args, **options: "library")
     with cpu_device(libraries):
         case.check(prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5))
         monkeypatch.setattr(prefill, "LONG", 4)
+        assert prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5) == "library"
+        monkeypatch.setattr(prefill, "is_hopper", lambda device: True)
+        case.check(prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5))
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
         assert prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5) == "library"

@@ -136,9 +136,9 @@ def paged_attention_prefill(
         key_cache, value_cache, block_table, block_size, scale, sliding_window, soft_cap, key_scale,
             value_scale, validate: as in `paged_attention_fwd`. A row reads the table entries that any of its
             queries sees.
-        backend: as in `paged_attention_fwd`; "cuda" takes a kernel, for rows of more than 2,048 queries and
-            what the kernel does not take a library over gathered keys, and for the rest plain PyTorch, with
-            a warning.
+        backend: as in `paged_attention_fwd`; "cuda" takes a kernel, for what that does not take (other than
+            on Hopper rows of more than 2,048 queries, too) a library over gathered keys, and for the rest
+            plain PyTorch, with a warning.
 
     Returns:
         [tokens, num_heads, head_dim] in the query's dtype.

@@ -22,7 +22,7 @@ namespace {
 // Brings tiles of a row's keys and values. The slots of a tile are looked up while the one before it is on its way.
 struct Loader {
     const uint4 *keys, *values;
-    unsigned own, block, token;  // this thread's piece of slot 0, and strides: in pieces, of which a cache has less than 2^32
+    unsigned own, block, token;  // this thread's piece of slot 0, and strides: in pieces, at most 2^32 of a cache
     const long long* slots;      // of the row's keys
     int count;
     int slot[KEYS_EACH];
@@ -114,11 +114,11 @@ struct Rows {
 
 }  // namespace
 
-// query, output: [tokens, query heads, HEAD_DIM], strides of the query in elements, even; the output contiguous. Strides of
-// keys and values in pieces. starts,
-// seen_starts [rows + 1]: each row's first token, and the first of the keys that it sees among `slots`, of which its
-// queries are the last. Tokens after the last row get zeros; those before the first are left as they are. window: 0 is
-// none. unit: of all scores, above 0. Blocks: TOKENS tokens each in x, key/value heads in y.
+// query, output: [tokens, query heads, HEAD_DIM], strides of the query in elements, even; the output contiguous.
+// Strides of keys and values in pieces. starts, seen_starts [rows + 1]: each row's first token, and the first of the
+// keys that it sees among `slots`, of which its queries are the last. Tokens after the last row get zeros; those
+// before the first are left as they are. window: 0 is none. unit: of all scores, above 0. Blocks: TOKENS tokens each
+// in x, key/value heads in y.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     prefill(const Element* query, long long query_row, long long query_head, const uint4* keys, const uint4* values,
             unsigned block_pieces, unsigned token_pieces, unsigned head_pieces, const int* starts, const int* seen_starts,

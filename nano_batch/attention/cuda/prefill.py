@@ -27,7 +27,7 @@ from nano_batch.cuda.vectors import SIXTEEN_BITS
 
 LARGEST_HEAD_DIM = 256
 LONG = 2048
-"""Queries of a row beyond which the library is faster, but on Hopper (docs/notes/attention.md)."""
+"""Queries of a row beyond which the library is faster, other than on Hopper (docs/notes/attention.md)."""
 
 
 def prefill_planned(
@@ -42,9 +42,10 @@ def prefill_planned(
     """Attend by this package's kernel, or by a library (`prefill_by_library` has the arguments).
 
     Only where `library_refusal` finds no reason. The kernel is made for prompts of ordinary length, of which
-    a library's tiles waste much; on Hopper it is as fast for longer ones.
+    a library's tiles waste much; on Hopper it is the faster one for all.
     """
-    takes = plan.most_queries <= LONG or is_hopper(query.device)
+    traced = torch.compiler.is_compiling()  # which knows no addresses, for the kernel to be refused
+    takes = not traced and (plan.most_queries <= LONG or is_hopper(query.device))
     if takes and kernel_refusal(query, key_cache, value_cache) is None:
         return prefill_by_kernel(query, key_cache, value_cache, plan, scale)
     return prefill_by_library(query, key_cache, value_cache, plan, scale=scale, **kv_scales)

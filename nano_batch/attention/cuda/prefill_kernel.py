@@ -39,7 +39,8 @@ def kernel_refusal(query: torch.Tensor, key_cache: torch.Tensor, value_cache: to
         return f"the queries' strides {query.stride()} are not those of pairs"
     if key_cache.stride() != value_cache.stride():
         return f"the caches' strides differ: {key_cache.stride()} and {value_cache.stride()}"
-    if key_cache.shape[0] * byte_strides(key_cache)[0] > MOST_PIECES * ACCESS_BYTES:
+    lasts = zip(key_cache.shape, byte_strides(key_cache), strict=False)  # of each dimension but the last
+    if sum((size - 1) * stride for size, stride in lasts) >= MOST_PIECES * ACCESS_BYTES:
         return f"the cache spans more than {MOST_PIECES * ACCESS_BYTES} bytes"
     for cache in (key_cache, value_cache):
         if cache.stride(3) != 1 or not begin_at(ACCESS_BYTES, cache):

@@ -1,5 +1,5 @@
-// The two products of `prefill.cu`: by each warp for its 16 rows or, with HOPPER, by four warps together, which read keys and
-// values where they lie in shared memory.
+// The two products of `prefill.cu`: by each warp for its 16 rows or, with HOPPER, by four warps together, which read keys
+// and values where they lie in shared memory.
 #pragma once
 #include "ptx.cuh"
 
@@ -30,8 +30,8 @@ __device__ __forceinline__ unsigned char* aligned(unsigned char* memory) { retur
 __device__ __forceinline__ void copies_are_seen() { hopper::writes_are_seen(); }
 
 // scores [16, KEYS] += query [16, HEAD_DIM] keys [KEYS, HEAD_DIM]^T.
-__device__ __forceinline__ void score(float (&scores)[SCORES][4], const unsigned (&query)[SLICES][4], const unsigned char* keys,
-                                      int) {
+__device__ __forceinline__ void score(float (&scores)[SCORES][4], const unsigned (&query)[SLICES][4],
+                                      const unsigned char* keys, int) {
     const unsigned at = hopper::shared_address(keys);
     hopper::begin_products();
 #pragma unroll
@@ -67,8 +67,8 @@ __device__ __forceinline__ unsigned char* aligned(unsigned char* memory) { retur
 __device__ __forceinline__ void copies_are_seen() {}
 
 // scores [16, KEYS] += query [16, HEAD_DIM] keys [KEYS, HEAD_DIM]^T.
-__device__ __forceinline__ void score(float (&scores)[SCORES][4], const unsigned (&query)[SLICES][4], const unsigned char* keys,
-                                      int lane) {
+__device__ __forceinline__ void score(float (&scores)[SCORES][4], const unsigned (&query)[SLICES][4],
+                                      const unsigned char* keys, int lane) {
     // A lane says where a row of one of four matrices lies: eight keys, then eight more, of two pieces.
     const int key = lane % 8 + lane / 16 * 8, half = lane / 8 % 2;
 #pragma unroll
