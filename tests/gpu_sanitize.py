@@ -102,9 +102,8 @@ def main():
     for dtype, stored, head_dim in [(BF16, BF16, 64), (FP32, FP32, 12), (BF16, torch.float8_e4m3fn, 128)]:
         move(dtype, stored, head_dim)
     prefill([70, 0, 33], [20, 1, 33], head_dim=64)
-    prefill(
-        [190, 70], [90, 70], kv_heads=8, group=16
-    )  # so many blocks that Hopper's multiprocessors take three
+    # So many blocks that a multiprocessor of Hopper's takes three.
+    prefill([190, 70], [90, 70], head_dim=128, kv_heads=8, group=16)
     torch.cuda.synchronize()
     print("all right")
 

@@ -13,6 +13,10 @@ from nano_batch.models import ops
 from nano_batch.models.cuda import hopper
 
 on_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+on_hopper = pytest.mark.skipif(
+    not (torch.cuda.is_available() and is_hopper(torch.device("cuda"))),
+    reason="no Hopper device: no other has the kernel's instructions",
+)
 WIDTHS = [(4096, 0), (5120, 64), (8192, 0), (14336, 8), (40960, 0), (255, 1), (12_001, 0), (32, 4)]
 
 
@@ -253,14 +257,12 @@ def test_gated_linear_on_a_device(dtype, n, k, count):
     check_gated(ops.gated_linear, count, n, k, dtype)
 
 
-@on_device
+@on_hopper
 @pytest.mark.parametrize("count", [0, 1, 257, 640, 1000, 1024, 4100])
 @pytest.mark.parametrize(("n", "k"), [(28672, 4096), (4096, 64), (200, 192), (520, 320)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
 def test_gated_linear_of_many_rows_on_a_device(dtype, n, k, count):
     """With more and with fewer tiles than the device takes at once, and with parts of tiles."""
-    if not is_hopper(torch.device("cuda")):
-        pytest.skip("not Hopper")
     check_gated(hopper.many_rows_hopper, count, n, k, dtype)
 
 

@@ -177,7 +177,7 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """
     _check_product(x, weight)
     if x.is_cuda:
-        reason = _hopper_refusal(x, weight, 4)
+        reason = _few_rows_refusal(x, weight)
         if reason is None:
             return hopper.few_rows_hopper(x, weight, False)
         if len(x) <= on_cuda.FEW_ROWS or not is_hopper(x.device):
@@ -213,7 +213,7 @@ def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Ten
     if not 1 <= parts <= k:
         raise InvalidArgumentError(f"parts={parts} is not from 1 to k={k}")
     if parts > 1 and x.is_cuda:
-        reason = _hopper_refusal(x, weight, 4)
+        reason = _few_rows_refusal(x, weight)
         if reason is None:
             return hopper.few_rows_hopper(x, weight, parts=parts)
         say_once(f"parts of a linear layer are computed by plain PyTorch: {reason}", warn=True)
@@ -245,7 +245,7 @@ def gated_linear(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
     if not x.is_cuda:
         return silu_mul(linear_few_rows(x, gate_up))
     rows = x.shape[0]
-    reason = _hopper_refusal(x, gate_up, 8, most=rows)
+    reason = _hopper_refusal(x, gate_up, 8)
     if reason is not None:
         say_once(f"silu(gate) * up is computed after its product: {reason}", warn=True)
     elif rows <= hopper.FEW_TOKENS[-1]:
@@ -285,9 +285,13 @@ def _linear_refusal(x: torch.Tensor, weight: torch.Tensor) -> NanoBatchError | N
     return None
 
 
-def _hopper_refusal(
-    x: torch.Tensor, weight: torch.Tensor, n_multiple: int, most: int = hopper.FEW_TOKENS[-1]
-) -> NanoBatchError | None:
+def _few_rows_refusal(x: torch.Tensor, weight: torch.Tensor) -> NanoBatchError | None:
+    most = hopper.FEW_TOKENS[-1]
+    too_many = ShapeError(f"{len(x)} rows; the kernel takes {most}") if len(x) > most else None
+    return _hopper_refusal(x, weight, 4) or too_many
+
+
+def _hopper_refusal(x: torch.Tensor, weight: torch.Tensor, n_multiple: int) -> NanoBatchError | None:
     if (reason := why_not(x.device)) is not None:
         return reason
     if not is_hopper(x.device):
@@ -296,8 +300,6 @@ def _hopper_refusal(
         )
     if x.dtype not in SIXTEEN_BITS:
         return DtypeError(f"the kernel does not take {x.dtype}")
-    if len(x) > most:
-        return ShapeError(f"{len(x)} rows; the kernel takes {most}")
     (n, k), wide = weight.shape, ACCESS_BYTES // x.element_size()
     aligned = vector_of(k, wide, [x]) == wide and x.stride(1) == 1
     if not aligned or not _hopper_takes(weight, n_multiple):

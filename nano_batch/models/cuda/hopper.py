@@ -20,10 +20,8 @@ SHARED_BYTES = 226 * 1024
 """Of a block, beside its barriers and what the device keeps: one block has a multiprocessor."""
 FEW_THREADS = {64: 192, 128: 320, 192: 512, 256: 320}
 """Of a block."""
-MANY_TOKENS, MANY_COLUMNS, SHARERS = 256, 128, 2
-"""Rows of x and of the weight of a tile of `many_rows_hopper`, and blocks that share a tile of x."""
-MANY_STAGES, MANY_THREADS = 4, 384
-"""Chunks that a block has on their way, and its threads."""
+MANY_THREADS, SHARERS = 384, 2
+"""Of a block of `many_rows_hopper`; blocks that share a tile of x."""
 BAND = 8
 """Tiles of x that meet the same tiles of the weight: what is read of both stays in the second-level cache."""
 FILLED = 0.95
@@ -59,7 +57,7 @@ def few_rows_hopper(
 
 @dataclass(frozen=True)
 class HopperBuild:
-    """How `few_rows_hopper` is built: rows of x, columns of a tile, blocks among which k is split.
+    """How a kernel is built: rows of x and columns of a tile, blocks among which k is split.
 
     k is split among `parts`, whose sums go into memory, and each part's among `splits` blocks of a cluster.
     """
@@ -130,12 +128,16 @@ def hopper_build(rows: int, n: int, gated: bool, parts: int, blocks: int) -> Hop
     return min(builds, key=most_read)
 
 
+MANY = HopperBuild(256, 128, 1)
+"""Of `many_rows_hopper`."""
+
+
 def fill_the_device(rows: int, n: int, device: torch.device) -> bool:
     """Whether the tiles of `rows` rows and a weight of n leave little of the device without work."""
-    pairs = -(-rows // MANY_TOKENS) * -(-n // (SHARERS * MANY_COLUMNS))
-    at_once = multiprocessors(device) // SHARERS
+    pair_columns, at_once = SHARERS * MANY.columns, multiprocessors(device) // SHARERS
+    pairs = -(-rows // MANY.tokens) * -(-n // pair_columns)
     turns = -(-pairs // at_once)
-    return rows * n >= FILLED * turns * at_once * MANY_TOKENS * SHARERS * MANY_COLUMNS
+    return rows * n >= FILLED * turns * at_once * MANY.tokens * pair_columns
 
 
 def many_rows_hopper(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -143,21 +145,17 @@ def many_rows_hopper(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     (rows, k), n = x.shape, len(weight) // 2
     output = x.new_empty(rows, n)
     if rows:
-        maps = tensor_map(weight, MANY_COLUMNS, 1, halves=True), tensor_map(x, MANY_TOKENS // SHARERS, 1)
+        maps = (tensor_map(weight, MANY.columns, MANY.panels, halves=True),
+                tensor_map(x, MANY.tokens // SHARERS, MANY.panels))  # fmt: skip
         args = *maps, output, c_int32(rows), c_int32(n), c_int32(k // PANEL)
         run = kernel(
             SOURCES / "many_rows_hopper.cu", many_rows_defines(x.dtype), "many_rows_hopper", x.device
         )
         blocks = multiprocessors(x.device) // SHARERS * SHARERS
-        stage_bytes = 2 * PANEL * (MANY_TOKENS + MANY_COLUMNS)
-        shared_bytes = MANY_STAGES * stage_bytes + PANEL_ALIGNMENT
-        run.launch((blocks, 1, 1), MANY_THREADS, shared_bytes, args, pdl=True)
+        run.launch((blocks, 1, 1), MANY_THREADS, MANY.shared_bytes, args, pdl=True)
     return output
 
 
 def many_rows_defines(dtype: torch.dtype) -> dict[str, Macro]:
     """The source's macros."""
-    return {
-        "ELEMENT": NAMES[dtype], "TOKENS": MANY_TOKENS, "COLUMNS": MANY_COLUMNS, "PANELS": 1,
-        "STAGES": MANY_STAGES, "GATED": 1, "BAND": BAND,
-    }  # fmt: skip
+    return {**MANY.defines(dtype, gated=True), "BAND": BAND}
