@@ -15,8 +15,9 @@ constexpr int WIDTH = GROUPS == 3 && COLUMNS > 128 ? COLUMNS / 2 : COLUMNS;  // 
 constexpr int MULTIPLIERS = GROUPS * 128;
 constexpr int WEIGHT_PANEL = COLUMNS * ROW_BYTES, WEIGHT_BYTES = PANELS * WEIGHT_PANEL;
 constexpr int STAGE_BYTES = WEIGHT_BYTES + PANELS * TOKENS * ROW_BYTES;
-// Products of many rows take so long that none need be begun before the last are awaited; their stage is free the sooner.
-constexpr bool AT_ONCE = TOKENS > 128;
+// Chunks whose products run on when the next are begun. Those of many rows take so long that none need to: a stage is free
+// the sooner.
+constexpr int RUNNING = TOKENS > 128 ? 0 : 1;
 static_assert(OUT_COLUMNS % 8 == 0);
 
 namespace {
@@ -66,20 +67,16 @@ __device__ __forceinline__ void multiply(float (&sum)[TILES][COLUMNS / 2], Ring&
                         hopper::describe(a + column / PANEL * x_panel + tile * 64 * ROW_BYTES, column % PANEL),
                         hopper::describe(b + column / PANEL * WEIGHT_PANEL + first_column * ROW_BYTES, column % PANEL));
         hopper::end_products();
-        if constexpr (AT_ONCE) {
-            hopper::await_products<0>();
-            ring.release<SHARERS>(ring.stage);
-            continue;
-        }
-        if (chunk > 0) {
-            hopper::await_products<1>();
-            ring.release<SHARERS>(before);
+        if (chunk >= RUNNING) {
+            hopper::await_products<RUNNING>();
+            ring.release<SHARERS>(RUNNING ? before : ring.stage);
         }
         before = ring.stage;
     }
-    if constexpr (AT_ONCE) return;
-    hopper::await_products<0>();
-    ring.release<SHARERS>(before);
+    if constexpr (RUNNING) {
+        hopper::await_products<0>();
+        ring.release<SHARERS>(before);
+    }
 }
 
 // Two neighbours of a row of the output, from the sums.
