@@ -103,12 +103,12 @@ def layer_configurations():
         yield "silu_mul.cu", {"ELEMENT": element, "VEC": vector, "THREADS": 128, "VECTORS": 2}, 40
     for element in ("bf16", "half"):
         yield "few_rows.cu", {"ELEMENT": element}, 128
-    builds = {hopper.hopper_build(rows, n, gated, parts, 132): gated for rows in (1, 33, 65, 129, 193)
-              for n, gated, parts in [(28672, True, 1), (4096, False, 1), (4096, False, 2), (6144, False, 1),
-                                      (32000, False, 1)]}  # fmt: skip
-    for number, (build, gated) in enumerate(builds.items()):
+    rows = 1, 33, 65, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256
+    matrices = (28672, True, 1), (4096, False, 1), (4096, False, 2), (6144, False, 1), (32000, False, 1)
+    builds = {hopper.hopper_build(count, *matrix, 132): None for count in rows for matrix in matrices}
+    for number, build in enumerate(builds):
         element = (torch.bfloat16, torch.float16)[number % 2]
-        yield "few_rows_hopper.cu", build.defines(element, gated), 168 if build.tokens > 64 else 255
+        yield "few_rows_hopper.cu", build.defines(element), 168 if build.tokens > 64 else 255
     for element in (torch.bfloat16, torch.float16):
         yield "many_rows_hopper.cu", hopper.many_rows_defines(element), 168
 

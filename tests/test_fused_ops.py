@@ -225,8 +225,10 @@ def test_few_rows_on_a_device(dtype, n, k, count):
 
 
 @on_device
-@pytest.mark.parametrize("count", [0, 1, 8, 33, 64, 65, 128, 129, 185, 192, 193, 256, 257])
-@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (4096, 14336), (100, 320), (100, 64)])
+@pytest.mark.parametrize(
+    "count", [0, 1, 8, 33, 64, 65, 90, 107, 128, 129, 155, 176, 185, 192, 193, 218, 240, 256, 257]
+)
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (4096, 14336), (2048, 2048), (100, 320), (100, 64)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
 def test_linear_parts_on_a_device(dtype, n, k, count):
     """Each part is that of its own k: chunks of 64, among parts and blocks as evenly as they can be."""
@@ -250,7 +252,9 @@ def test_norms_of_parts_on_a_device(dtype, size, tokens):
 
 
 @on_device
-@pytest.mark.parametrize("count", [0, 1, 13, 32, 33, 64, 65, 128, 129, 190, 192, 193, 250, 256, 257, 1024])
+@pytest.mark.parametrize(
+    "count", [0, 1, 13, 32, 33, 64, 65, 90, 128, 129, 155, 190, 192, 193, 208, 250, 256, 257, 1024]
+)
 @pytest.mark.parametrize(("n", "k"), [(28672, 4096), (200, 192), (6, 64)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
 def test_gated_linear_on_a_device(dtype, n, k, count):
@@ -271,6 +275,21 @@ def check_gated(product, count, n, k, dtype):
     both = F.linear(x.double(), weight.double()).to(dtype)
     # A sum that rounds to its neighbour takes its gate with it.
     assert_close(product(x, weight), ops.silu_mul(both), scale=1.0, roundings=4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "gated", "parted"),
+    [(1, 64, 64), (64, 64, 64), (65, -80, -80), (96, -96, -96), (112, 128, -112), (128, 128, 128),
+     (129, -144, -144), (160, -160, -160), (161, 192, -176), (192, 192, 192), (193, -208, -208),
+     (209, 256, -224), (240, 256, -240), (256, 256, 256)],
+)  # fmt: skip
+def test_the_weight_s_rows_come_first_where_fewer_of_x_are_multiplied(rows, gated, parted):
+    """Of Mistral 7B's matrices: rows of x that a product takes, negative where the weight's come first."""
+    for matrix, expected in [((28_672, True, 1), gated), ((4096, False, ops.PARTS), parted)]:
+        build = hopper.hopper_build(rows, *matrix, 132)
+        assert build.tokens * (-1 if build.weight_first else 1) == expected
+        assert rows <= build.tokens
+        assert build.stages >= 4
 
 
 @pytest.mark.parametrize(

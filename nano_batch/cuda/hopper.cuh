@@ -105,10 +105,12 @@ __device__ __forceinline__ void await_products() {
 #define NANO_BATCH_4(tens) NANO_BATCH_2(tens) ", %" #tens "2, %" #tens "3"
 #define NANO_BATCH_6(tens) NANO_BATCH_4(tens) ", %" #tens "4, %" #tens "5"
 #define NANO_BATCH_8(tens) NANO_BATCH_6(tens) ", %" #tens "6, %" #tens "7"
-#define NANO_BATCH_10(tens) NANO_BATCH_8(tens) ", %" #tens "8, %" #tens "9, "
+#define NANO_BATCH_LAST_10(tens) NANO_BATCH_8(tens) ", %" #tens "8, %" #tens "9"
+#define NANO_BATCH_10(tens) NANO_BATCH_LAST_10(tens) ", "
 #define NANO_BATCH_30 NANO_BATCH_10() NANO_BATCH_10(1) NANO_BATCH_10(2)
 #define NANO_BATCH_60 NANO_BATCH_30 NANO_BATCH_10(3) NANO_BATCH_10(4) NANO_BATCH_10(5)
-#define NANO_BATCH_110 NANO_BATCH_60 NANO_BATCH_10(6) NANO_BATCH_10(7) NANO_BATCH_10(8) NANO_BATCH_10(9) NANO_BATCH_10(10)
+#define NANO_BATCH_80 NANO_BATCH_60 NANO_BATCH_10(6) NANO_BATCH_10(7)
+#define NANO_BATCH_110 NANO_BATCH_80 NANO_BATCH_10(8) NANO_BATCH_10(9) NANO_BATCH_10(10)
 #define NANO_BATCH_SUMS_4(i) "+f"(sum[i]), "+f"(sum[i + 1]), "+f"(sum[i + 2]), "+f"(sum[i + 3])
 #define NANO_BATCH_SUMS_8(i) NANO_BATCH_SUMS_4(i), NANO_BATCH_SUMS_4(i + 4)
 #define NANO_BATCH_SUMS_16(i) NANO_BATCH_SUMS_8(i), NANO_BATCH_SUMS_8(i + 8)
@@ -121,19 +123,31 @@ __device__ __forceinline__ void await_products() {
 // 4 r + c of warp w are the places (16 w + r, 8 j + 2 c), the next in its row, and both eight rows further down.
 template <bool bf16, int WIDTH>
 __device__ __forceinline__ void multiply_add(float (&sum)[WIDTH / 2], unsigned long long a, unsigned long long b) {
-    static_assert(WIDTH == 64 || WIDTH == 96 || WIDTH == 112 || WIDTH == 128 || WIDTH == 224);
+    static_assert(WIDTH % 16 == 0 && WIDTH >= 64 && WIDTH <= 240 && WIDTH != 192);
 #define NANO_BATCH_CASE(n, names, a_at, b_at, ...)                                                                 \
     if constexpr (WIDTH == n && bf16)                                                                              \
         asm volatile(NANO_BATCH_PRODUCT(n, "bf16", names, "%" #a_at, b_at, "0, 0") : __VA_ARGS__ : "l"(a), "l"(b)); \
     if constexpr (WIDTH == n && !bf16)                                                                             \
         asm volatile(NANO_BATCH_PRODUCT(n, "f16", names, "%" #a_at, b_at, "0, 0") : __VA_ARGS__ : "l"(a), "l"(b));
     NANO_BATCH_CASE(64, NANO_BATCH_30 NANO_BATCH_2(3), 32, 33, NANO_BATCH_SUMS_16(0), NANO_BATCH_SUMS_16(16))
+    NANO_BATCH_CASE(80, NANO_BATCH_30 NANO_BATCH_LAST_10(3), 40, 41, NANO_BATCH_SUMS_16(0), NANO_BATCH_SUMS_16(16),
+                    NANO_BATCH_SUMS_8(32))
     NANO_BATCH_CASE(96, NANO_BATCH_30 NANO_BATCH_10(3) NANO_BATCH_8(4), 48, 49, NANO_BATCH_SUMS_48(0))
     NANO_BATCH_CASE(112, NANO_BATCH_30 NANO_BATCH_10(3) NANO_BATCH_10(4) NANO_BATCH_6(5), 56, 57, NANO_BATCH_SUMS_48(0),
                     NANO_BATCH_SUMS_8(48))
     NANO_BATCH_CASE(128, NANO_BATCH_60 NANO_BATCH_4(6), 64, 65, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48))
+    NANO_BATCH_CASE(144, NANO_BATCH_60 NANO_BATCH_10(6) NANO_BATCH_2(7), 72, 73, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48),
+                    NANO_BATCH_SUMS_8(64))
+    NANO_BATCH_CASE(160, NANO_BATCH_60 NANO_BATCH_10(6) NANO_BATCH_LAST_10(7), 80, 81, NANO_BATCH_SUMS_48(0),
+                    NANO_BATCH_SUMS_16(48), NANO_BATCH_SUMS_16(64))
+    NANO_BATCH_CASE(176, NANO_BATCH_80 NANO_BATCH_8(8), 88, 89, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48),
+                    NANO_BATCH_SUMS_16(64), NANO_BATCH_SUMS_8(80))
+    NANO_BATCH_CASE(208, NANO_BATCH_80 NANO_BATCH_10(8) NANO_BATCH_10(9) NANO_BATCH_4(10), 104, 105, NANO_BATCH_SUMS_48(0),
+                    NANO_BATCH_SUMS_48(48), NANO_BATCH_SUMS_8(96))
     NANO_BATCH_CASE(224, NANO_BATCH_110 NANO_BATCH_2(11), 112, 113, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_48(48),
                     NANO_BATCH_SUMS_16(96))
+    NANO_BATCH_CASE(240, NANO_BATCH_110 NANO_BATCH_LAST_10(11), 120, 121, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_48(48),
+                    NANO_BATCH_SUMS_16(96), NANO_BATCH_SUMS_8(112))
 #undef NANO_BATCH_CASE
 }
 

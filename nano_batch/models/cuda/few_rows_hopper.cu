@@ -9,14 +9,15 @@
 // Macros: those of tile.cuh; SPLITS; PARTS.
 #include "tile.cuh"
 
-// Two warps copy. Three groups leave each thread too few registers: the warps that copy give theirs, four at a time.
-constexpr bool LENDS = GROUPS == 3;
+// Two warps copy. Where threads have too few registers, the warps that copy give theirs, four at a time.
+constexpr bool LENDS = GROUPS == 3 || (WEIGHT_FIRST && GATED);
 constexpr int THREADS = MULTIPLIERS + (LENDS ? 128 : 64);
 constexpr int SUM_ROW = COLUMNS + 8;  // of the sums of a token, so that warps write them without conflicts
 using Result = Either<PARTS == 1, ELEMENT, float>::type;
 static_assert(SPLITS == 1 || TOKENS * SUM_ROW * 4 <= STAGES * STAGE_BYTES);
 static_assert(SPLITS == 1 || COLUMNS % (4 * SPLITS) == 0);
 static_assert(!GATED || SPLITS * PARTS == 1);
+static_assert(!WEIGHT_FIRST || GATED || PARTS > 1);
 
 namespace {
 
@@ -55,6 +56,27 @@ __device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], float* ou
         const int to_row = row + i / 2 % 2 * 8, to = column + i / 4 * 8 + threadIdx.x % 4 * 2;
         if (to_row < rows && to < columns)
             *reinterpret_cast<float2*>(output + static_cast<long long>(to_row) * pitch + to) = make_float2(sum[i], sum[i + 1]);
+    }
+}
+
+__device__ __forceinline__ void store(const Sums& sum, float* output, int rows, int column, int columns, int pitch) {
+#pragma unroll
+    for (int i = 0; i < TOKENS / 2; i++) {
+        const int row = i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2, to = column + threadIdx.x % 32 / 4 + i / 2 % 2 * 8;
+        if (row < rows && to < columns) output[static_cast<long long>(row) * pitch + to] = sum[0][i];
+    }
+}
+
+// Stores the sums of a warp, whose rows of the first factor's tile begin with `own`.
+template <class To>
+__device__ __forceinline__ void store_all(const Sums& sum, To* to, int own, int rows, int column, int columns, int pitch) {
+    if constexpr (WEIGHT_FIRST) {
+        const bool others = threadIdx.x >= 128 && own < 64;  // the first warpgroup has them, too
+        if (!others) store(sum, to, rows, column + own, columns, pitch);
+    } else {
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+            store(sum[tile], to, own + threadIdx.x % 32 / 4 + tile * 64, rows, column, columns, pitch);
     }
 }
 
@@ -105,21 +127,18 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
         if (warp == MULTIPLIERS / 32) copy_weight(ring, weight_map, chunks, out_n, PANELS * x_panel);
         else if (warp == MULTIPLIERS / 32 + 1) copy_x(ring, x_map, chunks, out_n);
     } else {
-        if constexpr (LENDS) hopper::take_registers<160>();
+        if constexpr (LENDS) hopper::take_registers<GROUPS == 3 ? 160 : 240>();
         // Without a chunk no barrier makes it wait, and the kernel before may still use what it stores to.
         if (chunks.count == 0) ptx::wait_for_earlier();
-        const int first = warp / 4 * TILES * 64, row = first + warp % 4 * 16 + threadIdx.x % 32 / 4;
+        const int first = warp / 4 * GROUP_ROWS, own = first + warp % 4 * 16;  // rows of the first factor
         for (int column = blockIdx.x * OUT_COLUMNS; column < out_n; column += gridDim.x * OUT_COLUMNS) {
-            float sum[TILES][COLUMNS / 2] = {};
-            if (TILES == 1 || first + 64 < rows) multiply<TILES>(sum, ring, chunks.count, first, x_panel);
+            Sums sum = {};
+            if (WEIGHT_FIRST || TILES == 1 || first + 64 < rows) multiply<TILES>(sum, ring, chunks.count, first, x_panel);
             else multiply<1>(sum, ring, chunks.count, first, x_panel);
-            if constexpr (SPLITS > 1) hopper::meet<MULTIPLIERS>();
-#pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                const int at = row + tile * 64;
-                if constexpr (SPLITS > 1) store(sum[tile], sums, at, TOKENS, 0, COLUMNS, SUM_ROW);
-                else store(sum[tile], output, at, rows, column, out_n, out_n);
-            }
+            if constexpr (SPLITS > 1) {
+                hopper::meet<MULTIPLIERS>();
+                store_all(sum, sums, own, TOKENS, 0, COLUMNS, SUM_ROW);
+            } else store_all(sum, output, own, rows, column, out_n, out_n);
         }
     }
     if constexpr (SPLITS > 1) {

@@ -18,8 +18,9 @@ FEW_TOKENS = (64, 128, 192, 256)
 """Rows of x that `few_rows_hopper` is built for."""
 SHARED_BYTES = 226 * 1024
 """Of a block, beside its barriers and what the device keeps: one block has a multiprocessor."""
-FEW_THREADS = {64: 192, 128: 320, 192: 512, 256: 320}
-"""Of a block."""
+_GROUPS = {64: 1, 128: 2, 192: 3, 256: 2}
+FIRST_ROWS = 64
+"""Of a product's first factor."""
 MANY_THREADS, SHARERS = 384, 2
 """Of a block of `many_rows_hopper`; blocks that share a tile of x."""
 BAND = 8
@@ -30,6 +31,8 @@ FILLED = 0.95
 _GATED_COLUMNS = {64: (64, 112), 128: (64, 112, 224), 192: (112, 224), 256: (64, 112)}
 _LINEAR_COLUMNS, _LINEAR_SPLITS = (64, 96, 128), (1, 2)
 _PARTED_SPLITS = {64: (1,), 128: (1,), 192: (2,), 256: (2,)}
+_WEIGHT_FIRST_ROWS, _WEIGHT_FIRST_GATED, _GATED_ROWS = 240, 224, 208
+"""The most rows of x that products take with the weight's rows first; gated ones, in tiles of so many columns."""
 
 
 def few_rows_hopper(
@@ -44,15 +47,20 @@ def few_rows_hopper(
     if rows:
         blocks = multiprocessors(x.device)
         built = hopper_build(rows, len(weight), gated, parts, blocks)
-        tiles, x_rows = -(-len(weight) // built.columns), -(-rows // 8) * 8
+        tiles, x_rows = -(-len(weight) // built.columns), up_to(rows, 8)
         maps = (tensor_map(weight, built.columns, built.panels, halves=gated),
                 tensor_map(x, x_rows, built.panels))  # fmt: skip
         args = *maps, output, c_int32(rows), c_int32(x_rows), c_int32(n), c_int32(k)
-        defines = built.defines(x.dtype, gated)
+        defines = built.defines(x.dtype)
         run = kernel(SOURCES / "few_rows_hopper.cu", defines, "few_rows_hopper", x.device)
         grid = tiles if built.spread > 1 else min(tiles, blocks), built.spread, 1
         run.launch(grid, built.threads, built.shared_bytes, args, pdl=True)
     return output
+
+
+def up_to(number: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-number // multiple) * multiple
 
 
 @dataclass(frozen=True)
@@ -60,12 +68,15 @@ class HopperBuild:
     """How a kernel is built: rows of x and columns of a tile, blocks among which k is split.
 
     k is split among `parts`, whose sums go into memory, and each part's among `splits` blocks of a cluster.
+    `weight_first`: the weight's rows are the first factor (`tile.cuh`), and `tokens` is a multiple of 16.
     """
 
     tokens: int
     columns: int
     splits: int
     parts: int = 1
+    gated: bool = False
+    weight_first: bool = False
 
     @property
     def spread(self) -> int:
@@ -78,9 +89,24 @@ class HopperBuild:
         return 2 if self.tokens == FEW_TOKENS[0] else 1
 
     @property
+    def groups(self) -> int:
+        """Warpgroups that multiply."""
+        if not self.weight_first:
+            return _GROUPS[self.tokens]
+        return 1 + (self.columns // (1 + self.gated) > FIRST_ROWS)
+
+    @property
+    def products(self) -> int:
+        """Of a tile and one of k, those of rows that are there twice or not at all with them."""
+        if not self.weight_first:
+            return self.tokens * self.columns
+        return self.tokens * self.groups * FIRST_ROWS * (1 + self.gated)
+
+    @property
     def threads(self) -> int:
-        """Of a block."""
-        return FEW_THREADS[self.tokens]
+        """Of a block; a warpgroup copies where registers are few, for it gives its own, else two warps."""
+        lends = self.gated if self.weight_first else self.groups == 3
+        return 128 * self.groups + (128 if lends else 64)
 
     @property
     def stage_bytes(self) -> int:
@@ -97,11 +123,12 @@ class HopperBuild:
         """Dynamic shared memory of a block."""
         return self.stages * self.stage_bytes + PANEL_ALIGNMENT
 
-    def defines(self, dtype: torch.dtype, gated: bool) -> dict[str, Macro]:
+    def defines(self, dtype: torch.dtype) -> dict[str, Macro]:
         """The source's macros."""
         return {
             "ELEMENT": NAMES[dtype], "TOKENS": self.tokens, "COLUMNS": self.columns, "PANELS": self.panels,
-            "STAGES": self.stages, "SPLITS": self.splits, "PARTS": self.parts, "GATED": int(gated),
+            "STAGES": self.stages, "SPLITS": self.splits, "PARTS": self.parts, "GATED": int(self.gated),
+            "WEIGHT_FIRST": int(self.weight_first),
         }  # fmt: skip
 
 
@@ -109,26 +136,31 @@ class HopperBuild:
 def hopper_build(rows: int, n: int, gated: bool, parts: int, blocks: int) -> HopperBuild:
     """The build whose busiest block, of so many at once, reads least of a weight of n rows.
 
-    Of equals the one with the widest tiles: the fewer tiles, the less often x is read.
+    Of equals the one that multiplies least, and of these the one with the widest tiles: the fewer tiles, the
+    less often x is read.
     """
     tokens = next(size for size in FEW_TOKENS if size >= rows)
     if gated:
         columns = next(some for most, some in _GATED_COLUMNS.items() if most >= rows)
-        builds = [HopperBuild(tokens, width, 1, parts) for width in columns]
+        shapes = [(width, 1) for width in columns]
     else:
         spreads = _LINEAR_SPLITS if parts == 1 else _PARTED_SPLITS[tokens]
-        builds = [
-            HopperBuild(tokens, width, splits, parts) for width in _LINEAR_COLUMNS for splits in spreads
-        ]
+        shapes = [(width, splits) for width in _LINEAR_COLUMNS for splits in spreads]
+    builds = [HopperBuild(tokens, width, splits, parts, gated) for width, splits in shapes]
+    if FEW_TOKENS[0] < rows <= (_GATED_ROWS if gated else _WEIGHT_FIRST_ROWS) and (gated or parts > 1):
+        shapes = [(_WEIGHT_FIRST_GATED, 1)] if gated else shapes
+        padded = up_to(rows, 16)
+        builds += [HopperBuild(padded, width, splits, parts, gated, True) for width, splits in shapes]
 
-    def most_read(build: HopperBuild) -> tuple[float, float]:
-        tiles, width = -(-n // build.columns), build.columns / build.spread
-        return -(-tiles * build.spread // blocks) * width, -width
+    def busiest(build: HopperBuild) -> tuple[float, float, float]:
+        tiles = -(-n // build.columns)
+        turns = -(-tiles * build.spread // blocks) / build.spread
+        return turns * build.columns, turns * build.products, -build.columns / build.spread
 
-    return min(builds, key=most_read)
+    return min(builds, key=busiest)
 
 
-MANY = HopperBuild(256, 128, 1)
+MANY = HopperBuild(256, 128, 1, gated=True)
 """Of `many_rows_hopper`."""
 
 
@@ -158,4 +190,4 @@ def many_rows_hopper(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def many_rows_defines(dtype: torch.dtype) -> dict[str, Macro]:
     """The source's macros."""
-    return {**MANY.defines(dtype, gated=True), "BAND": BAND}
+    return {**MANY.defines(dtype), "BAND": BAND}

@@ -10,7 +10,7 @@
 
 constexpr int SHARERS = 2, THREADS = MULTIPLIERS + 128;  // of a cluster; of four warps that give registers two copy
 constexpr int HALF_X = TOKENS / SHARERS, PAIR_COLUMNS = SHARERS * OUT_COLUMNS;
-static_assert(GATED && PANELS == 1 && GROUPS == 2);  // as many registers as these are there
+static_assert(GATED && PANELS == 1 && GROUPS == 2 && !WEIGHT_FIRST);  // as many registers as these are there
 
 namespace {
 
@@ -89,10 +89,10 @@ extern "C" __global__ void __cluster_dims__(SHARERS, 1, 1) __launch_bounds__(THR
         else if (warp == MULTIPLIERS / 32 + 1) copy_x(ring, x_map, pairs, chunks);
     } else {
         hopper::take_registers<240>();
-        const int first = warp / 4 * TILES * 64, own = first + warp % 4 * 16 + threadIdx.x % 32 / 4;
+        const int first = warp / 4 * GROUP_ROWS, own = first + warp % 4 * 16 + threadIdx.x % 32 / 4;
         for (int pair = pairs.first(); pair < pairs.count; pair += pairs.step()) {
             const Place place = pairs.place(pair);
-            float sum[TILES][COLUMNS / 2] = {};
+            Sums sum = {};
             multiply<TILES, SHARERS>(sum, ring, chunks, first, TOKENS * ROW_BYTES);
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++)

@@ -1,8 +1,11 @@
 // A block's tile on Hopper: TOKENS rows of x times COLUMNS rows of a weight, of which chunks of k come through a ring of
-// stages. One to three warpgroups multiply, 64 rows each, or two of 128.
+// stages. A product takes 64 rows of its first factor, and the second, as wide as it is. With x's rows first one to three
+// warpgroups have 64 each, or two 128. With the weight's one or two have 64 each, which may overlap, and where GATED 64 of
+// either half; then no more of x's rows are multiplied than there are, rounded up to 16.
 //
-// Macros: ELEMENT, half or bf16; TOKENS: 64, 128, 192 or 256; COLUMNS; PANELS of a chunk; STAGES; GATED: the weight holds
-// first gate, then up, and the output is silu(gate) * up; a tile is then half of its columns from either.
+// Macros: ELEMENT, half or bf16; WEIGHT_FIRST; TOKENS: 64, 128, 192 or 256, or any multiple of 16; COLUMNS; PANELS of a
+// chunk; STAGES; GATED: the weight holds first gate, then up, and the output is silu(gate) * up; a tile is then half of its
+// columns from either.
 #pragma once
 #include "hopper.cuh"
 #include "ptx.cuh"
@@ -10,8 +13,12 @@
 
 constexpr bool IS_BF16 = Same<ELEMENT, bf16>::value;
 constexpr int OUT_COLUMNS = GATED ? COLUMNS / 2 : COLUMNS, PANEL = 64, CHUNK = PANELS * PANEL, ROW_BYTES = PANEL * 2;
-constexpr int GROUPS = TOKENS < 256 ? TOKENS / 64 : 2, TILES = TOKENS / (64 * GROUPS);  // 64 rows of x, TILES of a group
-constexpr int WIDTH = GROUPS == 3 && COLUMNS > 128 ? COLUMNS / 2 : COLUMNS;  // of a product: three groups have few registers
+// Warpgroups, tiles of 64 rows of the first factor that each has, and how far apart either's rows are.
+constexpr int GROUPS = WEIGHT_FIRST ? 1 + (OUT_COLUMNS > 64) : TOKENS < 256 ? TOKENS / 64 : 2;
+constexpr int TILES = WEIGHT_FIRST ? 1 + GATED : TOKENS / (64 * GROUPS);
+constexpr int GROUP_ROWS = WEIGHT_FIRST ? OUT_COLUMNS - 64 : TILES * 64, TILE_ROWS = WEIGHT_FIRST ? OUT_COLUMNS : 64;
+constexpr int SECOND = WEIGHT_FIRST ? TOKENS : COLUMNS;  // rows of the second factor
+constexpr int WIDTH = GROUPS == 3 && SECOND > 128 ? SECOND / 2 : SECOND;  // of a product: three groups have few registers
 constexpr int MULTIPLIERS = GROUPS * 128;
 constexpr int WEIGHT_PANEL = COLUMNS * ROW_BYTES, WEIGHT_BYTES = PANELS * WEIGHT_PANEL;
 constexpr int STAGE_BYTES = WEIGHT_BYTES + PANELS * TOKENS * ROW_BYTES;
@@ -19,8 +26,11 @@ constexpr int STAGE_BYTES = WEIGHT_BYTES + PANELS * TOKENS * ROW_BYTES;
 // the sooner.
 constexpr int RUNNING = TOKENS > 128 ? 0 : 1;
 static_assert(OUT_COLUMNS % 8 == 0);
+static_assert(!WEIGHT_FIRST || (OUT_COLUMNS >= 64 && TOKENS % 16 == 0));
 
 namespace {
+
+using Sums = float[TILES][SECOND / 2];
 
 struct Ring {
     unsigned char* stages;
@@ -47,25 +57,26 @@ struct Ring {
     }
 };
 
-// Adds a tile's products, of the first ACTIVE times 64 rows of the warpgroup's.
+// Adds a tile's products, of the first ACTIVE times 64 rows of the warpgroup's, which are the first factor's from `first` on.
 template <int ACTIVE, int SHARERS = 1>
-__device__ __forceinline__ void multiply(float (&sum)[TILES][COLUMNS / 2], Ring& ring, int count, int first, int x_panel) {
+__device__ __forceinline__ void multiply(Sums& sum, Ring& ring, int count, int first, int x_panel) {
+    const int a_panel = WEIGHT_FIRST ? WEIGHT_PANEL : x_panel, b_panel = WEIGHT_FIRST ? x_panel : WEIGHT_PANEL;
     int before = 0;
     for (int chunk = 0; chunk < count; chunk++, ring.next()) {
         ring.full[ring.stage].wait(ring.round);
-        const unsigned a = hopper::shared_address(ring.x()) + first * ROW_BYTES;
-        const unsigned b = hopper::shared_address(ring.weight());
+        const unsigned a = hopper::shared_address(WEIGHT_FIRST ? ring.weight() : ring.x()) + first * ROW_BYTES;
+        const unsigned b = hopper::shared_address(WEIGHT_FIRST ? ring.x() : ring.weight());
         hopper::begin_products();
 #pragma unroll
         for (int column = 0; column < CHUNK; column += 16)
 #pragma unroll
             for (int tile = 0; tile < ACTIVE; tile++)
 #pragma unroll
-                for (int first_column = 0; first_column < COLUMNS; first_column += WIDTH)
+                for (int part = 0; part < SECOND; part += WIDTH)
                     hopper::multiply_add<IS_BF16, WIDTH>(
-                        *reinterpret_cast<float(*)[WIDTH / 2]>(sum[tile] + first_column / 2),
-                        hopper::describe(a + column / PANEL * x_panel + tile * 64 * ROW_BYTES, column % PANEL),
-                        hopper::describe(b + column / PANEL * WEIGHT_PANEL + first_column * ROW_BYTES, column % PANEL));
+                        *reinterpret_cast<float(*)[WIDTH / 2]>(sum[tile] + part / 2),
+                        hopper::describe(a + column / PANEL * a_panel + tile * TILE_ROWS * ROW_BYTES, column % PANEL),
+                        hopper::describe(b + column / PANEL * b_panel + part * ROW_BYTES, column % PANEL));
         hopper::end_products();
         if (chunk >= RUNNING) {
             hopper::await_products<RUNNING>();
@@ -79,18 +90,21 @@ __device__ __forceinline__ void multiply(float (&sum)[TILES][COLUMNS / 2], Ring&
     }
 }
 
-// Two neighbours of a row of the output, from the sums.
+constexpr int UP_APART = WEIGHT_FIRST ? SECOND / 2 : SECOND / 4;  // of a thread's sums of gate and of up
+
+// Two neighbours in the sums, as they go into the output.
 __device__ __forceinline__ Vector<ELEMENT, 2> made(const float* sum) {
     Vector<ELEMENT, 2> pair;
 #pragma unroll
     for (int j = 0; j < 2; j++) {
         pair.at[j] = from_float<ELEMENT>(sum[j]);
-        if constexpr (GATED) pair.at[j] = gated(to_float(pair.at[j]), to_float(from_float<ELEMENT>(sum[j + COLUMNS / 4])));
+        if constexpr (GATED) pair.at[j] = gated(to_float(pair.at[j]), to_float(from_float<ELEMENT>(sum[j + UP_APART])));
     }
     return pair;
 }
 
-// Stores 16 rows of a warp, of which this lane has `row` and that eight further down, `pitch` apart, from a column on.
+// With x's rows first: stores 16 rows of a warp, of which this lane has `row` and that eight further down, `pitch` apart,
+// from a column on.
 __device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], ELEMENT* output, int row, int rows, int column, int columns,
                                       int pitch) {
     const bool second = threadIdx.x % 2;
@@ -108,6 +122,19 @@ __device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], ELEMENT* 
         }
         if constexpr (OUT_COLUMNS / 8 % 2)
             if (row < rows && last < columns) made(sum + OUT_COLUMNS / 2 - 4 + lower * 2).store(at + last);
+    }
+}
+
+// With the weight's first: stores 16 columns of a warp from `column` on, of all rows.
+__device__ __forceinline__ void store(const Sums& sum, ELEMENT* output, int rows, int column, int columns, int pitch) {
+    const bool second = threadIdx.x % 2;
+    const int first = threadIdx.x % 32 / 4, to = column + threadIdx.x % 4 / 2 * 4 + second * 8;
+#pragma unroll
+    for (int row = 0; row < TOKENS; row += 8) {
+        const float* at = sum[0] + row / 2;
+        const uint2 four = exchanged(ptx::transpose(made(at).words[0]), ptx::transpose(made(at + 2).words[0]), second);
+        if (row + first < rows && to < columns)
+            *reinterpret_cast<uint2*>(output + static_cast<long long>(row + first) * pitch + to) = four;
     }
 }
 
