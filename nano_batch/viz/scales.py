@@ -13,6 +13,9 @@ from nano_batch.display import number
 from nano_batch.errors import InvalidArgumentError
 from nano_batch.viz.chart import HALF_CELL, Area, Axis, Band, Bars, Cells, Chart, Panel, Rule, Series, column
 
+FEWEST_POWERS = 3
+"""Ticks of a logarithmic axis."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -126,14 +129,28 @@ def _span(axis: Axis, categories: Sequence[str] = ()) -> Span:
 
 
 def _round(low: float, high: float, scale: str) -> list[float]:
-    """Round values from `low` to `high`: powers of two or ten on those scales, else 4 to 9 equal steps."""
+    """Round values from `low` to `high`: powers of two or ten on those scales, else equal steps.
+
+    Where fewer than three powers lie between the ends, equal steps say more there, too.
+    """
+    if scale == "linear":
+        return _steps(low, high, 5)
+    values = _powers(low, high, scale)
+    return values if sum(low <= value <= high for value in values) >= FEWEST_POWERS else _steps(low, high, 8)
+
+
+def _powers(low: float, high: float, scale: str) -> list[float]:
+    """Of two, or of ten with twice and five times them where there are few."""
     if scale == "log2":
         return [2.0**i for i in range(int(np.ceil(np.log2(low))), int(np.floor(np.log2(high))) + 1)]
-    if scale == "log10":
-        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        parts = (1,) if np.log10(high / low) >= 3 else (1, 2, 5)
-        return [part * 10.0**i for i in decades for part in parts]
-    raw = (high - low) / 5
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    parts = (1,) if np.log10(high / low) >= 3 else (1, 2, 5)
+    return [part * 10.0**i for i in decades for part in parts]
+
+
+def _steps(low: float, high: float, most: int) -> list[float]:
+    """Multiples of a step, of which `most` are as long as the whole, or fewer."""
+    raw = (high - low) / most
     size = 10 ** np.floor(np.log10(raw))
     step = float(size * next(part for part in (1, 2, 5, 10) if part * size >= raw * 0.999))
     return [round(i * step, 12) for i in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)]

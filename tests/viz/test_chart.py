@@ -135,6 +135,18 @@ def test_ticks_are_round_and_inside():
         assert np.allclose(np.diff(values), values[1] - values[0])
 
 
+@pytest.mark.parametrize(
+    ("scale", "low", "high", "expected"),
+    [("log10", 3.64, 9.92, [4, 5, 6, 7, 8, 9]), ("log10", 0.0107, 0.036, [0.015, 0.02, 0.025, 0.03, 0.035]),
+     ("log10", 1, 9, [1, 2, 5]), ("log10", 20, 60_000, [100, 1000, 10_000]), ("log2", 8, 40, [8, 16, 32]),
+     ("log2", 5, 7, [5, 5.5, 6, 6.5, 7])],
+)  # fmt: skip
+def test_a_logarithmic_axis_has_three_ticks_or_more(scale, low, high, expected):
+    axis = Axis("x", scale=scale, low=low, high=high)
+    chart = Chart([Panel("p", axis, Y, [Line("a", [5, 7], [1, 2], "used")])], "ticks")
+    assert [value for value, _ in spans(chart)[0][0].ticks] == pytest.approx(expected)
+
+
 def test_thinned_columns_keep_their_ends():
     x, y = thin(10, np.arange(101), np.arange(101) ** 2)
     assert (x[0], x[-1], len(x)) == (0, 100, 11)

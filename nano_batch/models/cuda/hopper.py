@@ -32,7 +32,7 @@ _GATED_COLUMNS = {64: (64, 112), 128: (64, 112, 224), 192: (112, 224), 256: (64,
 _LINEAR_COLUMNS, _LINEAR_SPLITS = (64, 96, 128), (1, 2)
 _PARTED_SPLITS = {64: (1,), 128: (1,), 192: (2,), 256: (2,)}
 _WEIGHT_FIRST_ROWS, _WEIGHT_FIRST_GATED, _GATED_ROWS = 240, 224, 208
-"""The most rows of x that products take with the weight's rows first; gated ones, in tiles of so many columns."""
+"""The most rows of x of products with the weight's rows first; gated ones' columns, and most rows."""
 
 
 def few_rows_hopper(
