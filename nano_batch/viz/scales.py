@@ -15,6 +15,8 @@ from nano_batch.viz.chart import HALF_CELL, Area, Axis, Band, Bars, Cells, Chart
 
 FEWEST_POWERS = 3
 """Ticks of a logarithmic axis."""
+PARTS_OF_TEN = (1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 6, 8)
+"""What of each power of ten is marked: the first of many powers, the last of less than one."""
 
 
 @dataclass(frozen=True)
@@ -129,23 +131,21 @@ def _span(axis: Axis, categories: Sequence[str] = ()) -> Span:
 
 
 def _round(low: float, high: float, scale: str) -> list[float]:
-    """Round values from `low` to `high`: powers of two or ten on those scales, else equal steps.
+    """Round values from `low` to `high`: equal steps, or powers of two or ten where three are in between.
 
-    Where fewer than three powers lie between the ends, equal steps say more there, too.
+    Ten's have twice and five times them beside them where they are few, then others, too.
     """
-    if scale == "linear":
-        return _steps(low, high, 5)
-    values = _powers(low, high, scale)
-    return values if sum(low <= value <= high for value in values) >= FEWEST_POWERS else _steps(low, high, 8)
-
-
-def _powers(low: float, high: float, scale: str) -> list[float]:
-    """Of two, or of ten with twice and five times them where there are few."""
     if scale == "log2":
-        return [2.0**i for i in range(int(np.ceil(np.log2(low))), int(np.floor(np.log2(high))) + 1)]
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    parts = (1,) if np.log10(high / low) >= 3 else (1, 2, 5)
-    return [part * 10.0**i for i in decades for part in parts]
+        powers = [2.0**i for i in range(int(np.ceil(np.log2(low))), int(np.floor(np.log2(high))) + 1)]
+        return powers if len(powers) >= FEWEST_POWERS else _steps(low, high, 8)
+    if scale == "log10":
+        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        for parts in PARTS_OF_TEN if high / low >= 1000 else PARTS_OF_TEN[1:]:
+            values = [part * 10.0**i for i in decades for part in parts]
+            if sum(low <= value <= high for value in values) >= FEWEST_POWERS:
+                return values
+        return _steps(low, high, 8)
+    return _steps(low, high, 5)
 
 
 def _steps(low: float, high: float, most: int) -> list[float]:

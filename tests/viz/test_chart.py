@@ -137,9 +137,9 @@ def test_ticks_are_round_and_inside():
 
 @pytest.mark.parametrize(
     ("scale", "low", "high", "expected"),
-    [("log10", 3.64, 9.92, [4, 5, 6, 7, 8, 9]), ("log10", 0.0107, 0.036, [0.015, 0.02, 0.025, 0.03, 0.035]),
+    [("log10", 3.64, 9.92, [4, 6, 8]), ("log10", 5.4, 42, [6, 8, 10, 15, 20, 30, 40]),
      ("log10", 1, 9, [1, 2, 5]), ("log10", 20, 60_000, [100, 1000, 10_000]), ("log2", 8, 40, [8, 16, 32]),
-     ("log2", 5, 7, [5, 5.5, 6, 6.5, 7])],
+     ("log10", 5, 7, [5, 5.5, 6, 6.5, 7]), ("log2", 5, 7, [5, 5.5, 6, 6.5, 7])],
 )  # fmt: skip
 def test_a_logarithmic_axis_has_three_ticks_or_more(scale, low, high, expected):
     axis = Axis("x", scale=scale, low=low, high=high)
