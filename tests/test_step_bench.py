@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from datetime import date
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -57,3 +60,8 @@ def test_the_command(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "kernel=between" in printed
     assert "kernel=step" in printed
+    assert main(["bench", "step", "--model", "tiny", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["date"] == date.today().isoformat()
+    assert told["versions"]["torch"] == torch.__version__
+    assert (told["versions"]["driver"] is None) != torch.cuda.is_available()

@@ -24,7 +24,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,7 +70,7 @@ def measured(device: Measures, cases: Iterable[Case], folder: Path) -> dict[str,
     for case in cases:
         rows.append(row(case, device.measure(case)))
         result = {
-            **report("attention", rows), **about, "date": date.today().isoformat(), "goals": goals(rows),
+            **report("attention", rows), **about, "goals": goals(rows),
             "failures": device.failures,
         }  # fmt: skip
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8", newline="\n")

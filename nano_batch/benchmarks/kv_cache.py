@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from nano_batch.benchmarks.report import Row, report
+from nano_batch.benchmarks.report import Row, report, torch_versions
 from nano_batch.models import MistralConfig, PagedInputs, PagedMistral
 from nano_batch.models.checkpoint import draw_weights
 
@@ -41,7 +41,8 @@ def run(model: str | None = None) -> dict[str, Any]:
     config = MistralConfig.named(name)
     made = PagedMistral(replace(config, num_layers=min(config.num_layers, MOST_LAYERS)), device=device)
     draw_weights(made, seed=0)
-    return {**report("kv_cache", compared(made)), "model": repr(made.config), "device": device}
+    about = {"model": repr(made.config), "device": device, "versions": torch_versions()}
+    return {**report("kv_cache", compared(made)), **about}
 
 
 def compared(model: PagedMistral) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ Row = dict[str, Any]
 
 
 def report(bench: str, rows: list[Row]) -> dict[str, Any]:
-    """What `nano-batch bench NAME --json` prints: machine, commit and rows (units in the names)."""
-    return {"bench": bench, "machine": machine(), "commit": commit(), "rows": rows}
+    """What `nano-batch bench NAME --json` prints: day, machine, commit and rows (units in the names)."""
+    today = date.today().isoformat()
+    return {"bench": bench, "date": today, "machine": machine(), "commit": commit(), "rows": rows}
 
 
 def machine() -> dict[str, Any]:
@@ -41,8 +43,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def driver() -> str:
-    """The version of NVIDIA's driver."""
+def torch_versions() -> dict[str, str | None]:
+    """Of PyTorch, of the CUDA that it is built with, and of the driver where there is a device."""
+    import torch  # no benchmark of the core alone needs it
+
+    at_hand = torch.cuda.is_available()
+    return {
+        "driver": _driver() if at_hand else None, "cuda": torch.version.cuda, "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def _driver() -> str:
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]

@@ -26,7 +26,7 @@ from nano_batch.benchmarks.engines.limit import Limit, card_of
 from nano_batch.benchmarks.engines.ours import greedy
 from nano_batch.benchmarks.engines.rates import Rates, measure_rates
 from nano_batch.benchmarks.engines.work import LONGEST, Case, requests_of
-from nano_batch.benchmarks.report import Row, report
+from nano_batch.benchmarks.report import Row, report, torch_versions
 from nano_batch.engine import InferenceEngine, RequestOutput
 from nano_batch.models import PagedMistral, load_mistral
 from nano_batch.simulator import StepFeatures
@@ -77,7 +77,8 @@ def run(model: str | None = None) -> dict[str, Any]:
     rates = measure_rates(made, sorted({load.tokens for load in loads}))
     rows = [row for load in loads for row in rows_of(made, load, rates)]
     device = torch.cuda.get_device_name() if cuda else "cpu"
-    return {**report("step", rows), "model": repr(made.config), "dtype": str(made.dtype), "device": device}
+    about = {"model": repr(made.config), "dtype": str(made.dtype), "device": device}
+    return {**report("step", rows), **about, "versions": torch_versions()}
 
 
 def rows_of(model: PagedMistral, load: Load, rates: Rates) -> list[Row]:

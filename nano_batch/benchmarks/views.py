@@ -18,7 +18,6 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def run() -> dict[str, Any]:
     """Measure everything, write it down, and return it."""
     with opened() as tab:
         rows = measured(tab, PRESSES, SECONDS, OPENINGS)
-        result = {**report("views", rows), "date": date.today().isoformat(), "versions": versions(tab)}
+        result = {**report("views", rows), "versions": versions(tab)}
         MEASURED.mkdir(parents=True, exist_ok=True)
         take_pictures(tab, MEASURED)
     text = json.dumps(result, indent=1) + "\n"

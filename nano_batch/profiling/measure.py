@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nano_batch.benchmarks.report import commit, driver
+from nano_batch.benchmarks.report import commit, torch_versions
 from nano_batch.core import Engine
 from nano_batch.errors import DeviceError
 from nano_batch.profiling.parts import StepParts
@@ -56,12 +56,7 @@ def _about(card: ModelCard, device: torch.device) -> dict[str, Any]:
         "model": card.title,
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
-        "versions": {
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "driver": driver(),
-            "python": platform.python_version(),
-        },
+        "versions": {**torch_versions(), "python": platform.python_version()},
         "batch_sizes": [],
     }
 

@@ -20,7 +20,7 @@ from nano_batch.benchmarks.engines.transformers_generate import (
 )
 from nano_batch.benchmarks.engines.two_devices import NanoBatchOnTwo
 from nano_batch.benchmarks.engines.work import CPU_CASES, CUDA_CASES, Case
-from nano_batch.benchmarks.report import driver, machine
+from nano_batch.benchmarks.report import machine, torch_versions
 from nano_batch.models import load_mistral
 
 KINDS: tuple[Any, ...] = (NanoBatch, TransformersBatch, TransformersGenerate, TransformersGenerateSingle)
@@ -74,12 +74,7 @@ class Contest:
     def session(self) -> dict[str, Any]:
         """What the rows of one run have in common: versions, threads, and the measured rates."""
         found: dict[str, Any] = {
-            "versions": {
-                "driver": driver() if self.device.type == "cuda" else None,
-                "cuda": torch.version.cuda,
-                "torch": torch.__version__,
-                "transformers": _version("transformers"),
-            },
+            "versions": {**torch_versions(), "transformers": _version("transformers")},
             "threads": torch.get_num_threads(),
         }
         # Only what was measured: the limit may not be among the engines of this run.

@@ -15,7 +15,7 @@ from nano_batch.benchmarks.on_gpu import timing
 from nano_batch.benchmarks.on_gpu.cases import COPIED_BYTES, HEAD_DIM, KV_HEADS, Case, Times
 from nano_batch.benchmarks.on_gpu.flashinfer import flashinfer_version, peer_of
 from nano_batch.benchmarks.on_gpu.inputs import Inputs
-from nano_batch.benchmarks.report import driver
+from nano_batch.benchmarks.report import torch_versions
 from nano_batch.cuda.available import why_not
 from nano_batch.errors import DeviceError
 
@@ -49,12 +49,7 @@ class Device:
         return {
             "device": properties.name,
             "multiprocessors": properties.multi_processor_count,
-            "versions": {
-                "driver": driver(),
-                "cuda": torch.version.cuda,
-                "torch": torch.__version__,
-                "flashinfer": flashinfer_version(),
-            },
+            "versions": {**torch_versions(), "flashinfer": flashinfer_version()},
         }
 
     def measure(self, case: Case) -> Times:
