@@ -15,7 +15,7 @@ from nano_batch.cuda.vectors import NAMES
 from nano_batch.models.cuda import SOURCES
 
 FEW_TOKENS = (64, 128, 192, 256)
-"""Rows of x that `few_rows_hopper` is built for."""
+"""Rows of x that `few_rows_hopper` is built for with x's rows first; the last is the most in either order."""
 SHARED_BYTES = 226 * 1024
 """Of a block, beside its barriers and what the device keeps: one block has a multiprocessor."""
 _GROUPS = {64: 1, 128: 2, 192: 3, 256: 2}
