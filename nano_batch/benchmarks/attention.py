@@ -70,9 +70,11 @@ def measured(device: Measures, cases: Iterable[Case], folder: Path) -> dict[str,
     for case in cases:
         rows.append(row(case, device.measure(case)))
         result = {
-            **report("attention", rows), **about, "goals": goals(rows),
+            **report("attention", rows),
+            **about,
+            "goals": goals(rows),
             "failures": device.failures,
-        }  # fmt: skip
+        }
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8", newline="\n")
     return result
 
