@@ -3,7 +3,7 @@
 // A block takes all rows of x and a tile of COLUMNS rows of the weight, then the tile gridDim.x further on, or SPLITS
 // blocks each of PARTS clusters take one tile, a part of k each. Two warps have chunks copied to shared memory, one the
 // weight's, one x's, STAGES on their way. The weight's first chunks do not wait for the kernel before this one; and the
-// kernel after it starts when this one has asked for its last. A cluster's sums meet in shared memory, each block finishing
+// kernel after it may start when this one has asked for its last. A cluster's sums meet in shared memory, each block finishing
 // its part of the columns; those of several clusters are left as they are, for the next kernel to add.
 //
 // Macros: those of tile.cuh; SPLITS; PARTS.
@@ -12,6 +12,9 @@
 // Two warps copy. Where threads have too few registers, the warps that copy give theirs, four at a time.
 constexpr bool LENDS = GROUPS == 3 || (WEIGHT_FIRST && GATED);
 constexpr int THREADS = MULTIPLIERS + (LENDS ? 128 : 64);
+// Cycles from one of a block's first chunks of the weight to the next. Blocks for few rows begin while the kernel before them
+// still reads, and what it asks for would wait behind all of their stages. Those for more begin when it has ended.
+constexpr int APART = TOKENS > 64 ? 0 : 800;
 constexpr int SUM_ROW = COLUMNS + 8;  // of the sums of a token, so that warps write them without conflicts
 using Result = Either<PARTS == 1, ELEMENT, float>::type;
 static_assert(SPLITS == 1 || TOKENS * SUM_ROW * 4 <= STAGES * STAGE_BYTES);
@@ -26,16 +29,20 @@ struct Chunks {
     int first, count;
 };
 
-__device__ __forceinline__ void copy_weight(Ring ring, const TensorMap& map, Chunks chunks, int out_n, int x_bytes) {
+__device__ __forceinline__ void copy_weight(Ring ring, const TensorMap& map, Chunks chunks, int out_n, int x_bytes,
+                                            bool overlapped) {
     const bool one = hopper::elected();
+    const long long start = clock64();
     for (int column = blockIdx.x * OUT_COLUMNS; column < out_n; column += gridDim.x * OUT_COLUMNS)
         for (int chunk = 0; chunk < chunks.count; chunk++, ring.next()) {
             ring.wait_until_empty();
             if (!one) continue;
+            if (APART > 0 && ring.filled <= STAGES)
+                while (clock64() - start < (ring.filled - 1) * APART) {}
             ring.full[ring.stage].expect(WEIGHT_BYTES + x_bytes);
             hopper::load_panels<true>(ring.weight(), map, column, (chunks.first + chunk) * PANELS, ring.full[ring.stage]);
         }
-    ptx::let_later_start();
+    if (overlapped) ptx::let_later_start();
 }
 
 __device__ __forceinline__ void copy_x(Ring ring, const TensorMap& map, Chunks chunks, int out_n) {
@@ -104,11 +111,12 @@ __device__ __forceinline__ void finish(const float* sums, Result* output, int ro
 }  // namespace
 
 // weight [n, k] in tiles of COLUMNS rows, x [rows, k] in one of `x_rows`, the next multiple of 8; both of PANELS panels.
-// output [rows, n], or n / 2 where GATED; a multiple of 4; float32 [PARTS, rows, n] where there are several. Blocks: any
-// number in x, where k is split as many as there are tiles; SPLITS times PARTS in y.
+// output [rows, n], or n / 2 where GATED; a multiple of 4; float32 [PARTS, rows, n] where there are several. overlapped:
+// whether the kernel after this one may start before its end. Blocks: any number in x, where k is split as many as there
+// are tiles; SPLITS times PARTS in y.
 extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THREADS, 1)
     few_rows_hopper(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap x_map,
-                    Result* output, int rows, int x_rows, int out_n, int k) {
+                    Result* output, int rows, int x_rows, int out_n, int k, int overlapped) {
     extern __shared__ unsigned char unaligned[];
     __shared__ hopper::Barrier full[STAGES], empty[STAGES];
     Ring ring{hopper::aligned(unaligned), full, empty};
@@ -124,7 +132,7 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the compiler sees that it is the same for all lanes
     if (warp >= MULTIPLIERS / 32) {
         if constexpr (LENDS) hopper::give_registers<24>();
-        if (warp == MULTIPLIERS / 32) copy_weight(ring, weight_map, chunks, out_n, PANELS * x_panel);
+        if (warp == MULTIPLIERS / 32) copy_weight(ring, weight_map, chunks, out_n, PANELS * x_panel, overlapped);
         else if (warp == MULTIPLIERS / 32 + 1) copy_x(ring, x_map, chunks, out_n);
     } else {
         if constexpr (LENDS) hopper::take_registers<GROUPS == 3 ? 160 : 240>();

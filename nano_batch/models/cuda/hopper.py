@@ -18,6 +18,12 @@ FEW_TOKENS = (64, 128, 192, 256)
 """Rows of x that `few_rows_hopper` is built for with x's rows first; the last is the most in either order."""
 SHARED_BYTES = 226 * 1024
 """Of a block, beside its barriers and what the device keeps: one block has a multiprocessor."""
+OVERLAPPED_ROWS = 24
+"""The most rows of x of a linear layer that the kernel after it overlaps.
+
+A multiprocessor whose fast memory is all shared, as these blocks have it, keeps it so while any block is there.
+Attention that comes before that has no cache to load through; with more rows this costs more than is gained.
+"""
 _GROUPS = {64: 1, 128: 2, 192: 3, 256: 2}
 FIRST_ROWS = 64
 """Of a product's first factor."""
@@ -50,7 +56,9 @@ def few_rows_hopper(
         tiles, x_rows = -(-len(weight) // built.columns), up_to(rows, 8)
         maps = (tensor_map(weight, built.columns, built.panels, halves=gated),
                 tensor_map(x, x_rows, built.panels))  # fmt: skip
-        args = *maps, output, c_int32(rows), c_int32(x_rows), c_int32(n), c_int32(k)
+        overlapped = gated or parts > 1 or rows <= OVERLAPPED_ROWS
+        sizes = (c_int32(size) for size in (rows, x_rows, n, k))
+        args = *maps, output, *sizes, c_int32(overlapped)
         defines = built.defines(x.dtype)
         run = kernel(SOURCES / "few_rows_hopper.cu", defines, "few_rows_hopper", x.device)
         grid = tiles if built.spread > 1 else min(tiles, blocks), built.spread, 1
