@@ -21,8 +21,8 @@ SHARED_BYTES = 226 * 1024
 OVERLAPPED_ROWS = 24
 """The most rows of x of a linear layer that the kernel after it overlaps.
 
-A multiprocessor whose fast memory is all shared, as these blocks have it, keeps it so while any block is there.
-Attention that comes before that has no cache to load through; with more rows this costs more than is gained.
+A multiprocessor whose fast memory is all shared, as these blocks have it, keeps it so while a block is there.
+Attention that comes before that has no cache to load through; with more rows that costs more than it gains.
 """
 _GROUPS = {64: 1, 128: 2, 192: 3, 256: 2}
 FIRST_ROWS = 64
