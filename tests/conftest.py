@@ -4,8 +4,35 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import ExitStack
 
 import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Nothing runs beside a test marked `alone`: all others share a room, and it has the room to itself."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    import fasteners  # a device's tests have no workers
+
+    locks = item.config.cache.mkdir("alone")
+    room = fasteners.InterProcessReaderWriterLock(locks / "room")
+    entered = room.read_lock() if item.get_closest_marker("alone") is None else room.write_lock()
+    with ExitStack() as inside:
+        # Whoever waits for an empty room keeps the door, so that nobody else enters meanwhile.
+        with fasteners.InterProcessLock(locks / "door"):
+            inside.enter_context(entered)
+        return (yield)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests have measured: `record_property("measured", text)`."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, text in report.user_properties:
+            if name == "measured":
+                terminalreporter.section(f"measured by {report.nodeid}")
+                terminalreporter.write_line(text)
 
 
 @pytest.fixture(scope="session")

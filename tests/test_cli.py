@@ -21,6 +21,7 @@ PROGRAMS = {
 LIMIT_S = {"": 0.3, "import numpy": 0.2}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_starts_at_once_and_loads_nothing_heavy(name):
     before, timed = PROGRAMS[name]

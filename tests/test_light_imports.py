@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys, time
 start = time.perf_counter()
@@ -18,6 +20,7 @@ print(time.perf_counter() - middle, *sorted(sys.modules))
 HEAVY = {"torch", "pandas", "pyarrow", "plotly", "IPython", "ipywidgets", "anywidget", "jupyterlab", "scipy"}
 
 
+@pytest.mark.alone
 def test_light_imports():
     commands = [[sys.executable, "-c", PROGRAM]] * 5
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for command in commands]

@@ -11,6 +11,7 @@ from nano_batch import simulate
 from nano_batch.errors import PolicyError
 from nano_batch.workloads import Uniform, Workload
 
+pytestmark = pytest.mark.alone  # a policy has 50 ms a step
 OPTIONS = {"num_blocks": 200, "block_size": 16, "max_num_seqs": 8, "max_num_batched_tokens": 512}
 
 

@@ -321,6 +321,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.alone
 def test_an_interrupt_ends_it_within_a_tenth_of_a_second():
     waits = []
     for _ in range(3):
@@ -339,6 +340,7 @@ def test_progress_is_told(capsys):
     assert "simulating" in shown
 
 
+@pytest.mark.alone
 def test_the_gil_is_free_while_it_runs():
     import threading
 

@@ -24,12 +24,10 @@ def tab(browser, lab):
     tab.page.close()
 
 
-def test_figures_are_sane(tab, capsys):
+@pytest.mark.alone
+def test_figures_are_sane(tab, record_property):
     rows = views.measured(tab, presses=12, seconds=1.5, openings=1)
-    with capsys.disabled():
-        print()
-        for row in rows:
-            print("  " + "  ".join(str(value) for value in row.values()))
+    record_property("measured", "\n".join("  ".join(map(str, row.values())) for row in rows))
     seen = {(row["figure"], row["blocks"]) for row in rows}
     assert {
         ("key_to_redraw", 512),
