@@ -57,7 +57,7 @@ def few_rows_hopper(
         maps = (tensor_map(weight, built.columns, built.panels, halves=gated),
                 tensor_map(x, x_rows, built.panels))  # fmt: skip
         overlapped = gated or parts > 1 or rows <= OVERLAPPED_ROWS
-        sizes = (c_int32(size) for size in (rows, x_rows, n, k))
+        sizes = c_int32(rows), c_int32(x_rows), c_int32(n), c_int32(k)
         args = *maps, output, *sizes, c_int32(overlapped)
         defines = built.defines(x.dtype)
         run = kernel(SOURCES / "few_rows_hopper.cu", defines, "few_rows_hopper", x.device)
