@@ -9,6 +9,21 @@ from contextlib import ExitStack
 import pytest
 
 
+WORKERS = 2
+"""Of a run of all tests: a machine of two cores is what CI has."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """All tests are run by workers, a file at a time, unless -n says otherwise."""
+    in_a_worker = hasattr(config, "workerinput")  # which gets the same arguments, and would start its own
+    of_all = config.args_source == config.ArgsSource.TESTPATHS
+    if in_a_worker or not of_all or config.getoption("numprocesses", 0) is not None:
+        return
+    if not config.option.usepdb and not config.option.collectonly:
+        config.option.numprocesses, config.option.dist = WORKERS, "loadfile"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     """Nothing runs beside a test marked `alone`: all others share a room, and it has the room to itself."""
