@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 import pytest
 
-
 WORKERS = 2
 """Of a run of all tests: a machine of two cores is what CI has."""
 
