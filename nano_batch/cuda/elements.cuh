@@ -7,6 +7,11 @@
 using bf16 = __nv_bfloat16;
 using fp8 = __nv_fp8_e4m3;
 
+template <class A, class B> struct Same { static constexpr bool value = false; };
+template <class A> struct Same<A, A> { static constexpr bool value = true; };
+template <bool FIRST, class A, class B> struct Either { using type = A; };
+template <class A, class B> struct Either<false, A, B> { using type = B; };
+
 template <int BYTES> struct Access;
 template <> struct Access<1> { using type = unsigned char; };
 template <> struct Access<2> { using type = unsigned short; };
@@ -48,17 +53,32 @@ template <> __device__ inline fp8 from_float<fp8>(float x) {
     return result;
 }
 
+// All of them, rounded by twos where there is an instruction for it: a single one goes through the few units that compute
+// exponentials, too.
+template <class T, int N> __device__ inline Vector<T, N> from_floats(const float (&x)[N]) {
+    Vector<T, N> all;
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+        if constexpr (N % 2 == 0 && Same<T, bf16>::value) {
+            const __nv_bfloat162 two = __floats2bfloat162_rn(x[i], x[i + 1]);
+            memcpy(&all.at[i], &two, 4);
+        } else if constexpr (N % 2 == 0 && Same<T, half>::value) {
+            const __half2 two = __floats2half2_rn(x[i], x[i + 1]);
+            memcpy(&all.at[i], &two, 4);
+        } else {
+            all.at[i] = from_float<T>(x[i]);
+            if (i + 1 < N) all.at[i + 1] = from_float<T>(x[i + 1]);
+        }
+    }
+    return all;
+}
+
 // Lanes 2 i and 2 i + 1 have two neighbours each, of 16 bits, of eight columns, `here`, and of eight others, `there`. The
 // first gets four of the first eight, the `second` those of the others.
 __device__ inline uint2 exchanged(unsigned here, unsigned there, bool second) {
     const unsigned got = __shfl_xor_sync(~0u, second ? here : there, 1);
     return second ? make_uint2(got, there) : make_uint2(here, got);
 }
-
-template <class A, class B> struct Same { static constexpr bool value = false; };
-template <class A> struct Same<A, A> { static constexpr bool value = true; };
-template <bool FIRST, class A, class B> struct Either { using type = A; };
-template <class A, class B> struct Either<false, A, B> { using type = B; };
 
 // An element as the cache stores it, x / scale, and back; the same bits where the types are the same.
 template <class To, class From> __device__ To stored_as(From x, float scale) {

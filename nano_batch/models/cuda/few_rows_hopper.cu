@@ -100,10 +100,7 @@ __device__ __forceinline__ void finish(const float* sums, Result* output, int ro
 #pragma unroll
         for (int block = 1; block < SPLITS; block++)
             all.x += parts[block].x, all.y += parts[block].y, all.z += parts[block].z, all.w += parts[block].w;
-        const float numbers[4] = {all.x, all.y, all.z, all.w};
-        Vector<Result, 4> result;
-#pragma unroll
-        for (int j = 0; j < 4; j++) result.at[j] = from_float<Result>(numbers[j]);
+        const auto result = from_floats<Result>({all.x, all.y, all.z, all.w});
         if (column < out_n) result.store(output + static_cast<long long>(token) * out_n + column);
     }
 }

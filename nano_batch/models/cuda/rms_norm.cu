@@ -33,14 +33,16 @@ struct Piece {
             for (int part = 0; part < PARTS; part++)
                 if (at(from, i) < hidden) parts[i][part].load(row + part * apart + at(from, i));
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++)
+        for (int i = 0; i < AT_ONCE; i++) {
+            float sum[VEC];
 #pragma unroll
             for (int j = 0; j < VEC; j++) {
-                float sum = to_float(parts[i][0].at[j]);
+                sum[j] = to_float(parts[i][0].at[j]);
 #pragma unroll
-                for (int part = 1; part < PARTS; part++) sum += to_float(parts[i][part].at[j]);
-                of[i].at[j] = from_float<ELEMENT>(sum);
+                for (int part = 1; part < PARTS; part++) sum[j] += to_float(parts[i][part].at[j]);
             }
+            of[i] = from_floats<ELEMENT>(sum);
+        }
     }
     __device__ void store(ELEMENT* row, int from, int hidden) const {
 #pragma unroll
@@ -50,10 +52,12 @@ struct Piece {
     // Rounded to the elements' type, as the sum of two tensors is.
     __device__ void add(const Piece& other) {
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++)
+        for (int i = 0; i < AT_ONCE; i++) {
+            float sum[VEC];
 #pragma unroll
-            for (int j = 0; j < VEC; j++)
-                of[i].at[j] = from_float<ELEMENT>(to_float(of[i].at[j]) + to_float(other.of[i].at[j]));
+            for (int j = 0; j < VEC; j++) sum[j] = to_float(of[i].at[j]) + to_float(other.of[i].at[j]);
+            of[i] = from_floats<ELEMENT>(sum);
+        }
     }
     __device__ float squares(int from, int hidden) const {
         float sum = 0;
@@ -66,10 +70,12 @@ struct Piece {
     }
     __device__ void scale(float factor, const Piece& weight) {
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++)
+        for (int i = 0; i < AT_ONCE; i++) {
+            float scaled[VEC];
 #pragma unroll
-            for (int j = 0; j < VEC; j++)
-                of[i].at[j] = from_float<ELEMENT>(to_float(of[i].at[j]) * factor * to_float(weight.of[i].at[j]));
+            for (int j = 0; j < VEC; j++) scaled[j] = to_float(of[i].at[j]) * factor * to_float(weight.of[i].at[j]);
+            of[i] = from_floats<ELEMENT>(scaled);
+        }
     }
 };
 

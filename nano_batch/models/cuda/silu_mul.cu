@@ -26,8 +26,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) silu_mul(
     for (int i = 0; i < VECTORS; i++) {
         const unsigned at = first + i * THREADS;
         if (at >= count) continue;
-#pragma unroll
-        for (int j = 0; j < VEC; j++) gate[i].at[j] = gated(to_float(gate[i].at[j]), to_float(up[i].at[j]));
-        gate[i].store(output + static_cast<long long>(at) * VEC);
+        gated(gate[i], up[i]).store(output + static_cast<long long>(at) * VEC);
     }
 }

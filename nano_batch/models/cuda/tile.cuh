@@ -94,13 +94,9 @@ constexpr int UP_APART = WEIGHT_FIRST ? SECOND / 2 : SECOND / 4;  // of a thread
 
 // Two neighbours in the sums, as they go into the output.
 __device__ __forceinline__ Vector<ELEMENT, 2> made(const float* sum) {
-    Vector<ELEMENT, 2> pair;
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-        pair.at[j] = from_float<ELEMENT>(sum[j]);
-        if constexpr (GATED) pair.at[j] = gated(to_float(pair.at[j]), to_float(from_float<ELEMENT>(sum[j + UP_APART])));
-    }
-    return pair;
+    const auto pair = from_floats<ELEMENT>({sum[0], sum[1]});
+    if constexpr (GATED) return gated(pair, from_floats<ELEMENT>({sum[UP_APART], sum[UP_APART + 1]}));
+    else return pair;
 }
 
 // With x's rows first: stores 16 rows of a warp, of which this lane has `row` and that eight further down, `pitch` apart,
