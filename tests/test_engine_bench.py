@@ -653,6 +653,8 @@ def test_the_bound_is_drawn_and_the_numbers_are_the_rows(pictures, result):
     assert drawn(scaling, 0, "nano_batch") == {at: each / expected[1] for at, each in expected.items()}
     assert drawn(scaling, 0, "Transformers, static batches").keys() == {4, 8}
     assert drawn(scaling, 1, "nano_batch")[1] == pytest.approx(50, rel=1e-3)
+    over_seconds = drawn(scaling, 1, "nano_batch, of the limit over seconds")
+    assert over_seconds == pytest.approx(dict.fromkeys(expected, 80), rel=1e-2)
     assert drawn(latency, 4, "nano_batch") == {1: 2.0, 4: 2.0}
     assert drawn(latency, 4, "the device's limit") == {1: 1.0, 4: 1.0}
     assert "50" in " ".join(throughput.chart.says)

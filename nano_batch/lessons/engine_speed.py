@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import nan
 from typing import Any, Literal
 
-from nano_batch.benchmarks.engines.rows import LIMIT
+from nano_batch.benchmarks.engines.rows import LIMIT, SUSTAINED
 from nano_batch.benchmarks.report import Row
 from nano_batch.display import number
 from nano_batch.lessons.measured_engines import (
@@ -91,7 +91,10 @@ def throughput_chart(recorded: MeasuredEngines, here: MeasuredEngines | None = N
 
 
 def scaling_chart(recorded: MeasuredEngines, here: MeasuredEngines | None = None) -> Chart:
-    """Throughput over that at concurrency 1 (static batches: over one at a time), and over the limit's."""
+    """Throughput over that at concurrency 1 (static batches: over one at a time), and over the limit's.
+
+    Grey: ours over what the limit is over seconds, where power holds large products back.
+    """
 
     def gain(found: MeasuredEngines) -> Value:
         def value(row: Row) -> float | None:
@@ -104,6 +107,11 @@ def scaling_chart(recorded: MeasuredEngines, here: MeasuredEngines | None = None
     gained = _series(recorded, None, "offline", gain(recorded))
     gained += [] if here is None else _points(here, "offline", gain(here), live=True)
     share = _series(recorded, here, "offline", _column("limit_percent"), without=(LIMIT,))
+    over_seconds = [row for row in recorded.rows("offline", OURS) if row["sustained_percent"] is not None]
+    if len(over_seconds) > 1:
+        name = f"{ENGINES[OURS][0]}, of {ENGINES[SUSTAINED][0]}"
+        values = _values(over_seconds, _column("sustained_percent"))
+        share.append(Line(name, _across(over_seconds), values, "muted", dash="5 3"))
     times = Axis("throughput over that at 1", "times", "log2")
     percent = Axis("throughput over the limit's", "%", low=0.0, high=100.0)
     panels = [
