@@ -53,22 +53,32 @@ template <> __device__ inline fp8 from_float<fp8>(float x) {
     return result;
 }
 
+// Two numbers as 16-bit elements in a register, the first in the lower half.
+template <bool is_bf16> __device__ __forceinline__ unsigned pack(float low, float high) {
+    unsigned packed;
+    if constexpr (is_bf16) {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+        memcpy(&packed, &pair, 4);
+    } else {
+        const __half2 pair = __floats2half2_rn(low, high);
+        memcpy(&packed, &pair, 4);
+    }
+    return packed;
+}
+
 // All of them, rounded by twos where there is an instruction for it: a single one goes through the few units that compute
 // exponentials, too.
 template <class T, int N> __device__ inline Vector<T, N> from_floats(const float (&x)[N]) {
     Vector<T, N> all;
+    if constexpr (sizeof(T) == 2 && N % 2 == 0) {
 #pragma unroll
-    for (int i = 0; i < N; i += 2) {
-        if constexpr (N % 2 == 0 && Same<T, bf16>::value) {
-            const __nv_bfloat162 two = __floats2bfloat162_rn(x[i], x[i + 1]);
+        for (int i = 0; i < N; i += 2) {
+            const unsigned two = pack<Same<T, bf16>::value>(x[i], x[i + 1]);
             memcpy(&all.at[i], &two, 4);
-        } else if constexpr (N % 2 == 0 && Same<T, half>::value) {
-            const __half2 two = __floats2half2_rn(x[i], x[i + 1]);
-            memcpy(&all.at[i], &two, 4);
-        } else {
-            all.at[i] = from_float<T>(x[i]);
-            if (i + 1 < N) all.at[i + 1] = from_float<T>(x[i + 1]);
         }
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) all.at[i] = from_float<T>(x[i]);
     }
     return all;
 }

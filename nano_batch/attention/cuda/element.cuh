@@ -11,19 +11,6 @@ using Element = bf16;
 using Element = float;
 #endif
 
-// Two 16-bit elements in a register, the first in the lower half.
-template <bool is_bf16> __device__ __forceinline__ unsigned pack(float low, float high) {
-    unsigned packed;
-    if constexpr (is_bf16) {
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-        memcpy(&packed, &pair, 4);
-    } else {
-        const __half2 pair = __floats2half2_rn(low, high);
-        memcpy(&packed, &pair, 4);
-    }
-    return packed;
-}
-
 // The two 16-bit elements of a register, as a query holds them.
 __device__ __forceinline__ float2 floats_of(unsigned packed) {
     Element pair[2];
