@@ -181,8 +181,8 @@ __device__ __forceinline__ void meet_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-// No block leaves before all have come here; nothing is seen, so that it costs no wait for what was written.
-__device__ __forceinline__ void leave_cluster() {
+// The same, but of what was written nothing is passed on, so that it costs no wait for that.
+__device__ __forceinline__ void await_cluster() {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
     asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 }
@@ -203,16 +203,17 @@ __device__ __forceinline__ bool elected() {
     asm volatile("{\n.reg .pred one;\nelect.sync _|one, 0xffffffff;\nselp.b32 %0, 1, 0, one;\n}\n" : "=r"(chosen));
     return chosen;
 }
-// Four numbers at the same place in the shared memory of another block of the cluster.
-__device__ __forceinline__ float4 read_of_block(const float* at, unsigned block) {
-    unsigned there;
-    float4 x;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(at)), "r"(block));
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
-                 : "r"(there)
-                 : "memory");
-    return x;
+// Four numbers to the same place in the shared memory of another block of the cluster, whose barrier counts their bytes.
+__device__ __forceinline__ void send_to_block(unsigned block, float4* to, float4 x, Barrier& barrier) {
+    asm volatile(
+        "{\n"
+        ".reg .b32 there, counter;\n"
+        "mapa.shared::cluster.u32 there, %0, %2;\n"
+        "mapa.shared::cluster.u32 counter, %1, %2;\n"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [there], {%3, %4, %5, %6}, [counter];\n"
+        "}\n" ::"r"(shared_address(to)),
+        "r"(shared_address(&barrier.state)), "r"(block), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w)
+        : "memory");
 }
 
 }  // namespace hopper

@@ -101,23 +101,25 @@ __device__ __forceinline__ Vector<ELEMENT, 2> made(const float* sum) {
 
 // With x's rows first: stores 16 rows of a warp, of which this lane has `row` and that eight further down, `pitch` apart,
 // from a column on.
-__device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], ELEMENT* output, int row, int rows, int column, int columns,
+template <int COUNT>
+__device__ __forceinline__ void store(const float (&sum)[COUNT], ELEMENT* output, int row, int rows, int column, int columns,
                                       int pitch) {
+    constexpr int WIDE = GATED ? COUNT : 2 * COUNT;  // columns
     const bool second = threadIdx.x % 2;
-    const int quad = column + threadIdx.x % 4 / 2 * 4, last = column + OUT_COLUMNS - 8 + threadIdx.x % 4 * 2;
+    const int quad = column + threadIdx.x % 4 / 2 * 4, last = column + WIDE - 8 + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int lower = 0; lower < 2; lower++, row += 8) {
         ELEMENT* at = output + static_cast<long long>(row) * pitch;
 #pragma unroll
-        for (int j = 0; j < OUT_COLUMNS / 8 - 1; j += 2) {
+        for (int j = 0; j < WIDE / 8 - 1; j += 2) {
             const unsigned here = made(sum + j * 4 + lower * 2).words[0], there = made(sum + j * 4 + 4 + lower * 2).words[0];
             const uint2 four = exchanged(here, there, second);
             const int to = quad + (j + second) * 8;
             if (row < rows && to < columns)
                 *reinterpret_cast<uint2*>(at + to) = four;
         }
-        if constexpr (OUT_COLUMNS / 8 % 2)
-            if (row < rows && last < columns) made(sum + OUT_COLUMNS / 2 - 4 + lower * 2).store(at + last);
+        if constexpr (WIDE / 8 % 2)
+            if (row < rows && last < columns) made(sum + WIDE / 2 - 4 + lower * 2).store(at + last);
     }
 }
 
