@@ -30,6 +30,11 @@ def test_the_operators_pass_pytorch_s_checks(dtype):
         (operators.add_rms_norm, (hidden, residual, weight, EPS)),
         (operators.silu_mul, (hidden,)),
         (operators.linear_few_rows, (hidden, residual)),
+        (operators.linear_few_rows, (hidden, residual, torch.rand(2, 8, dtype=wide), EPS)),
+        (
+            operators.add_linear,
+            (hidden, torch.randn(8, 8, dtype=dtype), torch.randn(3, 8, dtype=dtype), weight),
+        ),
         (operators.gated_linear, (hidden, torch.randn(6, 8, dtype=dtype))),
         (operators.linear_parts, (hidden, residual, 2)),
         (operators.add_parts_rms_norm, (torch.randn(2, 3, 8, dtype=wide), residual, weight, EPS)),
@@ -65,6 +70,32 @@ def test_a_norm_of_parts_is_that_of_their_sum(parts, dtype):
     normed = ops.add_parts_rms_norm(sums, residual, norm, EPS)
     assert torch.equal(residual, summed)
     torch.testing.assert_close(normed, F.rms_norm(summed, (6,), norm, EPS))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [1, 64, 70, 200])
+@pytest.mark.parametrize("tokens", [0, 1, 9])
+def test_a_norm_without_its_division_is_divided_by_the_product_after_it(tokens, size, dtype):
+    torch.manual_seed(tokens + size)
+    x, weight, residual, norm = (
+        torch.randn(shape).to(dtype) for shape in [(tokens, 11), (size, 11), (tokens, size), (size,)]
+    )
+    after, summed = torch.randn(6, size).to(dtype), residual + F.linear(x, weight)
+    scaled, squares = ops.add_linear(x, weight, residual, norm)
+    assert torch.equal(residual, summed)
+    assert torch.equal(scaled, summed * norm)
+    assert squares.shape == (-(-size // 64), -(-tokens // 8) * 8)
+    assert squares.dtype == torch.promote_types(dtype, torch.float32)
+    by_hand = summed.double().square().sum(1)
+    torch.testing.assert_close(squares.sum(0)[:tokens].double(), by_hand, rtol=1e-6, atol=0)
+    root = (summed.double().square().mean(1, keepdim=True) + EPS).sqrt()
+    exact = F.linear(summed.double() / root * norm, after.double())
+    unit = {torch.float64: 1e-12, torch.float32: 1e-6, FP16: 1e-3, BF16: 8e-3}[dtype]
+    bounds = {"rtol": 4 * unit, "atol": 4 * unit * size**0.5}
+    torch.testing.assert_close(ops.linear_few_rows(scaled, after, squares, EPS).double(), exact, **bounds)
+    gated = exact[:, :3] * exact[:, :3].sigmoid() * exact[:, 3:]
+    bounds["atol"] *= 1 + float(exact.abs().max()) if tokens else 1
+    torch.testing.assert_close(ops.gated_linear(scaled, after, squares, EPS).double(), gated, **bounds)
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8, 16, 17, 200])
@@ -175,6 +206,37 @@ def test_parts_that_do_not_fit_change_nothing(parts, error, match):
     assert residual.eq(1).all()
 
 
+@pytest.mark.parametrize(
+    ("residual", "norm", "error", "match"),
+    [
+        (torch.ones(2, 5), torch.ones(5), errors.ShapeError, r"shape \[2, 5\]; the product has \[2, 3\]"),
+        (torch.ones(2, 3), torch.ones(4), errors.ShapeError, r"shapes \[2, 3\] and \[4\]"),
+        (torch.ones(2, 3).half(), torch.ones(3).half(), errors.DtypeError, r"residual is torch.float16"),
+        (torch.ones(2, 3), torch.ones(3).half(), errors.DtypeError, r"weight is torch.float16"),
+    ],
+)  # fmt: skip
+def test_what_is_added_to_no_such_residual_changes_nothing(residual, norm, error, match):
+    with pytest.raises(error, match=match):
+        ops.add_linear(torch.ones(2, 4), torch.ones(3, 4), residual, norm)
+    assert residual.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("squares", "error", "match"),
+    [
+        (torch.ones(1, 2), errors.ShapeError, r"shape \[1, 2\] .* of 2 rows they are \[tiles, 8\]"),
+        (torch.ones(0, 8), errors.ShapeError, r"shape \[0, 8\]"),
+        (torch.ones(8, 1).T.expand(2, 8), errors.ShapeError, r"strides \(0, 1\)"),
+        (torch.ones(1, 8).double(), errors.DtypeError, r"are torch.float64; of rows in torch.float32"),
+        (torch.ones(1, 8, device="meta"), errors.DeviceError, r"squares are on meta; the rows are on cpu"),
+    ],
+)  # fmt: skip
+def test_no_such_squares_divide(squares, error, match):
+    for product in (ops.linear_few_rows, ops.gated_linear):
+        with pytest.raises(error, match=match):
+            product(torch.ones(2, 4), torch.ones(6, 4), squares, EPS)
+
+
 @pytest.mark.parametrize("parts", [0, 5])
 def test_k_has_no_such_parts(parts):
     with pytest.raises(errors.InvalidArgumentError, match=rf"parts={parts} is not from 1 to k=4"):
@@ -243,6 +305,40 @@ def test_linear_parts_on_a_device(dtype, n, k, count):
 
 
 @on_device
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 33, 64, 65, 90, 96, 107, 112, 113, 128, 129])
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (4096, 14336), (2048, 2048), (100, 320), (4, 64)])
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+def test_add_linear_on_a_device(dtype, n, k, count):
+    x, weight, residual = (rows(*shape, dtype, device="cuda") for shape in [(count, k), (n, k), (count, n)])
+    weight, norm, before = weight / k**0.5, rows(1, n, dtype, device="cuda")[0], residual.clone()
+    scaled, squares = ops.add_linear(x, weight, residual, norm)
+    product = F.linear(x.double(), weight.double()).to(dtype)
+    # A product that rounds to its neighbour, and the sum once more, where they cancel.
+    assert_close(residual, before + product, scale=4.0, roundings=2)
+    assert torch.equal(scaled, residual * norm)
+    assert squares.shape == (-(-n // 64), -(-count // 8) * 8)
+    exact = F.pad(residual.float(), (0, -n % 64)).square().view(count, -(-n // 64), 64).sum(2).T
+    torch.testing.assert_close(squares[:, :count], exact, rtol=1e-5, atol=1e-6)
+
+
+@on_device
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 33, 64, 65, 90, 96, 107, 112, 113, 128, 129])
+@pytest.mark.parametrize(("n", "k"), [(28672, 4096), (6144, 4096), (32000, 4096), (200, 192), (8, 64)])
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+def test_products_that_divide_on_a_device(dtype, n, k, count):
+    """Rows of all sizes come out as those of a norm do."""
+    x, weight = rows(count, k, dtype, device="cuda"), rows(n, k, dtype, device="cuda") / k**0.5
+    x *= 2.0 ** torch.randint(-6, 6, (count, 1), device="cuda")
+    squares = F.pad(x.float().square().view(count, k // 64, 64).sum(2).T, (0, -count % 8), value=float("nan"))
+    root = (x.double().square().mean(1, keepdim=True) + EPS).sqrt()
+    exact = (F.linear(x.double(), weight.double()) / root).to(dtype)
+    squares = squares.contiguous()
+    assert_close(ops.linear_few_rows(x, weight, squares, EPS), exact, scale=1.0, roundings=2)
+    gated = ops.gated_linear(x, weight, squares, EPS)
+    assert_close(gated, ops.silu_mul(exact), scale=1.0, roundings=5)
+
+
+@on_device
 @pytest.mark.parametrize("tokens", [0, 1, 9, 256])
 @pytest.mark.parametrize("size", [4096, 14336, 40960, 255])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -290,6 +386,16 @@ def test_the_weight_s_rows_come_first_where_fewer_of_x_are_multiplied(rows, gate
         assert build.tokens * (-1 if build.weight_first else 1) == expected
         assert rows <= build.tokens
         assert build.stages >= 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens"), [(1, 64), (64, 64), (65, -80), (96, -96), (112, -112), (113, 128)]
+)
+def test_what_is_added_to_the_residual_has_tiles_whose_squares_are_whole(rows, tokens):
+    build = hopper.hopper_build(rows, 4096, False, 1, 132, adds=True)
+    assert build.tokens * (-1 if build.weight_first else 1) == tokens
+    assert (build.columns, build.splits) == (hopper.ADDING_COLUMNS, hopper.ADDING_SPLITS)
+    assert build.stages >= 7
 
 
 @pytest.mark.parametrize(
@@ -352,6 +458,46 @@ def test_a_graph_replays_a_chain_of_them_on_new_values():
         for run in (graph.replay, lambda: output.copy_(chain(*plain))):
             hidden.copy_(start[0])
             residual.copy_(start[1])
+            run()
+            results.append([output.float().clone(), residual.float().clone()])
+        for ours, expected in zip(*results, strict=True):
+            assert (ours - expected).norm() <= 0.02 * expected.norm()
+
+
+@on_device
+@pytest.mark.parametrize("count", [6, 70, 128])
+def test_a_graph_replays_a_chain_of_undivided_norms(count):
+    """What a product adds to, reads half-way and leaves to the next one, while kernels overlap."""
+    size, inner = 1024, 2048
+    weights = [rows(*shape, BF16, device="cuda") / 30 for shape in [(2 * inner, size), (size, inner)]]
+    norm = 1 + rows(1, size, BF16, device="cuda")[0] / 8
+    start, residual = (rows(count, size, BF16, device="cuda") for _ in range(2))
+
+    def chain():
+        scaled, squares = ops.add_linear(start, weights[1][:, :size].contiguous(), residual, norm)
+        for _ in range(4):
+            middle = ops.gated_linear(scaled, weights[0], squares, EPS)
+            scaled, squares = ops.add_linear(middle, weights[1], residual, norm)
+        return ops.linear_few_rows(scaled, weights[0], squares, EPS)
+
+    def plainly():
+        residual.add_(F.linear(start, weights[1][:, :size]))
+        for _ in range(4):
+            gate, up = F.linear(F.rms_norm(residual, (size,), norm, EPS), weights[0]).chunk(2, 1)
+            residual.add_(F.linear(F.silu(gate) * up, weights[1]))
+        return F.linear(F.rms_norm(residual, (size,), norm, EPS), weights[0])
+
+    chain()  # compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = chain()
+    for _ in range(20):
+        first, before = (rows(count, size, BF16, device="cuda") for _ in range(2))
+        results = []
+        for run in (graph.replay, lambda: output.copy_(plainly())):
+            start.copy_(first)
+            residual.copy_(before)
             run()
             results.append([output.float().clone(), residual.float().clone()])
         for ours, expected in zip(*results, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -189,11 +190,19 @@ def test_logits_of_the_tokens_asked_for(pair):
 def test_the_last_layer_computes_only_what_is_asked_for(pair, monkeypatch):
     model, _ = pair()
     rows, gated = [], PagedMistral._gated
-    monkeypatch.setattr(PagedMistral, "_gated", lambda *args: rows.append(len(args[1])) or gated(*args))
+    monkeypatch.setattr(PagedMistral, "_gated", lambda *args: rows.append(len(args[1].rows)) or gated(*args))
     (prompt,) = prompts_of(model, [20], seed=2)
     inputs, cache = one_prompt(model, prompt, logit_tokens=torch.tensor([19, 4], dtype=torch.int32))
     model.paged(inputs, cache)
     assert rows == [20] * (model.config.num_layers - 1) + [2]
+
+
+@pytest.mark.parametrize("variant", ["plain", "tied"])
+def test_norms_may_be_divided_by_the_product_after_them(pair, variant, monkeypatch):
+    model, reference = pair(variant)
+    monkeypatch.setattr(model, "_few_rows", replace(model._few_rows, linear=16, undivided=16))
+    for prompt in prompts_of(model, [1, 9, 16, 17], seed=3):
+        torch.testing.assert_close(model.dense(prompt), reference.dense(prompt), **TOLERANCE)
 
 
 def test_a_quantised_cache_is_read_with_its_scales(pair):

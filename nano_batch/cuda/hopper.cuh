@@ -181,7 +181,8 @@ __device__ __forceinline__ void meet_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-// The same, but of what was written nothing is passed on, so that it costs no wait for that.
+// The same, but of what was written nothing is passed on, so that it costs no wait for that. Threads that have ended are not
+// awaited.
 __device__ __forceinline__ void await_cluster() {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
     asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
@@ -192,10 +193,10 @@ __device__ __forceinline__ unsigned block_in_cluster() {
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(block));
     return block;
 }
-// The first so many threads of the block meet here.
-template <int COUNT>
+// So many threads of the block meet here, others by another number from 1 to 15.
+template <int COUNT, int NUMBER = 1>
 __device__ __forceinline__ void meet() {
-    asm volatile("bar.sync 1, %0;" ::"n"(COUNT) : "memory");
+    asm volatile("bar.sync %0, %1;" ::"n"(NUMBER), "n"(COUNT) : "memory");
 }
 // One thread of the warp. The compiler sees that it is one, and makes no loop over lanes around what it asks for.
 __device__ __forceinline__ bool elected() {

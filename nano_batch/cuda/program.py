@@ -22,7 +22,7 @@ from nano_batch.errors import InvalidArgumentError, KernelCompileError, MissingE
 
 SHARED = Path(__file__).parent
 """Headers of all sources; those of one room lie beside its sources."""
-FORMAT = 1
+FORMAT = 2
 """Counts the forms of an entry on disk."""
 INSTALL = "install the extra 'cuda' (pip install 'nano-batch[cuda]')"
 BROUGHT = "CUDA's compiler and headers come with a PyTorch that is built for CUDA 13"
@@ -38,6 +38,9 @@ class Resources:
     spill_bytes: int  # bytes of a thread's registers that were stored to memory and loaded again
     stack_bytes: int  # bytes of local memory of a thread
     shared_bytes: int  # bytes of shared memory of a block that are known at compile time
+    serialized: (
+        bool  # Hopper's products are each awaited at once, where the assembler cannot see that none need be
+    )
 
 
 @dataclass(frozen=True)
@@ -150,11 +153,12 @@ _ENTRY = re.compile(
     r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
     re.DOTALL,
 )
+_SERIALIZED = re.compile(r"wgmma[^\n]* serialized [^\n]* function '(\w+)'")
 
 
 def _resources(log: str) -> dict[str, Resources]:
     """Read what the assembler says of each kernel."""
-    kernels = {}
+    kernels, serialized = {}, set(_SERIALIZED.findall(log))
     for found in _ENTRY.finditer(log):
         shared = re.search(r"(\d+) bytes smem", found["rest"])
         kernels[found["name"]] = Resources(
@@ -162,5 +166,6 @@ def _resources(log: str) -> dict[str, Resources]:
             spill_bytes=int(found["stored"]) + int(found["loaded"]),
             stack_bytes=int(found["stack"]),
             shared_bytes=int(shared[1]) if shared else 0,
+            serialized=found["name"] in serialized,
         )
     return kernels

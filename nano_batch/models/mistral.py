@@ -25,6 +25,7 @@ from nano_batch.kv_cache import KVCache, Layout
 from nano_batch.models.base import Attend, PagedInputs, attend_paged, check_fits
 from nano_batch.models.ops import (
     PARTS,
+    add_linear,
     add_parts_rms_norm,
     add_rms_norm,
     few_rows_of,
@@ -116,6 +117,14 @@ class MistralLayer:
     down: torch.Tensor  # [hidden, intermediate]
 
 
+@dataclass(frozen=True)
+class Normed:
+    """Rows behind an RMSNorm; with squares, the product after it is still to divide (`ops.add_linear`)."""
+
+    rows: torch.Tensor  # [tokens, hidden]
+    squares: torch.Tensor | None = None
+
+
 class PagedMistral:
     """A Mistral decoder; `load_mistral` fills its weights, which are uninitialised memory before.
 
@@ -155,9 +164,10 @@ class PagedMistral:
             for _ in range(c.num_layers)
         ]  # fmt: skip
         self.final_norm = self._empty(c.hidden_size)
-        narrow = [matrix for layer in self.layers for matrix in (layer.output, layer.down)]
-        self._few_rows = few_rows_of(self.final_norm, *narrow)
         self.head = self.embedding if c.tie_word_embeddings else self._empty(c.vocab_size, c.hidden_size)
+        narrow = [matrix for layer in self.layers for matrix in (layer.output, layer.down)]
+        others = [self.head, *(matrix for layer in self.layers for matrix in (layer.qkv, layer.gate_up))]
+        self._few_rows = few_rows_of(self.final_norm, narrow, others)
         frequencies = c.rope_scaling.frequencies(c.head_dim, c.rope_theta)
         longest, magnitude = c.max_position_embeddings, c.rope_scaling.magnitude()
         self.cosines, self.sines = turns(longest, frequencies, magnitude, self.device)
@@ -261,7 +271,7 @@ class PagedMistral:
         # Each matrix but the first is followed by the norm before the next: one pass adds and normalises.
         norms = [*(layer.attention_norm for layer in self.layers[1:]), self.final_norm]
         residual = self.embedding[tokens]
-        normed = rms_norm(residual, self.layers[0].attention_norm, c.rms_norm_eps)
+        normed = Normed(rms_norm(residual, self.layers[0].attention_norm, c.rms_norm_eps))
         for index, (layer, next_norm) in enumerate(zip(self.layers, norms, strict=True)):
             projected = self._product(normed, layer.qkv).view(count, -1, c.head_dim)
             query, keys, values = torch.split(projected, heads, dim=1)
@@ -273,25 +283,31 @@ class PagedMistral:
             normed = self._added(self._gated(normed, layer.gate_up), layer.down, residual, next_norm)
         return self._product(normed, self.head)
 
-    def _product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _product(self, x: Normed, weight: torch.Tensor) -> torch.Tensor:
         """x weightᵀ."""
-        return linear_few_rows(x, weight) if x.shape[0] <= self._few_rows.linear else F.linear(x, weight)
+        if x.rows.shape[0] <= self._few_rows.linear:
+            return linear_few_rows(x.rows, weight, x.squares, self.config.rms_norm_eps)
+        return F.linear(x.rows, weight)
 
-    def _gated(self, x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
-        return gated_linear(x, gate_up) if self._few_rows.gated else silu_mul(self._product(x, gate_up))
+    def _gated(self, x: Normed, gate_up: torch.Tensor) -> torch.Tensor:
+        if self._few_rows.gated:
+            return gated_linear(x.rows, gate_up, x.squares, self.config.rms_norm_eps)
+        return silu_mul(self._product(x, gate_up))
 
     def _added(
         self, x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> Normed:
         """Add x weightᵀ to the residual, where a model is split the sum of all ranks; return its norm.
 
         The weight is one of the two matrices that have few rows of their own.
         """
         few, rows, eps = self._few_rows, x.shape[0], self.config.rms_norm_eps
+        if 0 < rows <= few.undivided and self.shard.size == 1:
+            return Normed(*add_linear(x, weight, residual, norm))
         if 0 < rows <= few.parted and self.shard.size == 1:
-            return add_parts_rms_norm(linear_parts(x, weight, PARTS), residual, norm, eps)
+            return Normed(add_parts_rms_norm(linear_parts(x, weight, PARTS), residual, norm, eps))
         product = linear_few_rows(x, weight) if rows <= few.narrow else F.linear(x, weight)
-        return add_rms_norm(self.shard.sum(product), residual, norm, eps)
+        return Normed(add_rms_norm(self.shard.sum(product), residual, norm, eps))
 
     def new_cache(
         self,

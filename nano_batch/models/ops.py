@@ -6,6 +6,7 @@ for on CUDA the kernels wait for no host. On a CPU those of the core compute flo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -36,23 +37,29 @@ class FewRows:
             sums there, and adds them up in a second kernel.
         gated: whether `gated_linear` has kernels; it chooses among them itself.
         parted: `linear_parts` for `add_parts_rms_norm`, of such a weight, in `PARTS`.
+        undivided: `add_linear`, of such a weight, and the products that divide after it.
     """
 
     linear: int = 0
     narrow: int = 0
     gated: bool = False
     parted: int = 0
+    undivided: int = 0
 
 
-def few_rows_of(weight: torch.Tensor, *narrow: torch.Tensor) -> FewRows:
-    """The limits for a weight's dtype and device; `narrow`: those that a norm follows, for `parted`."""
+def few_rows_of(
+    weight: torch.Tensor, narrow: Iterable[torch.Tensor], others: Iterable[torch.Tensor]
+) -> FewRows:
+    """The limits for a weight's dtype and device; `narrow`: matrices before a norm, `others`: those after."""
     if cpu.takes(weight):
         return FewRows(cpu.MOST_ROWS, cpu.MOST_ROWS)
     if weight.dtype not in SIXTEEN_BITS or why_not(weight.device) is not None:
         return FewRows()
     if is_hopper(weight.device):
         fit = all(_hopper_takes(matrix, 4) for matrix in narrow)
-        return FewRows(128, 128, True, 256 if fit else 0)
+        all_fit = fit and all(_hopper_takes(matrix, 8) for matrix in others)
+        undivided = hopper.UNDIVIDED_ROWS if all_fit else 0
+        return FewRows(128, 128, True, 256 if fit else 0, undivided)
     return FewRows(narrow=on_cuda.FEW_ROWS)
 
 
@@ -68,15 +75,22 @@ def _fake_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Tens
     return x.new_empty(parts, x.shape[0], weight.shape[0], dtype=_wide(x))
 
 
+def _fake_added(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    tiles = -(-weight.shape[0] // hopper.ADDING_COLUMNS)
+    return torch.empty_like(residual), x.new_empty(tiles, hopper.up_to(x.shape[0], 8), dtype=_wide(x))
+
+
 def _fake_half(gate_up: torch.Tensor) -> torch.Tensor:
     return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
 
 
-def _fake_gated(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+def _fake_gated(x: torch.Tensor, gate_up: torch.Tensor, *args: object) -> torch.Tensor:
     return x.new_empty(x.shape[0], gate_up.shape[0] // 2)
 
 
-def _fake_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _fake_product(x: torch.Tensor, weight: torch.Tensor, *args: object) -> torch.Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
@@ -161,13 +175,17 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 @operator(_fake_product)
-def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def linear_few_rows(
+    x: torch.Tensor, weight: torch.Tensor, squares: torch.Tensor | None = None, eps: float = 0.0
+) -> torch.Tensor:
     """Return x weightᵀ, for so few rows that reading the weight is all the time it takes.
 
     Args:
         x: [rows, k], floating point. On CUDA the kernels take 16-bit elements: on Hopper at most 256 rows, k
             a multiple of 64, n of 4; elsewhere at most 8 rows, k a multiple of 8. On a CPU float32.
         weight: [n, k], of the same dtype and device.
+        squares, eps: if x is a norm without its division, as `add_linear` leaves it, its squares and the
+            norm's eps: the product is divided. On CUDA at most 128 rows then, on Hopper.
 
     Returns:
         [rows, n], sums in float32, rounded once.
@@ -176,18 +194,66 @@ def linear_few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ShapeError, DtypeError, DeviceError: they do not fit together.
     """
     _check_product(x, weight)
+    if squares is not None:
+        _check_squares(squares, x)
     if x.is_cuda:
-        reason = _few_rows_refusal(x, weight)
+        reason = _few_rows_refusal(x, weight, squares)
         if reason is None:
-            return hopper.few_rows_hopper(x, weight, False)
-        if len(x) <= on_cuda.FEW_ROWS or not is_hopper(x.device):
+            return hopper.few_rows_hopper(x, weight, squares=squares, eps=eps)
+        if squares is None and (len(x) <= on_cuda.FEW_ROWS or not is_hopper(x.device)):
             reason = why_not(x.device) or _linear_refusal(x, weight)
-        if reason is None:
-            return on_cuda.few_rows(x, weight)
+            if reason is None:
+                return on_cuda.few_rows(x, weight)
         say_once(f"a linear layer of few rows is computed by plain PyTorch: {reason}", warn=True)
+    if squares is not None:
+        return _divided(F.linear(x, weight), squares, eps, x.shape[1])
     if cpu.takes(x, weight) and x.is_contiguous() and weight.is_contiguous():
         return cpu.linear(x, weight)
     return F.linear(x, weight)
+
+
+@operator(_fake_added, "residual")
+def add_linear(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add x weightᵀ to the residual in place, and return its RMSNorm without the division.
+
+    The product after it, which needs whole rows anyway, divides: so the norm takes no time of its own.
+
+    Args:
+        x, weight: as for `linear_few_rows`; a kernel takes at most 128 rows, on Hopper.
+        residual: [rows, n]; the product is rounded to its dtype before it is added.
+        norm: [n], the norm's weight.
+
+    Returns:
+        The residual times the norm's weight, [rows, n], and squares [tiles, rows rounded up to 8], float32
+        (float64 for float64): the sums over 64 columns each of the residual's squares.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: they do not fit together.
+    """
+    _check_product(x, weight)
+    _check_rows(residual, None, norm)
+    if residual.shape != (x.shape[0], weight.shape[0]):
+        sizes = f"{list(residual.shape)}; the product has {[x.shape[0], weight.shape[0]]}"
+        raise ShapeError(f"residual has shape {sizes}")
+    _check_alike("residual", residual, x)
+    if x.is_cuda:
+        reason = _adding_refusal(x, weight, residual, norm)
+        if reason is None:
+            return hopper.add_linear_hopper(x, weight, residual, norm)
+        say_once(f"a linear layer is added to the residual by plain PyTorch: {reason}", warn=True)
+    residual.add_(F.linear(x, weight))
+    (rows, n), tile = residual.shape, hopper.ADDING_COLUMNS
+    padded = F.pad(residual.to(_wide(x)), (0, -n % tile, 0, -rows % 8))
+    squares = padded.square().view(len(padded), padded.shape[1] // tile, tile).sum(2).T.contiguous()
+    return residual * norm, squares
+
+
+def _divided(product: torch.Tensor, squares: torch.Tensor, eps: float, size: int) -> torch.Tensor:
+    """The product of a norm without its division, of rows of so many elements, divided."""
+    means = squares.sum(0)[: product.shape[0]] / size
+    return (product * (means + eps).rsqrt().unsqueeze(1)).to(product.dtype)
 
 
 @operator(_fake_parts)
@@ -223,7 +289,9 @@ def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Ten
 
 
 @operator(_fake_gated)
-def gated_linear(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+def gated_linear(
+    x: torch.Tensor, gate_up: torch.Tensor, squares: torch.Tensor | None = None, eps: float = 0.0
+) -> torch.Tensor:
     """Return silu(x gateᵀ) * (x upᵀ), each rounded once (Shazeer, 2020).
 
     On Hopper by one kernel: up to 256 rows as `linear_few_rows`, more where their tiles fill the device.
@@ -232,6 +300,7 @@ def gated_linear(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
         x: [rows, k], floating point. The kernels take 16-bit elements, k a multiple of 64.
         gate_up: [2 * intermediate, k], first gate, then up, of the same dtype and device; for the kernels
             intermediate is a multiple of 4.
+        squares, eps: as for `linear_few_rows`.
 
     Returns:
         [rows, intermediate].
@@ -242,17 +311,20 @@ def gated_linear(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
     _check_product(x, gate_up)
     if len(gate_up) % 2:
         raise ShapeError(f"gate_up has shape {list(gate_up.shape)}; it needs [2 * intermediate, k]")
+    if squares is not None:
+        _check_squares(squares, x)
     if not x.is_cuda:
-        return silu_mul(linear_few_rows(x, gate_up))
+        return silu_mul(linear_few_rows(x, gate_up, squares, eps))
     rows = x.shape[0]
-    reason = _hopper_refusal(x, gate_up, 8)
+    reason = _hopper_refusal(x, gate_up, 8) or _divided_refusal(x, squares)
     if reason is not None:
         say_once(f"silu(gate) * up is computed after its product: {reason}", warn=True)
     elif rows <= hopper.FEW_TOKENS[-1]:
-        return hopper.few_rows_hopper(x, gate_up, True)
+        return hopper.few_rows_hopper(x, gate_up, True, squares=squares, eps=eps)
     elif hopper.fill_the_device(rows, len(gate_up), x.device):
         return hopper.many_rows_hopper(x, gate_up)
-    return silu_mul(F.linear(x, gate_up))
+    product = F.linear(x, gate_up)
+    return silu_mul(product if squares is None else _divided(product, squares, eps, x.shape[1]))
 
 
 def _on_kernel(what: str, *tensors: torch.Tensor) -> bool:
@@ -285,10 +357,30 @@ def _linear_refusal(x: torch.Tensor, weight: torch.Tensor) -> NanoBatchError | N
     return None
 
 
-def _few_rows_refusal(x: torch.Tensor, weight: torch.Tensor) -> NanoBatchError | None:
-    most = hopper.FEW_TOKENS[-1]
-    too_many = ShapeError(f"{len(x)} rows; the kernel takes {most}") if len(x) > most else None
-    return _hopper_refusal(x, weight, 4) or too_many
+def _few_rows_refusal(
+    x: torch.Tensor, weight: torch.Tensor, squares: torch.Tensor | None = None
+) -> NanoBatchError | None:
+    too_many = _too_many(x, hopper.FEW_TOKENS[-1])
+    return _hopper_refusal(x, weight, 4) or too_many or _divided_refusal(x, squares)
+
+
+def _divided_refusal(x: torch.Tensor, squares: torch.Tensor | None) -> NanoBatchError | None:
+    return None if squares is None else _too_many(x, hopper.UNDIVIDED_ROWS)
+
+
+def _adding_refusal(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor
+) -> NanoBatchError | None:
+    reason = _hopper_refusal(x, weight, 4) or _too_many(x, hopper.UNDIVIDED_ROWS)
+    if reason is None and not (residual.is_contiguous() and vector_of(len(norm), 2, [residual, norm]) == 2):
+        reason = ShapeError(
+            f"a residual with strides {residual.stride()}; its words of two are to be aligned"
+        )
+    return reason
+
+
+def _too_many(x: torch.Tensor, most: int) -> NanoBatchError | None:
+    return ShapeError(f"{len(x)} rows; the kernel takes {most}") if len(x) > most else None
 
 
 def _hopper_refusal(x: torch.Tensor, weight: torch.Tensor, n_multiple: int) -> NanoBatchError | None:
@@ -351,6 +443,17 @@ def _check_parts(parts: torch.Tensor, residual: torch.Tensor) -> None:
         )
     if parts.device != residual.device:
         raise DeviceError(f"parts are on {parts.device}; the residual is on {residual.device}")
+
+
+def _check_squares(squares: torch.Tensor, x: torch.Tensor) -> None:
+    pitch = hopper.up_to(x.shape[0], 8)
+    if squares.dim() != 2 or not squares.shape[0] or squares.shape[1] != pitch or not squares.is_contiguous():
+        shape = f"shape {list(squares.shape)} and strides {squares.stride()}"
+        raise ShapeError(f"squares have {shape}; of {x.shape[0]} rows they are [tiles, {pitch}], contiguous")
+    if squares.dtype != _wide(x):
+        raise DtypeError(f"squares are {squares.dtype}; of rows in {x.dtype} they are {_wide(x)}")
+    if squares.device != x.device:
+        raise DeviceError(f"squares are on {squares.device}; the rows are on {x.device}")
 
 
 def _check_alike(name: str, tensor: torch.Tensor, other: torch.Tensor) -> None:

@@ -4,23 +4,24 @@
 // blocks each of PARTS clusters take one tile, a part of k each. Two warps have chunks copied to shared memory, one the
 // weight's, one x's, STAGES on their way. The weight's first chunks do not wait for the kernel before this one; and the
 // kernel after it may start when this one has asked for its last. A cluster's sums meet in shared memory, each block finishing
-// its part of the columns; those of several clusters are left as they are, for the next kernel to add.
+// half of the rows; those of several clusters are left as they are, for the next kernel to add.
 //
-// Macros: those of tile.cuh; SPLITS; PARTS.
+// Macros: those of tile.cuh; SPLITS; PARTS; ADDS and DIVIDES (undivided_norm.cuh).
 #include "tile.cuh"
 
-// Two warps copy. Where threads have too few registers, the warps that copy give theirs, four at a time.
+// Two warps copy, and two more may have factors to make. Where threads have too few registers, these give theirs, four warps
+// at a time.
 constexpr bool LENDS = GROUPS == 3 || (WEIGHT_FIRST && GATED);
-constexpr int THREADS = MULTIPLIERS + (LENDS ? 128 : 64);
+constexpr int THREADS = MULTIPLIERS + (LENDS || DIVIDES ? 128 : 64);
 // Cycles from one of a block's first chunks of the weight to the next. Blocks for few rows begin while the kernel before them
 // still reads, and what it asks for would wait behind all of their stages. Those for more begin when it has ended.
 constexpr int APART = TOKENS > 64 ? 0 : 800;
 using Result = Either<PARTS == 1, ELEMENT, float>::type;
-// Of a thread's sums of a tile, half: of its columns, or with the weight's rows first of x's rows.
-constexpr int HALF = SECOND / 4;
-static_assert(SPLITS == 1 || (SPLITS == 2 && HALF % 4 == 0 && MULTIPLIERS * TILES * HALF * 4 <= STAGES * STAGE_BYTES));
-static_assert(!GATED || SPLITS * PARTS == 1);
-static_assert(!WEIGHT_FIRST || GATED || PARTS > 1);
+constexpr int HALF = SECOND / 4;  // of a thread's sums of a tile, what a cluster's block keeps
+static_assert(SPLITS <= 2 && (!GATED || SPLITS * PARTS == 1));
+static_assert(!WEIGHT_FIRST || GATED || PARTS > 1 || ADDS);
+
+#include "undivided_norm.cuh"
 
 namespace {
 
@@ -55,93 +56,95 @@ __device__ __forceinline__ void copy_x(Ring ring, const TensorMap& map, Chunks c
         }
 }
 
-// As `store` in tile.cuh, unrounded.
-template <int COUNT>
-__device__ __forceinline__ void store(const float (&sum)[COUNT], float* output, int row, int rows, int column, int columns,
-                                      int pitch) {
-#pragma unroll
-    for (int i = 0; i < COUNT; i += 2) {
-        const int to_row = row + i / 2 % 2 * 8, to = column + i / 4 * 8 + threadIdx.x % 4 * 2;
-        if (to_row < rows && to < columns)
-            *reinterpret_cast<float2*>(output + static_cast<long long>(to_row) * pitch + to) = make_float2(sum[i], sum[i + 1]);
-    }
-}
-
+// With the weight's rows first, unrounded: stores x's rows from `first` on, of 16 columns of a warp.
 template <int COUNT>
 __device__ __forceinline__ void store_turned(const float (&sum)[COUNT], float* output, int first, int rows, int column,
-                                             int columns, int pitch) {
+                                             int columns) {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
         const int row = first + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2, to = column + threadIdx.x % 32 / 4 + i / 2 % 2 * 8;
-        if (row < rows && to < columns) output[static_cast<long long>(row) * pitch + to] = sum[i];
+        if (row < rows && to < columns) output[static_cast<long long>(row) * columns + to] = sum[i];
     }
 }
 
-// Stores the sums of a warp, whose rows of the first factor's tile begin with `own`, or the half of them that is this
-// block's of a cluster.
+// Stores the sums of a warp, whose rows of the first factor's tile begin with `own`, or what a cluster's block keeps of them.
 template <int COUNT>
 __device__ __forceinline__ void store_all(const float (&sum)[TILES][COUNT], Result* output, int own, int half, int rows,
                                           int column, int columns) {
+    constexpr bool KEPT = COUNT < SECOND / 2;
     if constexpr (WEIGHT_FIRST) {
         const bool others = threadIdx.x >= 128 && own < 64;  // the first warpgroup has them, too
         if (others) return;
         if constexpr (GATED) store(sum, output, rows, column + own, columns, columns);
-        else store_turned(sum[0], output, half * (TOKENS / 2), rows, column + own, columns, columns);
+        else store_turned(sum[0], output, half * (TOKENS / 2), rows, column + own, columns);
     } else {
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++)
-            store(sum[tile], output, own + threadIdx.x % 32 / 4 + tile * 64, rows, column + half * (COLUMNS / 2), columns,
-                  columns);
+        for (int tile = 0; tile < TILES; tile++) {
+            const int row = own + threadIdx.x % 32 / 4 + tile * 64, kept = row + half * 8;
+            if constexpr (KEPT)
+                store_row<2>(sum[tile], output + static_cast<long long>(kept) * columns, kept < rows, column, columns);
+            else store(sum[tile], output, row, rows, column, columns, columns);
+        }
     }
 }
 
-// Adds the sums of the cluster's two blocks: each thread sends half of its own to the same thread of the other block, into
-// a place of its own there, and keeps the rest.
+#if SPLITS > 1
+constexpr int FOURS = TILES * HALF / 4;
+static_assert(HALF % 4 == 0 && FOURS * 16 * MULTIPLIERS <= STAGES * STAGE_BYTES);
+
+// Adds the sums of the cluster's two blocks: each thread sends half of its own to the same thread of the other block, and keeps
+// the rest. Of each warp's 16 rows of x a block keeps eight, or with the weight's rows first half of x's rows.
 __device__ __forceinline__ void add_halves(float (&kept)[TILES][HALF], const Sums& sum, int half, unsigned char* memory,
                                            hopper::Barrier& arrived) {
-    float4* place = reinterpret_cast<float4*>(memory) + threadIdx.x;  // the next is MULTIPLIERS further on
+    float4* const place = reinterpret_cast<float4*>(memory) + threadIdx.x;  // of the first four, in either block
+    hopper::await_cluster();  // all stages of both blocks are read
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
+    for (int four = 0; four < FOURS; four++) {
+        float sent[4];
 #pragma unroll
-        for (int i = 0; i < HALF; i += 4) {
-            float sent[4];
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const float low = sum[tile][i + j], high = sum[tile][HALF + i + j];
-                kept[tile][i + j] = half ? high : low;
-                sent[j] = half ? low : high;
-            }
-            hopper::send_to_block(1 - half, place + (tile * HALF + i) / 4 * MULTIPLIERS,
-                                  make_float4(sent[0], sent[1], sent[2], sent[3]), arrived);
+        for (int j = 0; j < 4; j++) {
+            const int tile = four * 4 / HALF, i = four * 4 % HALF + j;
+            const float low = sum[tile][WEIGHT_FIRST ? i : i / 2 * 4 + i % 2];
+            const float high = sum[tile][WEIGHT_FIRST ? HALF + i : i / 2 * 4 + 2 + i % 2];
+            kept[tile][i] = half ? high : low;
+            sent[j] = half ? low : high;
         }
+        const float4 all = make_float4(sent[0], sent[1], sent[2], sent[3]);
+        hopper::send_to_block(1 - half, place + four * MULTIPLIERS, all, arrived);
+    }
     arrived.wait(0);
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
-#pragma unroll
-        for (int i = 0; i < HALF; i += 4) {
-            const float4 got = place[(tile * HALF + i) / 4 * MULTIPLIERS];
-            kept[tile][i] += got.x, kept[tile][i + 1] += got.y, kept[tile][i + 2] += got.z, kept[tile][i + 3] += got.w;
-        }
+    for (int four = 0; four < FOURS; four++) {
+        const float4 got = place[four * MULTIPLIERS];
+        float* const to = kept[four * 4 / HALF] + four * 4 % HALF;
+        to[0] += got.x, to[1] += got.y, to[2] += got.z, to[3] += got.w;
+    }
 }
+#endif
 
 }  // namespace
 
 // weight [n, k] in tiles of COLUMNS rows, x [rows, k] in one of `x_rows`, the next multiple of 8; both of PANELS panels.
 // output [rows, n], or n / 2 where GATED; a multiple of 4; float32 [PARTS, rows, n] where there are several. overlapped:
 // whether the kernel after this one may start before its end. Blocks: any number in x, where k is split as many as there
-// are tiles; SPLITS times PARTS in y.
+// are tiles; SPLITS times PARTS in y. ADDS: residual [rows, n] and norm [n], and squares [tiles, x_rows] are made; DIVIDES:
+// they are read, of so many tiles.
 extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THREADS, 1)
-    few_rows_hopper(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap x_map,
-                    Result* output, int rows, int x_rows, int out_n, int k, int overlapped) {
+    few_rows_hopper(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap x_map, Result* output,
+                    int rows, int x_rows, int out_n, int k, int overlapped, ELEMENT* residual, const ELEMENT* norm,
+                    float* squares, int square_tiles, float eps) {
     extern __shared__ unsigned char unaligned[];
-    __shared__ hopper::Barrier full[STAGES], empty[STAGES], arrived;
+    __shared__ hopper::Barrier full[STAGES], empty[STAGES], arrived, divisible;
+#if ADDS || DIVIDES
+    __shared__ __align__(16) float of_rows[ADDS ? 2 * TOKENS : TOKENS];
+#endif
     Ring ring{hopper::aligned(unaligned), full, empty};
     const int all = (k + CHUNK - 1) / CHUNK, first_chunk = all * blockIdx.y / gridDim.y, x_panel = x_rows * ROW_BYTES;
     const Chunks chunks{first_chunk, static_cast<int>(all * (blockIdx.y + 1) / gridDim.y) - first_chunk};
     output += static_cast<long long>(blockIdx.y / SPLITS) * rows * out_n;
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) full[i].init(1), empty[i].init(GROUPS);
-        arrived.init(1);
+        arrived.init(1), divisible.init(32);
         hopper::barriers_are_ready();
         arrived.expect(MULTIPLIERS * TILES * HALF * 4);
     }
@@ -151,26 +154,47 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
         if constexpr (LENDS) hopper::give_registers<24>();
         if (warp == MULTIPLIERS / 32) copy_weight(ring, weight_map, chunks, out_n, PANELS * x_panel, overlapped);
         else if (warp == MULTIPLIERS / 32 + 1) copy_x(ring, x_map, chunks, out_n);
-        if constexpr (SPLITS > 1) {
-            __syncwarp();
-            hopper::await_cluster();
+#if DIVIDES
+        else {
+            ptx::wait_for_earlier();
+            make_factors(threadIdx.x - MULTIPLIERS - 64, of_rows, squares, square_tiles, x_rows, k, eps);
+            if (warp == MULTIPLIERS / 32 + 2) divisible.arrive();
         }
+#endif
     } else {
         if constexpr (LENDS) hopper::take_registers<GROUPS == 3 ? 160 : 240>();
         // Without a chunk no barrier makes it wait, and the kernel before may still use what it stores to.
         if (chunks.count == 0) ptx::wait_for_earlier();
         const int first = warp / 4 * GROUP_ROWS, own = first + warp % 4 * 16;  // rows of the first factor
+        const int half = SPLITS > 1 ? hopper::block_in_cluster() : 0;
         for (int column = blockIdx.x * OUT_COLUMNS; column < out_n; column += gridDim.x * OUT_COLUMNS) {
             Sums sum = {};
+#if ADDS
+            // Asked for half-way the residual costs nothing: the kernel before this one has ended when x is there, and nobody
+            // waits at the end.
+            const int half_way = (chunks.count + 1) / 2;
+            multiply<TILES>(sum, ring, half_way, first, x_panel);
+            Residual before(residual, norm, own, half, rows, out_n);
+            multiply<TILES>(sum, ring, chunks.count - half_way, first, x_panel);
+#else
             if (WEIGHT_FIRST || TILES == 1 || first + 64 < rows) multiply<TILES>(sum, ring, chunks.count, first, x_panel);
             else multiply<1>(sum, ring, chunks.count, first, x_panel);
-            if constexpr (SPLITS > 1) {
-                const int half = hopper::block_in_cluster();
-                float kept[TILES][HALF];
-                hopper::await_cluster();  // all stages of both blocks are read
-                add_halves(kept, sum, half, ring.stages, arrived);
-                store_all(kept, output, own, half, rows, column, out_n);
-            } else store_all(sum, output, own, 0, rows, column, out_n);
+#endif
+#if SPLITS > 1
+            float kept[TILES][HALF];
+            add_halves(kept, sum, half, ring.stages, arrived);
+#else
+            Sums& kept = sum;
+#endif
+#if DIVIDES
+            divisible.wait(0);
+            divide(kept, of_rows, own, half);
+#endif
+#if ADDS
+            before.add(kept[0], output, squares + blockIdx.x * x_rows, of_rows);
+#else
+            store_all(kept, output, own, half, rows, column, out_n);
+#endif
         }
     }
 }

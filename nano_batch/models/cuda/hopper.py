@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import c_int32
+from ctypes import c_float, c_int32
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,6 +16,8 @@ from nano_batch.models.cuda import SOURCES
 
 FEW_TOKENS = (64, 128, 192, 256)
 """Rows of x that `few_rows_hopper` is built for with x's rows first; the last is the most in either order."""
+UNDIVIDED_ROWS, ADDING_COLUMNS, ADDING_SPLITS = 128, 64, 2
+"""Of products that leave a norm undivided, or divide, the most rows of x; tiles and splits of the former."""
 SHARED_BYTES = 226 * 1024
 """Of a block, beside its barriers and what the device keeps: one block has a multiprocessor."""
 OVERLAPPED_ROWS = 24
@@ -42,28 +44,61 @@ _WEIGHT_FIRST_ROWS, _WEIGHT_FIRST_GATED, _GATED_ROWS = 240, 224, 208
 
 
 def few_rows_hopper(
-    x: torch.Tensor, weight: torch.Tensor, gated: bool = False, parts: int = 1
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    gated: bool = False,
+    parts: int = 1,
+    squares: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> torch.Tensor:
     """See `ops.linear_few_rows`, where gated `ops.gated_linear`, and for parts `ops.linear_parts`.
 
-    At most `FEW_TOKENS[-1]` rows.
+    At most `FEW_TOKENS[-1]` rows, with squares `UNDIVIDED_ROWS`.
     """
-    (rows, k), n = x.shape, len(weight) // (1 + gated)
+    rows, n = len(x), len(weight) // (1 + gated)
     output = x.new_empty(rows, n) if parts == 1 else x.new_empty(parts, rows, n, dtype=torch.float32)
     if rows:
-        blocks = multiprocessors(x.device)
-        built = hopper_build(rows, len(weight), gated, parts, blocks)
-        tiles, x_rows = -(-len(weight) // built.columns), up_to(rows, 8)
-        maps = (tensor_map(weight, built.columns, built.panels, halves=gated),
-                tensor_map(x, x_rows, built.panels))  # fmt: skip
+        divides = squares is not None
+        built = hopper_build(rows, len(weight), gated, parts, multiprocessors(x.device), divides=divides)
         overlapped = gated or parts > 1 or rows <= OVERLAPPED_ROWS
-        sizes = c_int32(rows), c_int32(x_rows), c_int32(n), c_int32(k)
-        args = *maps, output, *sizes, c_int32(overlapped)
-        defines = built.defines(x.dtype)
-        run = kernel(SOURCES / "few_rows_hopper.cu", defines, "few_rows_hopper", x.device)
-        grid = tiles if built.spread > 1 else min(tiles, blocks), built.spread, 1
-        run.launch(grid, built.threads, built.shared_bytes, args, pdl=True)
+        _launch(built, x, weight, output, overlapped, squares=squares, eps=eps)
     return output
+
+
+def add_linear_hopper(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `ops.add_linear`; at most `UNDIVIDED_ROWS` rows."""
+    rows, n = len(x), len(weight)
+    output = torch.empty_like(residual)
+    squares = x.new_empty(-(-n // ADDING_COLUMNS), up_to(rows, 8), dtype=torch.float32)
+    if rows:
+        built = hopper_build(rows, n, False, 1, multiprocessors(x.device), adds=True)
+        _launch(built, x, weight, output, True, residual=residual, norm=norm, squares=squares)
+    return output, squares
+
+
+def _launch(
+    built: HopperBuild,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    output: torch.Tensor,
+    overlapped: bool,
+    *,
+    residual: torch.Tensor | None = None,
+    norm: torch.Tensor | None = None,
+    squares: torch.Tensor | None = None,
+    eps: float = 0.0,
+) -> None:
+    (rows, k), n = x.shape, output.shape[-1]
+    tiles, x_rows = -(-len(weight) // built.columns), up_to(rows, 8)
+    maps = (tensor_map(weight, built.columns, built.panels, halves=built.gated),
+            tensor_map(x, x_rows, built.panels))  # fmt: skip
+    sizes = [c_int32(number) for number in (rows, x_rows, n, k, overlapped)]
+    of_norm = residual, norm, squares, c_int32(0 if squares is None else len(squares)), c_float(eps)
+    run = kernel(SOURCES / "few_rows_hopper.cu", built.defines(x.dtype), "few_rows_hopper", x.device)
+    grid = tiles if built.spread > 1 else min(tiles, multiprocessors(x.device)), built.spread, 1
+    run.launch(grid, built.threads, built.shared_bytes, [*maps, output, *sizes, *of_norm], pdl=True)
 
 
 def up_to(number: int, multiple: int) -> int:
@@ -77,6 +112,7 @@ class HopperBuild:
 
     k is split among `parts`, whose sums go into memory, and each part's among `splits` blocks of a cluster.
     `weight_first`: the weight's rows are the first factor (`tile.cuh`), and `tokens` is a multiple of 16.
+    `adds`, `divides`: the norm after it or before it is left undivided (`undivided_norm.cuh`).
     """
 
     tokens: int
@@ -85,6 +121,8 @@ class HopperBuild:
     parts: int = 1
     gated: bool = False
     weight_first: bool = False
+    adds: bool = False
+    divides: bool = False
 
     @property
     def spread(self) -> int:
@@ -112,9 +150,9 @@ class HopperBuild:
 
     @property
     def threads(self) -> int:
-        """Of a block; a warpgroup copies where registers are few, for it gives its own, else two warps."""
+        """Of a block: those that multiply, and two warps, or four where registers are few or it divides."""
         lends = self.gated if self.weight_first else self.groups == 3
-        return 128 * self.groups + (128 if lends else 64)
+        return 128 * self.groups + (128 if lends or self.divides else 64)
 
     @property
     def stage_bytes(self) -> int:
@@ -136,12 +174,14 @@ class HopperBuild:
         return {
             "ELEMENT": NAMES[dtype], "TOKENS": self.tokens, "COLUMNS": self.columns, "PANELS": self.panels,
             "STAGES": self.stages, "SPLITS": self.splits, "PARTS": self.parts, "GATED": int(self.gated),
-            "WEIGHT_FIRST": int(self.weight_first),
+            "WEIGHT_FIRST": int(self.weight_first), "ADDS": int(self.adds), "DIVIDES": int(self.divides),
         }  # fmt: skip
 
 
 @cache
-def hopper_build(rows: int, n: int, gated: bool, parts: int, blocks: int) -> HopperBuild:
+def hopper_build(
+    rows: int, n: int, gated: bool, parts: int, blocks: int, *, adds: bool = False, divides: bool = False
+) -> HopperBuild:
     """The build whose busiest block, of so many at once, reads least of a weight of n rows.
 
     Of equals the one that multiplies least, and of these the one with the widest tiles: the fewer tiles, the
@@ -151,14 +191,20 @@ def hopper_build(rows: int, n: int, gated: bool, parts: int, blocks: int) -> Hop
     if gated:
         columns = next(some for most, some in _GATED_COLUMNS.items() if most >= rows)
         shapes = [(width, 1) for width in columns]
+    elif adds:
+        shapes = [(ADDING_COLUMNS, ADDING_SPLITS)]
     else:
         spreads = _LINEAR_SPLITS if parts == 1 else _PARTED_SPLITS[tokens]
         shapes = [(width, splits) for width in _LINEAR_COLUMNS for splits in spreads]
-    builds = [HopperBuild(tokens, width, splits, parts, gated) for width, splits in shapes]
-    if FEW_TOKENS[0] < rows <= (_GATED_ROWS if gated else _WEIGHT_FIRST_ROWS) and (gated or parts > 1):
-        shapes = [(_WEIGHT_FIRST_GATED, 1)] if gated else shapes
-        padded = up_to(rows, 16)
-        builds += [HopperBuild(padded, width, splits, parts, gated, True) for width, splits in shapes]
+    most = _GATED_ROWS if gated else _WEIGHT_FIRST_ROWS if parts > 1 or adds else 0
+    sizes = [(tokens, shapes, False)]
+    if FEW_TOKENS[0] < rows <= most:
+        sizes.append((up_to(rows, 16), [(_WEIGHT_FIRST_GATED, 1)] if gated else shapes, True))
+    builds = [
+        HopperBuild(size, width, splits, parts, gated, weight_first, adds, divides)
+        for size, some, weight_first in sizes
+        for width, splits in some
+    ]
 
     def busiest(build: HopperBuild) -> tuple[float, float, float]:
         tiles = -(-n // build.columns)

@@ -86,7 +86,7 @@ __device__ __forceinline__ void multiply(Sums& sum, Ring& ring, int count, int f
     }
     if constexpr (RUNNING) {
         hopper::await_products<0>();
-        ring.release<SHARERS>(before);
+        if (count > 0) ring.release<SHARERS>(before);
     }
 }
 
@@ -99,28 +99,38 @@ __device__ __forceinline__ Vector<ELEMENT, 2> made(const float* sum) {
     else return pair;
 }
 
-// With x's rows first: stores 16 rows of a warp, of which this lane has `row` and that eight further down, `pitch` apart,
-// from a column on.
-template <int COUNT>
-__device__ __forceinline__ void store(const float (&sum)[COUNT], ELEMENT* output, int row, int rows, int column, int columns,
-                                      int pitch) {
-    constexpr int WIDE = GATED ? COUNT : 2 * COUNT;  // columns
+// With x's rows first: stores a row of a warp's 16, of which this lane has two of each eight columns, APART from each other in
+// `sum`, from a column on.
+template <int APART>
+__device__ __forceinline__ void store_row(const float* sum, ELEMENT* row, bool exists, int column, int columns) {
     const bool second = threadIdx.x % 2;
-    const int quad = column + threadIdx.x % 4 / 2 * 4, last = column + WIDE - 8 + threadIdx.x % 4 * 2;
+    const int quad = column + threadIdx.x % 4 / 2 * 4, last = column + OUT_COLUMNS - 8 + threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int lower = 0; lower < 2; lower++, row += 8) {
-        ELEMENT* at = output + static_cast<long long>(row) * pitch;
-#pragma unroll
-        for (int j = 0; j < WIDE / 8 - 1; j += 2) {
-            const unsigned here = made(sum + j * 4 + lower * 2).words[0], there = made(sum + j * 4 + 4 + lower * 2).words[0];
-            const uint2 four = exchanged(here, there, second);
-            const int to = quad + (j + second) * 8;
-            if (row < rows && to < columns)
-                *reinterpret_cast<uint2*>(at + to) = four;
-        }
-        if constexpr (WIDE / 8 % 2)
-            if (row < rows && last < columns) made(sum + WIDE / 2 - 4 + lower * 2).store(at + last);
+    for (int j = 0; j < OUT_COLUMNS / 8 - 1; j += 2) {
+        const uint2 four = exchanged(made(sum + j * APART).words[0], made(sum + (j + 1) * APART).words[0], second);
+        const int to = quad + (j + second) * 8;
+        if (exists && to < columns) *reinterpret_cast<uint2*>(row + to) = four;
     }
+    if constexpr (OUT_COLUMNS / 8 % 2)
+        if (exists && last < columns) made(sum + (OUT_COLUMNS / 8 - 1) * APART).store(row + last);
+}
+
+template <int APART>
+__device__ __forceinline__ void store_row(const float* sum, float* row, bool exists, int column, int columns) {
+#pragma unroll
+    for (int j = 0; j < OUT_COLUMNS / 8; j++) {
+        const int to = column + j * 8 + threadIdx.x % 4 * 2;
+        if (exists && to < columns) *reinterpret_cast<float2*>(row + to) = make_float2(sum[j * APART], sum[j * APART + 1]);
+    }
+}
+
+// All 16 of them, of which this lane has `row` and that eight further down, `pitch` apart.
+template <class To>
+__device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], To* output, int row, int rows, int column, int columns,
+                                      int pitch) {
+#pragma unroll
+    for (int lower = 0; lower < 2; lower++, row += 8)
+        store_row<4>(sum + lower * 2, output + static_cast<long long>(row) * pitch, row < rows, column, columns);
 }
 
 // With the weight's first: stores 16 columns of a warp from `column` on, of all rows.
