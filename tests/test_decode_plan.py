@@ -104,6 +104,18 @@ def test_pairs_of_equal_length_stay_whole_where_that_costs_few_workers(libraries
     assert all(share[3] % pair == 0 or pair % share[3] == 0 for share in busy)
 
 
+@pytest.mark.parametrize(
+    ("rows", "heads", "workers"), [(32, 8, 264), (64, 8, 528), (120, 8, 528), (60, 8, 528)]
+)
+@pytest.mark.parametrize("other", [2049, 2000, 2049 + 16])
+def test_all_workers_share_pairs_of_other_lengths(libraries, rows, heads, workers, other):
+    """With fewer nothing would be whole."""
+    lengths = [2049] * (rows - 1) + [other]
+    shares = shares_of(libraries, lengths, heads, 0, workers)
+    check_laws(shares, lengths, heads, 0)
+    assert all(share[3] for share in shares) == (other != 2049)
+
+
 def test_work_that_cannot_be_counted_is_refused(libraries):
     case = Case(1, [5], [1], head_dim=64, dtype=torch.bfloat16)
     wide = torch.zeros(1, 1, dtype=torch.int32).expand(20_000, 2**18)

@@ -36,9 +36,9 @@ def line_of_tiles(contexts: Sequence[int], heads: int, tile: int) -> list[Tile]:
 
 def cuts(contexts: Sequence[int], heads: int, tile: int, workers: int) -> list[int]:
     """Where the workers' shares begin in the line, and its end; idle workers have none."""
-    total = heads * sum(-(-context // tile) for context in contexts)
-    pairs = heads * sum(context > 0 for context in contexts)
-    active = _sharers(workers, total, pairs)
+    counts = [-(-context // tile) for context in contexts if context > 0]
+    total, pairs = heads * sum(counts), heads * len(counts)
+    active = _sharers(workers, total, pairs, len(set(counts)) == 1)
     return [worker * total // active for worker in range(active + 1)]
 
 
@@ -52,9 +52,11 @@ def shares(contexts: Sequence[int], heads: int, tile: int, workers: int) -> list
     ]
 
 
-def _sharers(workers: int, total: int, pairs: int) -> int:
-    """How many workers share the line: fewer where there is little, or where cuts then fall between pairs."""
+def _sharers(workers: int, total: int, pairs: int, equal: bool) -> int:
+    """How many share the line: fewer where there is little, or where cuts then fall between equal pairs."""
     most = max(1, min(workers, -(-total // LEAST_TILES)))
+    if not equal:
+        return most
     least = -(-most * 7 // 8)
     if 0 < pairs <= most:
         even = most // pairs * pairs

@@ -25,6 +25,16 @@ __device__ int sum_before(int value, int& total) {
     return before + inclusive - value;
 }
 
+// The largest of all threads'.
+__device__ int largest(int value) {
+    __shared__ int of_warp[32];
+    for (int mask = 16; mask > 0; mask /= 2) value = max(value, __shfl_xor_sync(~0u, value, mask));
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
+    __syncthreads();
+    for (int warp = 0; warp < static_cast<int>(blockDim.x / 32); warp++) value = max(value, of_warp[warp]);
+    return value;
+}
+
 // Worker w of `active` has the tiles [cut(w), cut(w + 1)) of `total`.
 __device__ int cut(int worker, int active, int total) {
     return static_cast<int>(static_cast<long long>(worker) * total / active);
@@ -34,10 +44,11 @@ __device__ int owner(int tile, int active, int total) {
 }
 
 // How many workers share `total` tiles of `pairs` pairs. Small work goes to fewer: a part costs more to merge than a
-// few tiles to read. And where it costs few workers, so many that cuts fall between pairs of equal length: memory is
-// as busy with a few blocks less, and nothing is left to merge.
-__device__ int sharers(int workers, int total, int pairs, int least_tiles) {
+// few tiles to read. And where it costs few workers, so many that cuts fall between pairs, if all are of equal length:
+// memory is as busy with a few blocks less, and nothing is left to merge.
+__device__ int sharers(int workers, int total, int pairs, bool equal, int least_tiles) {
     const int most = max(1, min(workers, (total + least_tiles - 1) / least_tiles)), least = (most * 7 + 7) / 8;
+    if (!equal) return most;
     if (pairs > 0 && pairs <= most) return most / pairs * pairs >= least ? most / pairs * pairs : most;
     for (int each = (pairs + most - 1) / most; each > 0 && pairs / each >= least; each++)
         if (pairs % each == 0) return pairs / each;
@@ -72,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(1024)
     const int thread = threadIdx.x, threads = blockDim.x;
 
     const int each = (rows + threads - 1) / threads, begin = min(rows, thread * each), end = min(rows, begin + each);
-    int sum = 0, full = 0;
+    int sum = 0, full = 0, longest = 0;
     for (int row = begin; row < end; row++) {
         const int length = max(-1, static_cast<int>(context_lens[row]));
         plan.lengths[row] = length;
@@ -80,15 +91,17 @@ extern "C" __global__ void __launch_bounds__(1024)
         const int tiles = Span(length, window).tiles();
         sum += tiles;
         full += tiles > 0;
+        longest = max(longest, tiles);
     }
     int total, full_rows;
     const int earlier = sum_before(sum, total);
     sum_before(full, full_rows);
+    const bool equal = total == static_cast<long long>(full_rows) * largest(longest);
     for (int row = begin; row < end; row++) before[row] += earlier;
     if (thread == 0) before[rows] = total;
     __syncthreads();
 
-    const int line = total * heads, active = sharers(workers, line, full_rows * heads, least_tiles);
+    const int line = total * heads, active = sharers(workers, line, full_rows * heads, equal, least_tiles);
     for (int worker = thread; worker < workers; worker += threads) {
         Share share = {};
         plan.arrivals[worker] = 0;
