@@ -467,7 +467,7 @@ def test_a_graph_replays_a_chain_of_them_on_new_values():
 @on_device
 @pytest.mark.parametrize("count", [6, 70, 128])
 def test_a_graph_replays_a_chain_of_undivided_norms(count):
-    """What a product adds to, reads half-way and leaves to the next one, while kernels overlap."""
+    """What a product adds to, and leaves to the next one, while kernels overlap."""
     size, inner = 1024, 2048
     weights = [rows(*shape, BF16, device="cuda") / 30 for shape in [(2 * inner, size), (size, inner)]]
     norm = 1 + rows(1, size, BF16, device="cuda")[0] / 8

@@ -302,10 +302,14 @@ class PagedMistral:
         The weight is one of the two matrices that have few rows of their own.
         """
         few, rows, eps = self._few_rows, x.shape[0], self.config.rms_norm_eps
-        if 0 < rows <= few.undivided and self.shard.size == 1:
-            return Normed(*add_linear(x, weight, residual, norm))
-        if 0 < rows <= few.parted and self.shard.size == 1:
-            return Normed(add_parts_rms_norm(linear_parts(x, weight, PARTS), residual, norm, eps))
+        if self.shard.size == 1:
+            if 0 < rows <= few.undivided:
+                return Normed(*add_linear(x, weight, residual, norm))
+            if 0 < rows <= few.parted:
+                return Normed(add_parts_rms_norm(linear_parts(x, weight, PARTS), residual, norm, eps))
+            if rows > few.narrow and x.is_cuda:
+                # The library adds where it stores, and the norm has half to read and write.
+                return Normed(rms_norm(residual.addmm_(x, weight.T), norm, eps))
         product = linear_few_rows(x, weight) if rows <= few.narrow else F.linear(x, weight)
         return Normed(add_rms_norm(self.shard.sum(product), residual, norm, eps))
 

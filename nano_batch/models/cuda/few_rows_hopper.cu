@@ -170,12 +170,10 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
         for (int column = blockIdx.x * OUT_COLUMNS; column < out_n; column += gridDim.x * OUT_COLUMNS) {
             Sums sum = {};
 #if ADDS
-            // Asked for half-way the residual costs nothing: the kernel before this one has ended when x is there, and nobody
-            // waits at the end.
-            const int half_way = (chunks.count + 1) / 2;
-            multiply<TILES>(sum, ring, half_way, first, x_panel);
+            // When x's first chunk is there the kernels before this one have ended. What is asked for now is there at the end.
+            if (chunks.count > 0) ring.full[ring.stage].wait(ring.round);
             Residual before(residual, norm, own, half, rows, out_n);
-            multiply<TILES>(sum, ring, chunks.count - half_way, first, x_panel);
+            multiply<TILES>(sum, ring, chunks.count, first, x_panel);
 #else
             if (WEIGHT_FIRST || TILES == 1 || first + 64 < rows) multiply<TILES>(sum, ring, chunks.count, first, x_panel);
             else multiply<1>(sum, ring, chunks.count, first, x_panel);
