@@ -20,6 +20,8 @@ from nano_batch.errors import LabError
 
 HOST = "127.0.0.1"
 START_SECONDS = 90
+STARTS = 3
+"""Ports that a private server tries: a port that was free may be a connection's by the time it listens."""
 PAGE_SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     # Without windowing every cell is in the page, so that a test can find it.
@@ -79,11 +81,23 @@ def private_lab(root: Path, *, theme: str = "JupyterLab Light") -> Iterator[str]
     Raises:
         LabError: if the server does not answer within 90 seconds; its log is in the message.
     """
-    port, token = free_port(0), secrets.token_hex(16)
+    token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as private:
         home = Path(private)
         _write_settings(home / "settings", theme)
-        log = home / "lab.log"
+        process, port = _started(root, home, token)
+        try:
+            yield f"http://{HOST}:{port}/lab/tree/{{path}}?token={token}&reset"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _started(root: Path, home: Path, token: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A private server that answers, and its port."""
+    log = home / "lab.log"
+    for _ in range(STARTS):
+        port = free_port(0)
         line = [
             *command(root, port, token),
             "--LabApp.extension_manager=readonly",
@@ -91,12 +105,14 @@ def private_lab(root: Path, *, theme: str = "JupyterLab Light") -> Iterator[str]
         ]
         with log.open("wb") as out:
             process = subprocess.Popen(line, env=_environment(home), stdout=out, stderr=subprocess.STDOUT)
-            try:
-                _await(f"http://{HOST}:{port}/api?token={token}", process, log)
-                yield f"http://{HOST}:{port}/lab/tree/{{path}}?token={token}&reset"
-            finally:
-                process.terminate()
-                process.wait(20)
+        if _answers(f"http://{HOST}:{port}/api?token={token}", process):
+            return process, port
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+            break
+    tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+    raise LabError(f"JupyterLab did not answer within {START_SECONDS} s:\n{tail}")
 
 
 def _write_settings(folder: Path, theme: str) -> None:
@@ -119,13 +135,13 @@ def _environment(home: Path) -> dict[str, str]:
     return {**os.environ, **{name: str(home / folder) for name, folder in names.items()}}
 
 
-def _await(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _answers(address: str, process: subprocess.Popen[bytes]) -> bool:
+    """Whether the server answers before it ends, or in time."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(address, timeout=1):
-                return
+                return True
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-    raise LabError(f"JupyterLab did not answer within {START_SECONDS} s:\n{tail}")
+    return False

@@ -5,6 +5,9 @@ import subprocess
 import sys
 import urllib.request
 
+import pytest
+
+from nano_batch import errors
 from nano_batch.jupyter import server
 
 
@@ -55,3 +58,21 @@ def answers(address):
 
             time.sleep(0.1)
     return False
+
+
+def test_a_port_that_is_taken_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind((server.HOST, 0))
+        taken.listen()
+        ports = [taken.getsockname()[1], server.free_port(0)]
+        monkeypatch.setattr(server, "free_port", lambda wanted: ports.pop(0))
+        with server.private_lab(tmp_path) as address:
+            assert f":{taken.getsockname()[1]}/" not in address
+        assert not ports
+
+
+def test_a_server_that_never_starts_is_told_with_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "command", lambda *_: [sys.executable, "-c", "print('no such server')"])
+    told = pytest.raises(errors.LabError, match=r"did not answer within 90 s:\nno such server")
+    with told, server.private_lab(tmp_path):
+        pass
