@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import secrets
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +79,7 @@ def private_lab(root: Path, *, theme: str = "JupyterLab Light") -> Iterator[str]
     The address has the form `http://host:port/lab/tree/{path}?token=…&reset`, with `{path}` left to fill.
 
     Raises:
-        LabError: if the server does not answer within 90 seconds; its log is in the message.
+        LabError: if the server ends, or does not answer within 90 seconds; its log is in the message.
     """
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as private:
@@ -105,14 +105,23 @@ def _started(root: Path, home: Path, token: str) -> tuple[subprocess.Popen[bytes
         ]
         with log.open("wb") as out:
             process = subprocess.Popen(line, env=_environment(home), stdout=out, stderr=subprocess.STDOUT)
-        if _answers(f"http://{HOST}:{port}/api?token={token}", process):
+        try:
+            # It asks for the token: another server on this port would not give what is behind it.
+            answers = _answers(f"http://{HOST}:{port}/api/status?token={token}", process)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if answers:
             return process, port
-        if process.poll() is None:
+        ended = process.poll() is not None
+        if not ended:
             process.kill()
             process.wait()
             break
     tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-    raise LabError(f"JupyterLab did not answer within {START_SECONDS} s:\n{tail}")
+    what = "ended before it answered" if ended else f"did not answer within {START_SECONDS} s"
+    raise LabError(f"JupyterLab {what}:\n{tail}")
 
 
 def _write_settings(folder: Path, theme: str) -> None:
@@ -141,7 +150,7 @@ def _answers(address: str, process: subprocess.Popen[bytes]) -> bool:
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(address, timeout=1):
-                return True
-        except (urllib.error.URLError, OSError):
+                return process.poll() is None
+        except (OSError, http.client.HTTPException):
             time.sleep(0.1)
     return False

@@ -61,18 +61,32 @@ def answers(address):
 
 
 def test_a_port_that_is_taken_meanwhile_is_passed_over(tmp_path, monkeypatch):
-    with socket.socket() as taken:
-        taken.bind((server.HOST, 0))
-        taken.listen()
-        ports = [taken.getsockname()[1], server.free_port(0)]
+    """By another such server, too, which answers whoever has its token."""
+    with server.private_lab(tmp_path) as other:
+        taken = int(other.split(":")[2].split("/")[0])
+        ports = [taken, server.free_port(0)]
         monkeypatch.setattr(server, "free_port", lambda wanted: ports.pop(0))
         with server.private_lab(tmp_path) as address:
-            assert f":{taken.getsockname()[1]}/" not in address
+            assert f":{taken}/" not in address
         assert not ports
 
 
 def test_a_server_that_never_starts_is_told_with_its_log(tmp_path, monkeypatch):
     monkeypatch.setattr(server, "command", lambda *_: [sys.executable, "-c", "print('no such server')"])
-    told = pytest.raises(errors.LabError, match=r"did not answer within 90 s:\nno such server")
+    told = pytest.raises(errors.LabError, match=r"ended before it answered:\nno such server")
     with told, server.private_lab(tmp_path):
         pass
+
+
+def test_a_server_that_does_not_answer_is_ended(tmp_path, monkeypatch):
+    silent = [sys.executable, "-c", "import time; print('silent', flush=True); time.sleep(600)"]
+    monkeypatch.setattr(server, "command", lambda *_: silent)
+    monkeypatch.setattr(server, "START_SECONDS", 2)
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *args, **options: started.append(popen(*args, **options)) or started[-1]
+    )
+    told = pytest.raises(errors.LabError, match=r"did not answer within 2 s:\nsilent")
+    with told, server.private_lab(tmp_path):
+        pass
+    assert [process.poll() is not None for process in started] == [True]
