@@ -30,12 +30,13 @@ def test_the_operators_pass_pytorch_s_checks(dtype):
         (operators.add_rms_norm, (hidden, residual, weight, EPS)),
         (operators.silu_mul, (hidden,)),
         (operators.linear_few_rows, (hidden, residual)),
-        (operators.linear_few_rows, (hidden, residual, torch.rand(2, 8, dtype=wide), EPS)),
+        (operators.linear_few_rows, (hidden, residual, torch.rand(1, 8, dtype=wide), EPS)),
         (
             operators.add_linear,
-            (hidden, torch.randn(8, 8, dtype=dtype), torch.randn(3, 8, dtype=dtype), weight),
+            (hidden, *(torch.randn(shape, dtype=dtype) for shape in [(70, 8), (3, 70), (70,)])),
         ),
         (operators.gated_linear, (hidden, torch.randn(6, 8, dtype=dtype))),
+        (operators.gated_linear, (hidden, torch.randn(6, 8, dtype=dtype), torch.rand(1, 8, dtype=wide), EPS)),
         (operators.linear_parts, (hidden, residual, 2)),
         (operators.add_parts_rms_norm, (torch.randn(2, 3, 8, dtype=wide), residual, weight, EPS)),
     ]:
@@ -224,9 +225,9 @@ def test_what_is_added_to_no_such_residual_changes_nothing(residual, norm, error
 @pytest.mark.parametrize(
     ("squares", "error", "match"),
     [
-        (torch.ones(1, 2), errors.ShapeError, r"shape \[1, 2\] .* of 2 rows they are \[tiles, 8\]"),
-        (torch.ones(0, 8), errors.ShapeError, r"shape \[0, 8\]"),
-        (torch.ones(8, 1).T.expand(2, 8), errors.ShapeError, r"strides \(0, 1\)"),
+        (torch.ones(1, 2), errors.ShapeError, r"shape \[1, 2\] .* of x \[2, 4\] they are \[1, 8\]"),
+        (torch.ones(2, 8), errors.ShapeError, r"shape \[2, 8\]"),
+        (torch.ones(8, 2).T[:1], errors.ShapeError, r"strides \(1, 2\); .* contiguous"),
         (torch.ones(1, 8).double(), errors.DtypeError, r"are torch.float64; of rows in torch.float32"),
         (torch.ones(1, 8, device="meta"), errors.DeviceError, r"squares are on meta; the rows are on cpu"),
     ],
@@ -235,6 +236,41 @@ def test_no_such_squares_divide(squares, error, match):
     for product in (ops.linear_few_rows, ops.gated_linear):
         with pytest.raises(error, match=match):
             product(torch.ones(2, 4), torch.ones(6, 4), squares, EPS)
+
+
+@pytest.fixture
+def a_hopper(monkeypatch):
+    """Tensors of this machine pass for a Hopper device's, as far as refusals look."""
+    monkeypatch.setattr(ops, "why_not", lambda device: None)
+    monkeypatch.setattr(ops, "is_hopper", lambda device: True)
+
+
+def test_what_the_undivided_kernels_do_not_take(a_hopper):
+    x, weight, residual, norm = (torch.ones(shape, dtype=BF16) for shape in [(3, 64), (8, 64), (3, 8), (8,)])
+    assert ops._adding_refusal(x, weight, residual, norm) is None
+    apart, word = torch.ones(16, dtype=BF16)[::2], torch.ones(9, dtype=BF16)[1:]
+    for other in (apart, word, torch.ones(1, dtype=BF16).expand(8)):
+        assert "contiguous, their words of two" in str(ops._adding_refusal(x, weight, residual, other))
+    assert "contiguous" in str(ops._adding_refusal(x, weight, residual.T.contiguous().T, norm))
+    many = torch.ones(129, 64, dtype=BF16)
+    assert "129 rows; the kernel takes 128" in str(ops._adding_refusal(many, weight, residual, norm))
+    squares = torch.ones(1, 8)
+    assert ops._few_rows_refusal(x, weight, squares) is None
+    assert "129 rows; the kernel takes 128" in str(ops._few_rows_refusal(many, weight, torch.ones(1, 136)))
+    misplaced = torch.ones(9)[1:].view(1, 8)
+    ops._check_squares(misplaced, x)
+    assert "multiple of 16 bytes" in str(ops._few_rows_refusal(x, weight, misplaced))
+
+
+def test_norms_lose_their_kernels_where_all_matrices_fit(a_hopper, monkeypatch):
+    """In bfloat16: numbers that are not divided yet may be past the ends of float16."""
+    fits, narrow, wide = (torch.ones(shape, dtype=BF16) for shape in [(64,), (64, 64), (72, 64)])
+    assert ops.few_rows_of(fits, [narrow], [wide]).undivided == hopper.UNDIVIDED_ROWS
+    assert ops.few_rows_of(fits.half(), [narrow.half()], [wide.half()]).undivided == 0
+    for matrices in ([narrow], [wide[:68]]), ([narrow[:, :32]], [wide]):
+        assert ops.few_rows_of(fits, *matrices).undivided == 0
+    monkeypatch.setattr(ops, "is_hopper", lambda device: False)
+    assert ops.few_rows_of(fits, [narrow], [wide]) == ops.FewRows(narrow=8)
 
 
 @pytest.mark.parametrize("parts", [0, 5])

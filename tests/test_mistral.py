@@ -202,7 +202,11 @@ def test_norms_may_be_divided_by_the_product_after_them(pair, variant, monkeypat
     model, reference = pair(variant)
     monkeypatch.setattr(model, "_few_rows", replace(model._few_rows, linear=16, undivided=16))
     for prompt in prompts_of(model, [1, 9, 16, 17], seed=3):
-        torch.testing.assert_close(model.dense(prompt), reference.dense(prompt), **TOLERANCE)
+        expected = reference.dense(prompt)
+        torch.testing.assert_close(model.dense(prompt), expected, **TOLERANCE)
+        last = len(prompt) - 1
+        inputs, cache = one_prompt(model, prompt, logit_tokens=torch.tensor([last, 0], dtype=torch.int32))
+        torch.testing.assert_close(model.paged(inputs, cache), expected[[last, 0]], **TOLERANCE)
 
 
 def test_a_quantised_cache_is_read_with_its_scales(pair):

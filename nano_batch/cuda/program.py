@@ -38,9 +38,7 @@ class Resources:
     spill_bytes: int  # bytes of a thread's registers that were stored to memory and loaded again
     stack_bytes: int  # bytes of local memory of a thread
     shared_bytes: int  # bytes of shared memory of a block that are known at compile time
-    serialized: (
-        bool  # Hopper's products are each awaited at once, where the assembler cannot see that none need be
-    )
+    serialized: bool  # the assembler awaits each of Hopper's products at once: it sees ways around the wait
 
 
 @dataclass(frozen=True)

@@ -268,7 +268,7 @@ class PagedMistral:
     def _forward(self, tokens: torch.Tensor, attend: Attend, wanted: torch.Tensor | None) -> torch.Tensor:
         c = self.config
         count, heads = len(tokens), [c.num_heads, c.num_kv_heads, c.num_kv_heads]
-        # Each matrix but the first is followed by the norm before the next: one pass adds and normalises.
+        # Every second matrix is followed by the norm before the next, and what adds may normalise, too.
         norms = [*(layer.attention_norm for layer in self.layers[1:]), self.final_norm]
         residual = self.embedding[tokens]
         normed = Normed(rms_norm(residual, self.layers[0].attention_norm, c.rms_norm_eps))
@@ -284,8 +284,8 @@ class PagedMistral:
         return self._product(normed, self.head)
 
     def _product(self, x: Normed, weight: torch.Tensor) -> torch.Tensor:
-        """x weightᵀ."""
-        if x.rows.shape[0] <= self._few_rows.linear:
+        """x weightᵀ, divided where the norm left that to it."""
+        if x.squares is not None or x.rows.shape[0] <= self._few_rows.linear:
             return linear_few_rows(x.rows, weight, x.squares, self.config.rms_norm_eps)
         return F.linear(x.rows, weight)
 
@@ -299,7 +299,7 @@ class PagedMistral:
     ) -> Normed:
         """Add x weightᵀ to the residual, where a model is split the sum of all ranks; return its norm.
 
-        The weight is one of the two matrices that have few rows of their own.
+        Of few rows that is not divided yet. The weight is one of the two that have few rows of their own.
         """
         few, rows, eps = self._few_rows, x.shape[0], self.config.rms_norm_eps
         if self.shard.size == 1:

@@ -58,7 +58,8 @@ def few_rows_of(
     if is_hopper(weight.device):
         fit = all(_hopper_takes(matrix, 4) for matrix in narrow)
         all_fit = fit and all(_hopper_takes(matrix, 8) for matrix in others)
-        undivided = hopper.UNDIVIDED_ROWS if all_fit else 0
+        # Rows that are not divided yet may have numbers that float16 has not.
+        undivided = hopper.UNDIVIDED_ROWS if all_fit and weight.dtype == torch.bfloat16 else 0
         return FewRows(128, 128, True, 256 if fit else 0, undivided)
     return FewRows(narrow=on_cuda.FEW_ROWS)
 
@@ -206,7 +207,7 @@ def linear_few_rows(
                 return on_cuda.few_rows(x, weight)
         say_once(f"a linear layer of few rows is computed by plain PyTorch: {reason}", warn=True)
     if squares is not None:
-        return _divided(F.linear(x, weight), squares, eps, x.shape[1])
+        return _divided_linear(x, weight, squares, eps)
     if cpu.takes(x, weight) and x.is_contiguous() and weight.is_contiguous():
         return cpu.linear(x, weight)
     return F.linear(x, weight)
@@ -250,10 +251,11 @@ def add_linear(
     return residual * norm, squares
 
 
-def _divided(product: torch.Tensor, squares: torch.Tensor, eps: float, size: int) -> torch.Tensor:
-    """The product of a norm without its division, of rows of so many elements, divided."""
-    means = squares.sum(0)[: product.shape[0]] / size
-    return (product * (means + eps).rsqrt().unsqueeze(1)).to(product.dtype)
+def _divided_linear(x: torch.Tensor, weight: torch.Tensor, squares: torch.Tensor, eps: float) -> torch.Tensor:
+    wide = _wide(x)
+    product = F.linear(x.to(wide), weight.to(wide))
+    means = squares.sum(0)[: x.shape[0]] / x.shape[1]
+    return (product * (means + eps).rsqrt().unsqueeze(1)).to(x.dtype)
 
 
 @operator(_fake_parts)
@@ -323,8 +325,7 @@ def gated_linear(
         return hopper.few_rows_hopper(x, gate_up, True, squares=squares, eps=eps)
     elif hopper.fill_the_device(rows, len(gate_up), x.device):
         return hopper.many_rows_hopper(x, gate_up)
-    product = F.linear(x, gate_up)
-    return silu_mul(product if squares is None else _divided(product, squares, eps, x.shape[1]))
+    return silu_mul(F.linear(x, gate_up) if squares is None else _divided_linear(x, gate_up, squares, eps))
 
 
 def _on_kernel(what: str, *tensors: torch.Tensor) -> bool:
@@ -365,17 +366,23 @@ def _few_rows_refusal(
 
 
 def _divided_refusal(x: torch.Tensor, squares: torch.Tensor | None) -> NanoBatchError | None:
-    return None if squares is None else _too_many(x, hopper.UNDIVIDED_ROWS)
+    if squares is None:
+        return None
+    if squares.data_ptr() % ACCESS_BYTES:
+        return ShapeError(f"squares do not begin at a multiple of {ACCESS_BYTES} bytes")
+    return _too_many(x, hopper.UNDIVIDED_ROWS)
 
 
 def _adding_refusal(
     x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor
 ) -> NanoBatchError | None:
     reason = _hopper_refusal(x, weight, 4) or _too_many(x, hopper.UNDIVIDED_ROWS)
-    if reason is None and not (residual.is_contiguous() and vector_of(len(norm), 2, [residual, norm]) == 2):
-        reason = ShapeError(
-            f"a residual with strides {residual.stride()}; its words of two are to be aligned"
-        )
+    lie_well = (
+        residual.is_contiguous() and norm.is_contiguous() and vector_of(len(norm), 2, [residual, norm]) == 2
+    )
+    if reason is None and not lie_well:
+        strides = f"residual and norm have strides {residual.stride()} and {norm.stride()}"
+        reason = ShapeError(f"{strides}; they are to be contiguous, their words of two aligned")
     return reason
 
 
@@ -446,10 +453,10 @@ def _check_parts(parts: torch.Tensor, residual: torch.Tensor) -> None:
 
 
 def _check_squares(squares: torch.Tensor, x: torch.Tensor) -> None:
-    pitch = hopper.up_to(x.shape[0], 8)
-    if squares.dim() != 2 or not squares.shape[0] or squares.shape[1] != pitch or not squares.is_contiguous():
+    needed = [-(-x.shape[1] // hopper.ADDING_COLUMNS), hopper.up_to(x.shape[0], 8)]
+    if list(squares.shape) != needed or not squares.is_contiguous():
         shape = f"shape {list(squares.shape)} and strides {squares.stride()}"
-        raise ShapeError(f"squares have {shape}; of {x.shape[0]} rows they are [tiles, {pitch}], contiguous")
+        raise ShapeError(f"squares have {shape}; of x {list(x.shape)} they are {needed}, contiguous")
     if squares.dtype != _wide(x):
         raise DtypeError(f"squares are {squares.dtype}; of rows in {x.dtype} they are {_wide(x)}")
     if squares.device != x.device:

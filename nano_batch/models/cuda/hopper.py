@@ -17,7 +17,8 @@ from nano_batch.models.cuda import SOURCES
 FEW_TOKENS = (64, 128, 192, 256)
 """Rows of x that `few_rows_hopper` is built for with x's rows first; the last is the most in either order."""
 UNDIVIDED_ROWS, ADDING_COLUMNS, ADDING_SPLITS = 128, 64, 2
-"""Of products that leave a norm undivided, or divide, the most rows of x; tiles and splits of the former."""
+"""The most rows of x of products that leave a norm undivided, or divide; the columns of a tile of the former,
+which is what a row of squares is of, and the blocks among which its k is split."""
 SHARED_BYTES = 226 * 1024
 """Of a block, beside its barriers and what the device keeps: one block has a multiprocessor."""
 OVERLAPPED_ROWS = 24
