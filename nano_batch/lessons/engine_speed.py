@@ -24,6 +24,7 @@ from nano_batch.viz.table import Table
 
 Value = Callable[[Row], float | None]
 Live = Mapping[str, Any]
+ALL_CASES = ("offline", "steady", "poisson")
 TABLE = {
     "tok_per_s": "tokens/s",
     "limit_percent": "of the limit (%)",
@@ -47,7 +48,7 @@ def engine_throughput(device: str | None = None, *, live: Live | None = None) ->
     Raises:
         LabError, UnknownOptionError: there is no such measurement.
     """
-    return _view(throughput_chart, device, live, "engine_throughput")
+    return _view(throughput_chart, device, live, "engine_throughput", "offline")
 
 
 def engine_scaling(device: str | None = None, *, live: Live | None = None) -> ChartView:
@@ -55,7 +56,7 @@ def engine_scaling(device: str | None = None, *, live: Live | None = None) -> Ch
 
     Arguments and errors: as `engine_throughput`.
     """
-    return _view(scaling_chart, device, live, "engine_scaling")
+    return _view(scaling_chart, device, live, "engine_scaling", "offline")
 
 
 def engine_latency(device: str | None = None, *, live: Live | None = None) -> ChartView:
@@ -63,7 +64,7 @@ def engine_latency(device: str | None = None, *, live: Live | None = None) -> Ch
 
     Arguments and errors: as `engine_throughput`.
     """
-    return _view(latency_chart, device, live, "engine_latency")
+    return _view(latency_chart, device, live, "engine_latency", *ALL_CASES)
 
 
 def _view(
@@ -71,10 +72,12 @@ def _view(
     device: str | None,
     live: Live | None,
     name: str,
+    *cases: str,
 ) -> ChartView:
     recorded = measured_engines(device)
     here = None if live is None else MeasuredEngines("live", live)
-    source = f"recorded: {recorded.source}" + (f"; diamonds: live, {here.source}" if here else "")
+    source = f"recorded: {recorded.source(*cases)}"
+    source += f"; diamonds: live, {here.source(*cases)}" if here else ""
     own: dict[str, Any] = {"source": source, "recreate": f"lab.{name}({recorded.name!r})"}
     return ChartView(lambda: chart(recorded, here), **own)
 
@@ -87,7 +90,7 @@ def throughput_chart(recorded: MeasuredEngines, here: MeasuredEngines | None = N
     marks = [Rule("y", row["tok_per_s"], f"one at a time, {number(row['tok_per_s'])}") for row in alone[:1]]
     y = Axis("output", "tokens/s", "log10")
     panel = Panel("throughput", _concurrency(recorded), y, [*spread, *series], marks, height=360)
-    return _chart("How many tokens a second", recorded, [panel], says=_said(recorded))
+    return _chart("How many tokens a second", recorded, [panel], "offline", says=_said(recorded))
 
 
 def scaling_chart(recorded: MeasuredEngines, here: MeasuredEngines | None = None) -> Chart:
@@ -118,7 +121,7 @@ def scaling_chart(recorded: MeasuredEngines, here: MeasuredEngines | None = None
         Panel("scaling", x, times, gained, height=320),
         Panel("share of the limit", x, percent, share, height=320),
     ]
-    return _chart("What more requests at once bring", recorded, panels, columns=2)
+    return _chart("What more requests at once bring", recorded, panels, "offline", columns=2)
 
 
 def latency_chart(recorded: MeasuredEngines, here: MeasuredEngines | None = None) -> Chart:
@@ -140,19 +143,21 @@ def latency_chart(recorded: MeasuredEngines, here: MeasuredEngines | None = None
         Panel(title, x, y, _series(recorded, here, case, _column(column)), height=290)
         for title, x, y, case, column in drawn
     ]
-    return _chart("How long a token takes", recorded, [each for each in panels if each.series], columns=2)
+    panels = [each for each in panels if each.series]
+    return _chart("How long a token takes", recorded, panels, *ALL_CASES, columns=2)
 
 
 def _chart(
     title: str,
     recorded: MeasuredEngines,
     panels: Sequence[Panel],
-    *,
+    *cases: str,
     columns: Literal[1, 2] = 1,
     says: Sequence[str] = (),
 ) -> Chart:
     """What was measured when stands beside the titles of the first row, so that a bare picture has it."""
-    notes = [recorded.source] if columns == 1 else [recorded.what, recorded.when]
+    when = recorded.when(*cases)
+    notes = [f"{recorded.what}, {when}"] if columns == 1 else [recorded.what, when]
     noted = [replace(panel, note=note) for panel, note in zip(panels, notes, strict=False)]
     return Chart([*noted, *panels[len(noted) :]], title, columns=columns, says=says, table=_table(recorded))
 
@@ -267,7 +272,7 @@ def _table(recorded: MeasuredEngines) -> Table:
         )
         for row in recorded.content["rows"]
     ]  # fmt: skip
-    return Table(recorded.source, columns, tuple(rows))
+    return Table(recorded.source(*ALL_CASES), columns, tuple(rows))
 
 
 def _text(value: float | None) -> str:

@@ -47,7 +47,7 @@ def live_throughput(
     def make(concurrency: int) -> Chart:
         return chart(here, recorded, concurrency)
 
-    circles = f"recorded, {recorded.source}" if recorded else NOT_MEASURED
+    circles = f"recorded, {recorded.source('offline')}" if recorded else NOT_MEASURED
     own: dict[str, Any] = {
         "about": f"prompts of {PROMPTS[0]} to {PROMPTS[1]} random tokens, {OUTPUTS[0]} to {OUTPUTS[1]} "
         "greedy ones each; every engine gives exactly these",
@@ -101,7 +101,9 @@ def _recorded_panel(recorded: MeasuredEngines | None) -> Panel:
         return Panel(RECORDED, x, y, (), [Text(2, 316, "not measured yet")], note=NOT_MEASURED, height=HEIGHT)
     found = throughput_chart(recorded).panels[0]
     title = f"{RECORDED}: {recorded.content['device']}, {recorded.content['model']}"
-    return Panel(title, found.x, found.y, found.series, found.marks, note=recorded.when, height=HEIGHT)
+    return Panel(
+        title, found.x, found.y, found.series, found.marks, note=recorded.when("offline"), height=HEIGHT
+    )
 
 
 def _said(here: LiveEngines, now: list[Row]) -> str:

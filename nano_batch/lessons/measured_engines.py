@@ -43,17 +43,18 @@ class MeasuredEngines:
         """Device and model in words."""
         return f"{self.content['device']}, {self.content['model']} in {self.content['dtype']}"
 
-    @property
-    def when(self) -> str:
-        """Dates and commits in words."""
-        sessions = self.content["sessions"]
+    def when(self, *cases: str) -> str:
+        """Dates and commits of what is drawn of the cases, in words."""
+        drawn = {
+            row["session"] for case in cases for name in self.engines(case) for row in self.rows(case, name)
+        }
+        sessions = [self.content["sessions"][at] for at in sorted(drawn)]
         dates, commits = (", ".join(dict.fromkeys(str(each[name]) for each in sessions)) for name in WHEN)
         return f"{dates}, commit {commits}"
 
-    @property
-    def source(self) -> str:
-        """What was measured when."""
-        return f"{self.what}, {self.when}"
+    def source(self, *cases: str) -> str:
+        """What was measured, and when."""
+        return f"{self.what}, {self.when(*cases)}"
 
     def rows(self, case: str, engine: str) -> list[Row]:
         """The rows of an engine, by the rate of arrivals and the concurrency."""

@@ -295,19 +295,20 @@ def test_recorded_curves_stand_in_a_panel_of_their_own(engine, tmp_path, monkeyp
     sizes = (1, 8, 64)
     rows = [
         {**row(engine_name, size, rate * size), "runs": 1, "tok_per_s_least": 1.0, "tok_per_s_most": 2.0,
-         **dict.fromkeys(engine_speed.TABLE), "tok_per_s": rate * size, "limit_percent": 50.0}
+         **dict.fromkeys(engine_speed.TABLE), "tok_per_s": rate * size, "limit_percent": 50.0, "session": 1}
         for engine_name, rate in (("nano_batch", 90), ("transformers_generate", 30), ("limit", 150))
         for size in sizes
     ]  # fmt: skip
     content = {"device": "NVIDIA H900", "model": "mistral-7b-v0.1", "dtype": "bfloat16",
-               "sessions": [{"date": "2026-11-27", "commit": "abc1234"}], "rows": rows}  # fmt: skip
+               "sessions": [{"date": "2026-11-26", "commit": "9999999"},
+                            {"date": "2026-11-27", "commit": "abc1234"}], "rows": rows}  # fmt: skip
     (tmp_path / "engine_h900.json").write_text(json.dumps(content))
     monkeypatch.setattr(measured_engines, "MEASURED", tmp_path)
     view = lab.live_throughput(engine, live=Timed())
     panel = view.chart.panels[1]
     assert "NVIDIA H900" in panel.title
-    assert "abc1234" in panel.note
-    assert "abc1234" in view.caption()
+    assert panel.note == "2026-11-27, commit abc1234"  # of what is drawn
+    assert panel.note in view.caption()
     marks = {series.mark for series in panel.series if hasattr(series, "mark")}
     assert marks == {"circle"}
     assert "bound" in {series.colour for series in panel.series}
