@@ -79,8 +79,8 @@ def _fake_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Tens
 def _fake_added(
     x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    tiles = -(-weight.shape[0] // hopper.ADDING_COLUMNS)
-    return torch.empty_like(residual), x.new_empty(tiles, hopper.up_to(x.shape[0], 8), dtype=_wide(x))
+    shape = hopper.squares_shape(*residual.shape)
+    return torch.empty_like(residual), x.new_empty(shape, dtype=_wide(x))
 
 
 def _fake_half(gate_up: torch.Tensor) -> torch.Tensor:
@@ -246,8 +246,9 @@ def add_linear(
         say_once(f"a linear layer is added to the residual by plain PyTorch: {reason}", warn=True)
     residual.add_(F.linear(x, weight))
     (rows, n), tile = residual.shape, hopper.ADDING_COLUMNS
-    padded = F.pad(residual.to(_wide(x)), (0, -n % tile, 0, -rows % 8))
-    squares = padded.square().view(len(padded), padded.shape[1] // tile, tile).sum(2).T.contiguous()
+    tiles, padded_rows = hopper.squares_shape(rows, n)
+    padded = F.pad(residual.to(_wide(x)), (0, tiles * tile - n, 0, padded_rows - rows))
+    squares = padded.square().view(padded_rows, tiles, tile).sum(2).T.contiguous()
     return residual * norm, squares
 
 
@@ -453,10 +454,10 @@ def _check_parts(parts: torch.Tensor, residual: torch.Tensor) -> None:
 
 
 def _check_squares(squares: torch.Tensor, x: torch.Tensor) -> None:
-    needed = [-(-x.shape[1] // hopper.ADDING_COLUMNS), hopper.up_to(x.shape[0], 8)]
-    if list(squares.shape) != needed or not squares.is_contiguous():
+    needed = hopper.squares_shape(*x.shape)
+    if squares.shape != needed or not squares.is_contiguous():
         shape = f"shape {list(squares.shape)} and strides {squares.stride()}"
-        raise ShapeError(f"squares have {shape}; of x {list(x.shape)} they are {needed}, contiguous")
+        raise ShapeError(f"squares have {shape}; of x {list(x.shape)} they are {list(needed)}, contiguous")
     if squares.dtype != _wide(x):
         raise DtypeError(f"squares are {squares.dtype}; of rows in {x.dtype} they are {_wide(x)}")
     if squares.device != x.device:

@@ -72,7 +72,7 @@ def add_linear_hopper(
     """See `ops.add_linear`; at most `UNDIVIDED_ROWS` rows."""
     rows, n = len(x), len(weight)
     output = torch.empty_like(residual)
-    squares = x.new_empty(-(-n // ADDING_COLUMNS), up_to(rows, 8), dtype=torch.float32)
+    squares = x.new_empty(squares_shape(rows, n), dtype=torch.float32)
     if rows:
         built = hopper_build(rows, n, False, 1, multiprocessors(x.device), adds=True)
         _launch(built, x, weight, output, True, residual=residual, norm=norm, squares=squares)
@@ -105,6 +105,11 @@ def _launch(
 def up_to(number: int, multiple: int) -> int:
     """The next multiple."""
     return -(-number // multiple) * multiple
+
+
+def squares_shape(rows: int, size: int) -> tuple[int, int]:
+    """Of the squares' sums of rows of so many columns: tiles, and rows of x as they are copied."""
+    return -(-size // ADDING_COLUMNS), up_to(rows, 8)
 
 
 @dataclass(frozen=True)
