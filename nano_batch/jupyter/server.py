@@ -105,19 +105,18 @@ def _started(root: Path, home: Path, token: str) -> tuple[subprocess.Popen[bytes
         ]
         with log.open("wb") as out:
             process = subprocess.Popen(line, env=_environment(home), stdout=out, stderr=subprocess.STDOUT)
+        answers = ended = False
         try:
             # It asks for the token: another server on this port would not give what is behind it.
             answers = _answers(f"http://{HOST}:{port}/api/status?token={token}", process)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
+            ended = process.poll() is not None
+        finally:
+            if not answers:
+                process.kill()
+                process.wait()
         if answers:
             return process, port
-        ended = process.poll() is not None
         if not ended:
-            process.kill()
-            process.wait()
             break
     tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
     what = "ended before it answered" if ended else f"did not answer within {START_SECONDS} s"
