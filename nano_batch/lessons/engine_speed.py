@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import nan
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from nano_batch.benchmarks.engines.rows import LIMIT, SUSTAINED
+from nano_batch.benchmarks.engines.work import CaseName
 from nano_batch.benchmarks.report import Row
 from nano_batch.display import number
 from nano_batch.lessons.measured_engines import (
@@ -24,7 +25,7 @@ from nano_batch.viz.table import Table
 
 Value = Callable[[Row], float | None]
 Live = Mapping[str, Any]
-ALL_CASES = ("offline", "steady", "poisson")
+ALL_CASES = get_args(CaseName)
 TABLE = {
     "tok_per_s": "tokens/s",
     "limit_percent": "of the limit (%)",
@@ -156,8 +157,7 @@ def _chart(
     says: Sequence[str] = (),
 ) -> Chart:
     """What was measured when stands beside the titles of the first row, so that a bare picture has it."""
-    when = recorded.when(*cases)
-    notes = [f"{recorded.what}, {when}"] if columns == 1 else [recorded.what, when]
+    notes = [recorded.source(*cases)] if columns == 1 else [recorded.what, recorded.when(*cases)]
     noted = [replace(panel, note=note) for panel, note in zip(panels, notes, strict=False)]
     return Chart([*noted, *panels[len(noted) :]], title, columns=columns, says=says, table=_table(recorded))
 
