@@ -19,6 +19,7 @@ from attention_cases import Case
 from nano_batch.attention import DecodePlan, cache_ops, paged_attention_fwd, paged_attention_prefill
 from nano_batch.attention.cuda.plan import variant_of
 from nano_batch.attention.fp8 import as_bits
+from nano_batch.cuda.launch import is_hopper
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 DECODE = [
@@ -98,7 +99,8 @@ def prefill(contexts, queries, **sizes):
 def main():
     sources = {decode(sizes, window) for sizes, window in itertools.product(DECODE, [None, 40])}
     decode(DECODE[0], None, few=False)
-    assert sources == {"decode.cu", "decode_plain.cu"}
+    copied = {"decode_hopper.cu"} if is_hopper(torch.device("cuda")) else set()
+    assert sources == {"decode.cu", "decode_plain.cu"} | copied
     for dtype, stored, head_dim in [(BF16, BF16, 64), (FP32, FP32, 12), (BF16, torch.float8_e4m3fn, 128)]:
         move(dtype, stored, head_dim)
     prefill([70, 0, 33], [20, 1, 33], head_dim=64)

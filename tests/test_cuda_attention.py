@@ -18,6 +18,7 @@ from nano_batch import errors
 from nano_batch.attention import DecodePlan, cache_ops, paged_attention_fwd
 from nano_batch.attention.cuda import decode, plan
 from nano_batch.attention.cuda.prefill_kernel import kernel_refusal
+from nano_batch.attention.cuda.variant import COPIED_DIMS
 from nano_batch.attention.fp8 import QUANTISED, as_bits
 from nano_batch.attention.rope import Rope, rope_tables
 from nano_batch.kv_cache import KVCache
@@ -71,17 +72,26 @@ def test_decode_equals_dense_attention(case):
     case.check(case.decode(backend="cuda", validate=False))
 
 
-@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("way", ["copied", "few", "many"])
 @pytest.mark.parametrize("sizes", VARIANTS, ids=str)
-def test_every_variant(sizes, few, monkeypatch):
-    """Contexts that many workers share, beside short ones and none; as of few rows, and as of many."""
-    monkeypatch.setattr(plan, "FEW_DECODES", 48 if few else 0)
+def test_every_variant(sizes, way, monkeypatch):
+    """Contexts that many workers share, beside short ones and none.
+
+    By tiles that are copied, where the device can, or as on other devices, of few rows and of many.
+    """
+    copies = way == "copied" and plan.is_hopper(torch.device("cuda"))
+    monkeypatch.setattr(plan, "is_hopper", lambda device: copies)
+    monkeypatch.setattr(plan, "FEW_DECODES", 48 if way == "few" else 0)
     case = Case(1, [3000, 0, 1, 700, 17], [1] * 5, device="cuda", **sizes)
     chosen = plan.variant_of(case.query, *case.views, case.table, case.soft_cap is not None)
     tensor_cores = sizes["dtype"] != FP32 and sizes["head_dim"] % 16 == 0 and not sizes.get("unaligned")
     # Large heads in scattered blocks leave too few registers, unless they are quantised.
     tensor_cores &= sizes["head_dim"] <= 128 or sizes["block_size"] % 16 == 0 or sizes.get("fp8", False)
-    assert chosen.source == ("decode.cu" if tensor_cores else "decode_plain.cu")
+    copied = (
+        copies and not sizes.get("fp8") and sizes["head_dim"] in COPIED_DIMS and sizes["block_size"] % 16 == 0
+    )
+    by_cores = "decode_hopper.cu" if copied else "decode.cu"
+    assert chosen.source == (by_cores if tensor_cores else "decode_plain.cu")
     made = DecodePlan(case.query, *case.views, case.table, soft_cap=case.soft_cap)
     made.update(case.lens())
     for _ in range(3):

@@ -75,6 +75,15 @@ def decode_configurations():
         variant = choose(few, element, fp8, head_dim, group, block_size, table, soft_cap, aligned, apart)
         assert variant.source == ("decode.cu" if aligned and element != fp32 else "decode_plain.cu")
         yield variant.source, variant.defines(settled=number % 2 == 0), 255
+    for element, head_dim, group, block_size, soft_cap in [
+        (bf16, 128, 4, 16, False), (fp16, 128, 16, 256, True), (bf16, 64, 7, 32, False),
+    ]:  # fmt: skip
+        chosen = choose(
+            True, element, False, head_dim, group, block_size, torch.int32, soft_cap, True, 0, True
+        )
+        assert chosen.source == "decode_hopper.cu"
+        for settled in (False, True):
+            yield chosen.source, chosen.defines(settled=settled), 255
     for tile in (16, 32):
         for length in ("int", "long long"):
             yield "plan.cu", {"TILE": tile, "LENGTH_TYPE": length}, 64

@@ -33,8 +33,17 @@ PLAIN = [
     {"dtype": FP16, "head_dim": 20, "group": 16, "block_size": 1, "kv_heads": 1, "fp8": True},
     {"dtype": BF16, "head_dim": 64, "group": 4, "block_size": 32, "unaligned": True, "integers": torch.int64},
 ]
-BOTH = [(sizes, source) for source, all_sizes in (("decode.cu", TENSOR_CORES), ("decode_plain.cu", PLAIN))
-        for sizes in all_sizes]  # fmt: skip
+COPIED = [
+    {"dtype": BF16, "head_dim": 128, "group": 4, "block_size": 16},
+    {"dtype": FP16, "head_dim": 64, "group": 9, "block_size": 48, "layout": "HND", "soft_cap": 3.0,
+     "integers": torch.int64},
+]  # fmt: skip
+SOURCES_OF = {"decode.cu": TENSOR_CORES, "decode_plain.cu": PLAIN, "decode_hopper.cu": COPIED}
+ALL = [(sizes, source) for source, all_sizes in SOURCES_OF.items() for sizes in all_sizes]
+
+
+def device_of(source, libraries, **options):
+    return cpu_device(libraries, hopper=source == "decode_hopper.cu", **options)
 
 
 def variant(case):
@@ -45,8 +54,8 @@ def variant(case):
 def built(libraries):
     """All libraries, two at a time."""
     wanted = []
-    with cpu_device(libraries):
-        for sizes, source in BOTH:
+    for sizes, source in ALL:
+        with device_of(source, libraries):
             case = Case(0, [1], [1], **sizes)
             chosen = variant(case)
             assert chosen.source == source
@@ -62,7 +71,7 @@ def built(libraries):
 LENGTHS = st.one_of(st.just(0), st.integers(1, 40), st.integers(1, 400))
 
 
-@pytest.mark.parametrize(("sizes", "source"), BOTH, ids=str)
+@pytest.mark.parametrize(("sizes", "source"), ALL, ids=str)
 @given(data=st.data())
 @settings(max_examples=10, deadline=None)
 def test_decode_equals_dense_attention(built, sizes, source, data):
@@ -73,7 +82,7 @@ def test_decode_equals_dense_attention(built, sizes, source, data):
                 **sizes)  # fmt: skip
     multiprocessors = data.draw(st.integers(1, 4))
     for backwards in (False, True):
-        with cpu_device(built, backwards=backwards, multiprocessors=multiprocessors):
+        with device_of(source, built, backwards=backwards, multiprocessors=multiprocessors):
             assert variant(case).source == source
             case.check(case.decode(backend="cuda"))
 
@@ -99,12 +108,12 @@ def split(made):
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-@pytest.mark.parametrize("sizes", [TENSOR_CORES[0], PLAIN[0]], ids=str)
-def test_a_plan_serves_all_layers_and_the_lengths_of_later_steps(built, sizes, backwards):
+@pytest.mark.parametrize("source", SOURCES_OF)
+def test_a_plan_serves_all_layers_and_the_lengths_of_later_steps(built, source, backwards):
     """As in a graph that is replayed: the same memory, whatever an earlier step has left in it."""
     lengths = [[120, 0, 17, 230], [0, 0, 0, 0], [1, 300, 1, 1], [120, 0, 17, 230]]
-    steps = [Case(seed, contexts, [1] * 4, **sizes) for seed, contexts in enumerate(lengths)]
-    with cpu_device(built, backwards=backwards, multiprocessors=5):
+    steps = [Case(seed, contexts, [1] * 4, **SOURCES_OF[source][0]) for seed, contexts in enumerate(lengths)]
+    with device_of(source, built, backwards=backwards, multiprocessors=5):
         made = DecodePlan(steps[0].query, *steps[0].views, steps[0].table, soft_cap=steps[0].soft_cap)
         crossed = []
         for step in steps:
@@ -119,12 +128,12 @@ def test_a_plan_serves_all_layers_and_the_lengths_of_later_steps(built, sizes, b
     assert crossed[2] > 0
 
 
-@pytest.mark.parametrize("sizes", [TENSOR_CORES[0], PLAIN[0]], ids=str)
-def test_rows_of_no_length_are_left_as_they_are(built, sizes):
+@pytest.mark.parametrize("source", SOURCES_OF)
+def test_rows_of_no_length_are_left_as_they_are(built, source):
     """Length -1, between others, among them one of zeros: as the decodes of a step with prompts lie."""
-    case = Case(3, [120, 5, 0, 230, 7], [1] * 5, **sizes)
+    case = Case(3, [120, 5, 0, 230, 7], [1] * 5, **SOURCES_OF[source][0])
     left = [1, 4]
-    with cpu_device(built, multiprocessors=4):
+    with device_of(source, built, multiprocessors=4):
         made = DecodePlan(case.query, *case.views, case.table, soft_cap=case.soft_cap)
         lens = case.lens()
         lens[left] = -1

@@ -36,7 +36,7 @@ def run_sanitized(sanitizer, libraries, *words, script="sanitized.py"):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("source", ["decode.cu", "decode_plain.cu", "prefill.cu"])
+@pytest.mark.parametrize("source", ["decode.cu", "decode_hopper.cu", "decode_plain.cu", "prefill.cu"])
 def test_no_kernel_leaves_its_memory(sanitizer, libraries, source):
     run = run_sanitized(sanitizer, libraries, source, "good")
     assert run.returncode == 0, run.stderr
@@ -67,7 +67,7 @@ def test_a_block_outside_the_cache_is_seen(sanitizer, libraries, source, entry):
     assert lines, run.stderr
 
 
-SYNC = "__syncthreads();\n"
+SYNC = "meet_readers();\n"
 MISTAKES = [
     ("worker.cuh", SYNC + "        each_element", "each_element"),
     ("worker.cuh", SYNC + "    for (int which", "for (int which"),
@@ -83,6 +83,17 @@ MERGE_MISTAKES = [
     ("combine.cuh", SYNC + "    each_element", "each_element"),
     ("combine.cuh", "weights[2 * count] = total", "weights[2 * count - 1] = total"),
     ("combine.cuh", "i < count; i += 32) total", "i < count - 1; i += 32) total"),
+]
+
+COPIED_SIZES = {"dtype": torch.bfloat16, "head_dim": 64, "group": 4, "block_size": 32, "window": 100}
+COPIED_MISTAKES = [
+    ("decode_hopper.cu", "ring.full[stage].wait(round);", ""),
+    ("decode_hopper.cu", "piece % 8 ^ token % 8", "piece % 8 ^ token % 4"),
+    ("decode_hopper.cu", "token % BLOCK_SIZE << 16", "0 << 16"),
+    ("decode_hopper.cu", "a[i] &= seen[i / 2];", ""),
+    ("decode_hopper.cu", "output * 2 + lane / 8 % 2", "output * 2"),
+    ("gathered.cuh", "total[column][i] *= keep[i], ", ""),
+    ("worker.cuh", SYNC + "        each_element", "each_element"),
 ]
 
 PREFILL_SIZES = {"dtype": torch.bfloat16, "head_dim": 64, "group": 6, "block_size": 7, "window": 50}
@@ -101,10 +112,11 @@ def decoded(case):
     return case.decode(backend="cuda")
 
 
-def outcomes(libraries, sources, case, attend, multiprocessors=2):
+def outcomes(libraries, sources, case, attend, **device):
     """For both orders of lanes: whether it comes out right."""
     for backwards in (False, True):
-        with cpu_device(libraries, backwards=backwards, multiprocessors=multiprocessors, sources=sources):
+        options = {"backwards": backwards, "multiprocessors": 2, "sources": sources, **device}
+        with cpu_device(libraries, **options):
             output = attend(case)
         try:
             case.check(output)
@@ -139,6 +151,20 @@ def test_a_planted_mistake_in_a_merge_of_many_parts_is_found(libraries, tmp_path
     case = Case(7, [2_600], [1], **{**SIZES, "window": None}, kv_heads=1)
     sources = planted(tmp_path, file, text, mistake)
     assert all(outcomes(libraries, sources, case, decoded, multiprocessors=20)) == (not text)
+
+
+@pytest.mark.parametrize(("file", "text", "mistake"), [("walk.cuh", "", ""), *COPIED_MISTAKES])
+def test_a_planted_mistake_in_copied_tiles_is_found(libraries, tmp_path, file, text, mistake):
+    """In more tiles than are looked up at once; what no query sees is no number."""
+    contexts = [150, 0, 220, 40, 95]
+    case = Case(7, contexts, [1] * 5, **COPIED_SIZES)
+    for row, context in enumerate(contexts):
+        block, seen = divmod(context, case.block_size)
+        if seen:
+            for view in case.views:
+                view[case.table[row, block], seen:] = float("nan")
+    sources = planted(tmp_path, file, text, mistake)
+    assert all(outcomes(libraries, sources, case, decoded, multiprocessors=1, hopper=True)) == (not text)
 
 
 @pytest.mark.parametrize(("file", "text", "mistake"), [("prefill.cu", "", ""), *PREFILL_MISTAKES])

@@ -1,7 +1,12 @@
 // What only Hopper has: tiles copied from memory by an engine of their own, barriers that count their bytes, products
 // of four warps that read both factors from shared memory, and thread blocks that see each other's.
+//
+// The tests run a kernel on a CPU: they bring their own version of what it needs (NANO_BATCH_ON_CPU).
 #pragma once
 #include "elements.cuh"
+#ifdef NANO_BATCH_ON_CPU
+#include "cpu_hopper.h"
+#else
 
 struct alignas(64) TensorMap {
     unsigned long long words[16];  // as the driver encodes it
@@ -75,6 +80,15 @@ __device__ __forceinline__ void load_panels_of_blocks(unsigned short blocks, voi
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint "
         "[%0], [%1, {%2, %3, %4, %5}], [%6], %7, %8;" ::"r"(shared_address(to)),
         "l"(&map), "r"(0), "r"(row), "r"(0), "r"(panel), "r"(shared_address(&barrier.state)), "h"(blocks), "l"(READ_AGAIN)
+        : "memory");
+}
+
+// The same of a tile of a cache's block, whose map (`tensor_map.py`) has a head's panels of its tokens.
+__device__ __forceinline__ void load_tile(void* to, const TensorMap& map, int token, int head, int block, Barrier& barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+        "[%0], [%1, {%2, %3, %4, %5, %6}], [%7], %8;" ::"r"(shared_address(to)),
+        "l"(&map), "r"(0), "r"(token), "r"(0), "r"(head), "r"(block), "r"(shared_address(&barrier.state)), "l"(READ_ONCE)
         : "memory");
 }
 
@@ -218,3 +232,4 @@ __device__ __forceinline__ void send_to_block(unsigned block, float4* to, float4
 }
 
 }  // namespace hopper
+#endif

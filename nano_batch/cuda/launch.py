@@ -19,6 +19,8 @@ LARGEST_INT = 2**31 - 1
 """Of a parameter of type int."""
 DEFAULT_SHARED_BYTES = 48 * 1024
 """Dynamic shared memory of a block that a kernel gets without asking."""
+WHOLE_SHARED_BYTES = 226 * 1024
+"""Dynamic shared memory of a block that has a multiprocessor of Hopper for itself, beside its barriers."""
 OVERLAP_CAPABILITY = (9, 0)
 """The first devices that have programmatic dependent launch."""
 HOPPER = "sm_90a"

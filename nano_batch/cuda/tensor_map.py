@@ -14,10 +14,11 @@ PANEL = 64
 """Columns of 16-bit elements: 128 bytes, the widest row that is swizzled."""
 PANEL_ALIGNMENT = 1024
 """Of panels in shared memory."""
+_PANEL_BYTES = PANEL * 2
 _KEPT = 4096
 _BYTES = ctypes.sizeof(ctypes.c_uint64) * 16
 _ALIGNMENT = 64
-_FLOAT16, _BFLOAT16 = 6, 9  # CU_TENSOR_MAP_DATA_TYPE_...
+_TYPES = {torch.float16: 6, torch.bfloat16: 9}  # CU_TENSOR_MAP_DATA_TYPE_...
 _SWIZZLE_128B, _PROMOTE_128B = 3, 2  # CU_TENSOR_MAP_SWIZZLE_..., CU_TENSOR_MAP_L2_PROMOTION_L2_...
 
 
@@ -40,29 +41,47 @@ def tensor_map(matrix: torch.Tensor, rows: int, panels: int, *, halves: bool = F
         KernelLaunchError: the driver refuses.
     """
     n, k = matrix.shape
-    element = _BFLOAT16 if matrix.dtype == torch.bfloat16 else _FLOAT16
-    parts = 1 + halves
-    place = matrix.data_ptr(), matrix.stride(0) * matrix.itemsize
-    return _encoded(*place, n // parts, k // PANEL, parts, rows // parts, panels, element)
+    parts, row_bytes = 1 + halves, matrix.stride(0) * matrix.itemsize
+    sizes, tile = (PANEL, n // parts, parts, k // PANEL), (PANEL, rows // parts, parts, panels)
+    strides = row_bytes, n // parts * row_bytes, _PANEL_BYTES
+    return _encoded(matrix.data_ptr(), matrix.dtype, sizes, strides, tile)
+
+
+def cache_map(cache: torch.Tensor, tokens: int) -> TensorMap:
+    """Describe a cache [num_blocks, block_size, num_kv_heads, head_dim] in tiles of a head's `tokens` tokens.
+
+    Args:
+        cache: float16 or bfloat16 on CUDA; a token of a head is contiguous, begins at a multiple of 16 bytes
+            and is whole panels: a tile is panel after panel.
+        tokens: a divisor of block_size, at most 256.
+
+    Raises:
+        KernelLaunchError: the driver refuses.
+    """
+    blocks, block_size, heads, head_dim = cache.shape
+    block, token, head = (stride * cache.itemsize for stride in cache.stride()[:3])
+    panels = head_dim // PANEL
+    sizes, strides = (PANEL, block_size, panels, heads, blocks), (token, _PANEL_BYTES, head, block)
+    return _encoded(cache.data_ptr(), cache.dtype, sizes, strides, (PANEL, tokens, panels, 1, 1))
 
 
 @lru_cache(_KEPT)
 def _encoded(
-    address: int, row_bytes: int, n: int, all_panels: int, parts: int, rows: int, panels: int, element: int
+    address: int, dtype: torch.dtype, sizes: tuple[int, ...], strides: tuple[int, ...], tile: tuple[int, ...]
 ) -> TensorMap:
+    """Sizes and tile in elements, the innermost first, and of all but that strides in bytes."""
     # Not by cuda-bindings, whose own structure need not lie at a multiple of 64, as the driver wants it.
     buffer = ctypes.create_string_buffer(_BYTES + _ALIGNMENT)
     place = -(-ctypes.addressof(buffer) // _ALIGNMENT) * _ALIGNMENT
-    sizes = (ctypes.c_uint64 * 4)(PANEL, n, parts, all_panels)
-    strides = (ctypes.c_uint64 * 3)(row_bytes, n * row_bytes, PANEL * 2)
-    tile, steps = (ctypes.c_uint32 * 4)(PANEL, rows, parts, panels), (ctypes.c_uint32 * 4)(1, 1, 1, 1)
+    rank = len(sizes)
+    words, halves = ctypes.c_uint64 * rank, ctypes.c_uint32 * rank
     status = _encode()(
-        ctypes.c_void_p(place), element, 4, ctypes.c_void_p(address), sizes, strides, tile, steps,
-        0, _SWIZZLE_128B, _PROMOTE_128B, 0,
+        ctypes.c_void_p(place), _TYPES[dtype], rank, ctypes.c_void_p(address), words(*sizes), words(*strides),
+        halves(*tile), halves(*[1] * rank), 0, _SWIZZLE_128B, _PROMOTE_128B, 0,
     )  # fmt: skip
     if status:
-        shape = f"[{parts}, {n}, {all_panels * PANEL}], rows of {row_bytes} bytes at {address:#x}"
-        raise KernelLaunchError(f"the driver does not describe a matrix {shape}: CUresult {status}")
+        shape = f"of sizes {sizes}, {strides} bytes apart, at {address:#x}"
+        raise KernelLaunchError(f"the driver does not describe a tensor {shape}: CUresult {status}")
     return TensorMap.from_buffer_copy(ctypes.string_at(place, _BYTES))
 
 

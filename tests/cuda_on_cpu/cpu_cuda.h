@@ -24,18 +24,20 @@
 #undef __forceinline__
 #undef __launch_bounds__
 #undef __align__
+#undef __grid_constant__
 #define __global__
 #define __device__
 #define __shared__ static
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
+#define __grid_constant__
 using std::max;
 using std::min;
 
 namespace cpu {
 
-enum class Waits { nothing, warp, block };
+enum class Waits { nothing, warp, block, some };
 
 struct Thread {
     ucontext_t context;
@@ -47,6 +49,7 @@ struct Thread {
 constexpr std::size_t STACK = 256 << 10;
 inline std::vector<Thread> threads;
 inline int current;
+inline int some;  // the block's first threads, of which those meet that wait for some
 inline ucontext_t scheduler;
 inline std::function<void()> kernel;
 inline unsigned said[64][32][8];  // what each lane of each warp tells the others
@@ -159,6 +162,7 @@ inline void run_block(int count) {
         };
         for (int begin = 0; begin < count; begin += 32) release(begin, std::min(count, begin + 32), Waits::warp);
         release(0, count, Waits::block);
+        release(0, std::min(count, some), Waits::some);
         if (!moved && left > 0) {
             std::fprintf(stderr, "threads of block %u wait for each other\n", blockIdx.x);
             std::abort();

@@ -23,6 +23,7 @@ SIZES = {
         {"dtype": torch.bfloat16, "head_dim": 64, "group": 4, "block_size": 16},
         {"dtype": torch.bfloat16, "head_dim": 80, "group": 4, "block_size": 16, "fp8": True},
     ],
+    "decode_hopper.cu": [{"dtype": torch.bfloat16, "head_dim": 64, "group": 4, "block_size": 16}],
     "decode_plain.cu": [{"dtype": torch.float32, "head_dim": 12, "group": 6, "block_size": 16}],
     "prefill.cu": [{"dtype": torch.bfloat16, "head_dim": 64, "group": 6, "block_size": 16}],
 }[source]
@@ -48,7 +49,10 @@ def run(seed, contexts, sizes):
     if entry != "good":
         case.table[0, 1] = case.num_blocks if entry == "past" else -1
     for backwards in (False, True):
-        with cpu_device(Path(libraries), backwards=backwards, multiprocessors=3, sanitize=True):
+        hopper = source == "decode_hopper.cu"
+        with cpu_device(
+            Path(libraries), backwards=backwards, multiprocessors=3, sanitize=True, hopper=hopper
+        ):
             output = attend(case)
         case.check(output)
 

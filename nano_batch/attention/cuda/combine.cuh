@@ -4,6 +4,15 @@
 // calculation for softmax" (2018).
 #pragma once
 
+// All warps of the block meet here, but for one that only copies.
+__device__ __forceinline__ void meet_readers() {
+#if HOPPER
+    hopper::meet<WARPS * 32>();
+#else
+    __syncthreads();
+#endif
+}
+
 constexpr float NOTHING = -3.0e38f;  // the largest score where no key was seen
 
 // Four neighbouring dimensions of a query head's sum.
@@ -131,7 +140,7 @@ __device__ __forceinline__ void merge(const PartsOfPair& parts, int heads, float
         for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
         if (lane == 0) weights[2 * count] = total;
     }
-    __syncthreads();
+    meet_readers();
     each_element(heads, [&](int head, int dim) {
         const float* weights = shared + head * pitch;
         Sum sum;
@@ -140,5 +149,5 @@ __device__ __forceinline__ void merge(const PartsOfPair& parts, int heads, float
         for (int i = 0; i < count; i++) sum.add(parts.value(i, head, dim), weights[i]);
         use(head, dim, sum);
     });
-    __syncthreads();
+    meet_readers();
 }

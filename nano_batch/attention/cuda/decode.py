@@ -1,4 +1,4 @@
-"""One query a sequence over a paged cache, by this package's CUDA kernels (`decode.cu`, `decode_plain.cu`).
+"""One query a sequence over a paged cache, by this package's CUDA kernels (`decode*.cu`).
 
 A step has two launches: the plan, which cuts the line of all tiles into equal shares (`plan.cu`), and the
 attention itself. The plan depends on the context lengths only: a model makes it once a step, and every layer
@@ -23,8 +23,16 @@ from nano_batch.attention.cuda.plan import (
 )
 from nano_batch.attention.cuda.variant import Variant
 from nano_batch.cuda.launch import LARGEST_INT, kernel
+from nano_batch.cuda.tensor_map import cache_map
 from nano_batch.cuda.vectors import byte_strides
 from nano_batch.errors import DeviceError, InvalidArgumentError, ShapeError
+
+OVERLAPPED_ROWS = 24
+"""The most rows of which a kernel that loads through a cache begins before the one ahead of it ends.
+
+A product's blocks have all fast memory of a multiprocessor as shared memory, and it stays so while one is
+there: what begins then has no cache. With more rows that costs more than an early beginning gains.
+"""
 
 
 def paged_decode(
@@ -111,8 +119,9 @@ def _decode(
         args = decode_arguments(variant, query, key_cache, value_cache, block_table, plan, parts, output,
                                 scale, soft_cap, window, key_scale, value_scale, value_factor)  # fmt: skip
         run = kernel(SOURCES / variant.source, variant.defines(settled), "decode", query.device)
-        grid, threads, shared = (workers, 1, 1), 32 * variant.warps, variant.shared_bytes(workers)
-        run.launch(grid, threads, shared, args, pdl=variant.overlaps)
+        grid, shared = (workers, 1, 1), variant.shared_bytes(workers)
+        overlaps = variant.copied or (variant.overlaps and len(query) <= OVERLAPPED_ROWS)
+        run.launch(grid, variant.threads, shared, args, pdl=overlaps)
 
 
 @torch.library.custom_op("nano_batch::paged_decode_alone", mutates_args=())
@@ -170,11 +179,18 @@ def decode_arguments(
     value_factor: float,
 ) -> list[Any]:
     """The parameters of a decode kernel, as `Kernel.launch` takes them."""
-    stride = c_uint32 if variant.source == "decode.cu" else c_int64
+    caches: list[Any]
+    if variant.copied:
+        caches = [cache_map(cache, variant.tile) for cache in (key_cache, value_cache)]
+    else:
+        stride = c_uint32 if variant.source == "decode.cu" else c_int64
+        caches = [
+            part
+            for cache in (key_cache, value_cache)
+            for part in (cache, *(stride(size) for size in byte_strides(cache)))
+        ]
     return [
-        query, c_int64(query.stride(0)), c_int64(query.stride(1)),
-        key_cache, *(stride(size) for size in byte_strides(key_cache)),
-        value_cache, *(stride(size) for size in byte_strides(value_cache)),
+        query, c_int64(query.stride(0)), c_int64(query.stride(1)), *caches,
         block_table, c_int64(block_table.stride(0)), plan, parts, output,
         c_int32(len(query)), c_int32(key_cache.shape[2]), c_float(scale), c_float(soft_cap), c_int32(window),
         *_scale_arguments(key_scale), *_scale_arguments(value_scale), c_float(value_factor),

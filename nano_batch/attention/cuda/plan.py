@@ -16,7 +16,7 @@ from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.backend import decode_refusal
 from nano_batch.attention.cuda.variant import FEW_DECODES, FP8, PAIR_BYTES, Variant, choose
 from nano_batch.cuda.available import why_not
-from nano_batch.cuda.launch import LARGEST_INT, kernel, multiprocessors
+from nano_batch.cuda.launch import LARGEST_INT, is_hopper, kernel, multiprocessors
 from nano_batch.cuda.vectors import ACCESS_BYTES, begin_at, byte_strides
 from nano_batch.errors import ShapeError
 
@@ -133,7 +133,7 @@ def variant_of(
     return choose(
         len(query) <= FEW_DECODES, query.dtype, key_cache.dtype == FP8, query.shape[-1],
         query.shape[1] // key_cache.shape[2], key_cache.shape[1], block_table.dtype, soft_cap, aligned,
-        apart if apart == value_apart else 0,
+        apart if apart == value_apart else 0, is_hopper(query.device) and len(key_cache) > 0,
     )  # fmt: skip
 
 

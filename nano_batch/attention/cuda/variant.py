@@ -7,7 +7,9 @@ from functools import cache
 
 import torch
 
+from nano_batch.cuda.launch import WHOLE_SHARED_BYTES
 from nano_batch.cuda.program import Macro
+from nano_batch.cuda.tensor_map import PANEL_ALIGNMENT
 
 ELEMENTS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 FP8 = torch.float8_e4m3fn
@@ -38,11 +40,15 @@ COLUMN_REGISTERS = 40
 MOST_QUERY_DIM = 128
 """With more dimensions the query is in shared memory; beside a float8 cache it always is."""
 MOST_THREAD_REGISTERS = 255
+COPIED_DIMS = 64, 128
+"""Dimensions of heads whose tiles of 16-bit elements Hopper's copy engine brings."""
+COPIED_WARPS = 4
+"""Of a block that reads them; one more has them copied."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to build `decode.cu` (tensor cores) or `decode_plain.cu`; names as their macros."""
+    """One way to build `decode.cu`, `decode_hopper.cu` or `decode_plain.cu`; names as their macros."""
 
     source: str
     head_dim: int
@@ -51,7 +57,7 @@ class Variant:
     block_size: int
     tile: int  # tokens that a warp takes at once
     warps: int
-    stages: int  # tiles of a warp that are on their way
+    stages: int  # tiles that are on their way: to a warp, on Hopper to a block
     blocks_per_sm: int
     element: torch.dtype
     fp8: bool
@@ -62,7 +68,7 @@ class Variant:
     def defines(self, settled: bool = False) -> dict[str, Macro]:
         """The macros; settled: see `DecodePlan`."""
         return {
-            **({"SETTLED": int(settled)} if self.source == "decode.cu" else {}),
+            **({"SETTLED": int(settled)} if self.overlaps else {}),
             "HEAD_DIM": self.head_dim,
             "GROUP": self.group,
             "HEADS": self.heads,
@@ -79,21 +85,32 @@ class Variant:
         }
 
     def shared_bytes(self, workers: int) -> int:
-        """Dynamic shared memory of a block: two places for its warps' sums (`WarpSums`), and queries.
+        """Dynamic shared memory of a block: two places for its warps' sums, queries, and tiles.
 
         What merges the parts of at most `workers` workers takes the place of the sums (`merge`).
         """
-        sums = 2 * self.warps * self.heads * (self.head_dim + 4 + 2) * 4
+        sums = _sums_bytes(self.warps, self.heads, self.head_dim)
         if self.source == "decode.cu" and (self.fp8 or self.head_dim > MOST_QUERY_DIM):
             dims = 4 * _load_width(1 if self.fp8 else 2)  # of one load of a token's key by four lanes
             columns = MATRIX_COLUMNS * -(-self.heads // MATRIX_COLUMNS)
             sums += self.warps * -(-self.head_dim // dims) * dims * columns * 2
-        return max(sums, self.heads * (2 * workers + 1) * 4)
+        merged = max(sums, self.heads * (2 * workers + 1) * 4)
+        return merged + (PANEL_ALIGNMENT + self.stages * _stage_bytes(self.head_dim) if self.copied else 0)
 
     @property
     def overlaps(self) -> bool:
         """Whether the kernel waits by itself for the one before it (programmatic dependent launch)."""
-        return self.source == "decode.cu"
+        return self.source != "decode_plain.cu"
+
+    @property
+    def copied(self) -> bool:
+        """Whether Hopper's copy engine brings the tiles."""
+        return self.source == "decode_hopper.cu"
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return 32 * (self.warps + self.copied)
 
     @property
     def parts_of_group(self) -> int:
@@ -113,6 +130,7 @@ def choose(
     soft_cap: bool,
     aligned: bool,
     token_bytes: int,
+    hopper: bool = False,
 ) -> Variant:
     """The variant for a case.
 
@@ -123,6 +141,7 @@ def choose(
         aligned: whether rows of the caches begin at multiples of 16 bytes, and pairs of a query's elements at
             multiples of 4.
         token_bytes: between neighbouring tokens of a block; 0 where keys and values differ.
+        hopper: whether the device has Hopper's instructions.
     """
     scattered = block_size % TILE != 0 or token_bytes == 0
     tensor_cores = element != torch.float32 and head_dim % 16 == 0 and aligned
@@ -131,6 +150,8 @@ def choose(
     if not tensor_cores:
         return Variant("decode_plain.cu", head_dim, group, min(group, 4), block_size, TILE, WARPS, 0, 4,
                        element, fp8, soft_cap, table, 0)  # fmt: skip
+    if hopper and not fp8 and head_dim in COPIED_DIMS and block_size % TILE == 0:
+        return _copied(element, head_dim, group, block_size, table, soft_cap)
     heads = min(group, MATRIX_COLUMNS if scattered else MOST_HEADS.get(head_dim, MATRIX_COLUMNS))
     blocks, warps = _blocks_per_sm(fp8, head_dim, heads, scattered), WARPS
     stages = _stages(head_dim, heads, 1 if fp8 else element.itemsize, scattered, blocks)
@@ -138,6 +159,26 @@ def choose(
         blocks, warps = 2 * blocks, warps // 2
     return Variant("decode.cu", head_dim, group, heads, block_size, TILE, warps, stages, blocks,
                    element, fp8, soft_cap, table, token_bytes)  # fmt: skip
+
+
+def _copied(
+    element: torch.dtype, head_dim: int, group: int, block_size: int, table: torch.dtype, soft_cap: bool
+) -> Variant:
+    heads, warps = min(group, MOST_HEADS[head_dim]), COPIED_WARPS
+    free = WHOLE_SHARED_BYTES - PANEL_ALIGNMENT - _sums_bytes(warps, heads, head_dim)
+    stages = free // _stage_bytes(head_dim) // warps * warps
+    return Variant("decode_hopper.cu", head_dim, group, heads, block_size, TILE, warps, stages, 1,
+                   element, False, soft_cap, table, 0)  # fmt: skip
+
+
+def _stage_bytes(head_dim: int) -> int:
+    """Of a tile's keys and values, of 16-bit elements."""
+    return 2 * TILE * head_dim * 2
+
+
+def _sums_bytes(warps: int, heads: int, head_dim: int) -> int:
+    """Two places for a block's sums (`WarpSums`)."""
+    return 2 * warps * heads * (head_dim + 4 + 2) * 4
 
 
 def _blocks_per_sm(fp8: bool, head_dim: int, heads: int, scattered: bool) -> int:

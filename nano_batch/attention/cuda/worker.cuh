@@ -67,7 +67,7 @@ template <class Reader> struct Pairs {
             at.next_pair();
             enter();  // its query is under way while the warps' sums are put together
         }
-        __syncthreads();
+        meet_readers();
         each_element(query_heads(head), [&](int query, int dim) {
             const Sum sum = warp_sums[turn].sum(query, dim);
             if (begins && ends) output.write(row, head, query, dim, sum);
@@ -111,12 +111,12 @@ __device__ __forceinline__ void work(Reader& reader, const Plan& plan, const Par
     }
 
     // Whoever writes the last part of a split pair merges all of them.
-    __syncthreads();
+    meet_readers();
     if (split[0].first < 0 && split[1].first < 0) return;
     __shared__ bool is_last[2];
     // The barrier and the count put all that the block has written before what the last to arrive reads.
     if (threadIdx.x < 2) is_last[threadIdx.x] = split[threadIdx.x].arrive(plan.arrivals);
-    __syncthreads();
+    meet_readers();
     for (int which = 0; which < 2; which++) {
         const SplitPair pair = split[which];
         if (is_last[which])

@@ -30,8 +30,7 @@ struct Chunks {
     int first, count;
 };
 
-__device__ __forceinline__ void copy_weight(Ring ring, const TensorMap& map, Chunks chunks, int out_n, int x_bytes,
-                                            bool overlapped) {
+__device__ __forceinline__ void copy_weight(Ring ring, const TensorMap& map, Chunks chunks, int out_n, int x_bytes) {
     const bool one = hopper::elected();
     const long long start = clock64();
     for (int column = blockIdx.x * OUT_COLUMNS; column < out_n; column += gridDim.x * OUT_COLUMNS)
@@ -43,7 +42,7 @@ __device__ __forceinline__ void copy_weight(Ring ring, const TensorMap& map, Chu
             ring.full[ring.stage].expect(WEIGHT_BYTES + x_bytes);
             hopper::load_panels<true>(ring.weight(), map, column, (chunks.first + chunk) * PANELS, ring.full[ring.stage]);
         }
-    if (overlapped) ptx::let_later_start();
+    ptx::let_later_start();
 }
 
 __device__ __forceinline__ void copy_x(Ring ring, const TensorMap& map, Chunks chunks, int out_n) {
@@ -125,13 +124,12 @@ __device__ __forceinline__ void add_halves(float (&kept)[TILES][HALF], const Sum
 }  // namespace
 
 // weight [n, k] in tiles of COLUMNS rows, x [rows, k] in one of `x_rows`, the next multiple of 8; both of PANELS panels.
-// output [rows, n], or n / 2 where GATED; a multiple of 4; float32 [PARTS, rows, n] where there are several. overlapped:
-// whether the kernel after this one may start before its end. Blocks: any number in x, where k is split as many as there
-// are tiles; SPLITS times PARTS in y. ADDS: residual [rows, n] and norm [n], and squares [tiles, x_rows] are made; DIVIDES:
-// they are read, of so many tiles.
+// output [rows, n], or n / 2 where GATED; a multiple of 4; float32 [PARTS, rows, n] where there are several. Blocks: any
+// number in x, where k is split as many as there are tiles; SPLITS times PARTS in y. ADDS: residual [rows, n] and norm [n],
+// and squares [tiles, x_rows] are made; DIVIDES: they are read, of so many tiles.
 extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THREADS, 1)
     few_rows_hopper(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap x_map, Result* output,
-                    int rows, int x_rows, int out_n, int k, int overlapped, ELEMENT* residual, const ELEMENT* norm,
+                    int rows, int x_rows, int out_n, int k, ELEMENT* residual, const ELEMENT* norm,
                     float* squares, int square_tiles, float eps) {
     extern __shared__ unsigned char unaligned[];
     __shared__ hopper::Barrier full[STAGES], empty[STAGES], arrived, divisible;
@@ -152,7 +150,7 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the compiler sees that it is the same for all lanes
     if (warp >= MULTIPLIERS / 32) {
         if constexpr (LENDS) hopper::give_registers<24>();
-        if (warp == MULTIPLIERS / 32) copy_weight(ring, weight_map, chunks, out_n, PANELS * x_panel, overlapped);
+        if (warp == MULTIPLIERS / 32) copy_weight(ring, weight_map, chunks, out_n, PANELS * x_panel);
         else if (warp == MULTIPLIERS / 32 + 1) copy_x(ring, x_map, chunks, out_n);
 #if DIVIDES
         else {

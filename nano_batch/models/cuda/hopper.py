@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from nano_batch.cuda.launch import kernel, multiprocessors
+from nano_batch.cuda.launch import WHOLE_SHARED_BYTES, kernel, multiprocessors
 from nano_batch.cuda.program import Macro
 from nano_batch.cuda.tensor_map import PANEL, PANEL_ALIGNMENT, tensor_map
 from nano_batch.cuda.vectors import NAMES
@@ -19,14 +19,6 @@ FEW_TOKENS = (64, 128, 192, 256)
 UNDIVIDED_ROWS, ADDING_COLUMNS, ADDING_SPLITS = 128, 64, 2
 """The most rows of x of products that leave a norm undivided, or divide; the columns of a tile of the former,
 which is what a row of squares is of, and the blocks among which its k is split."""
-SHARED_BYTES = 226 * 1024
-"""Of a block, beside its barriers and what the device keeps: one block has a multiprocessor."""
-OVERLAPPED_ROWS = 24
-"""The most rows of x of a linear layer that the kernel after it overlaps.
-
-A multiprocessor whose fast memory is all shared, as these blocks have it, keeps it so while a block is there.
-Attention that comes before that has no cache to load through; with more rows that costs more than it gains.
-"""
 _GROUPS = {64: 1, 128: 2, 192: 3, 256: 2}
 FIRST_ROWS = 64
 """Of a product's first factor."""
@@ -61,8 +53,7 @@ def few_rows_hopper(
     if rows:
         divides = squares is not None
         built = hopper_build(rows, len(weight), gated, parts, multiprocessors(x.device), divides=divides)
-        overlapped = gated or parts > 1 or rows <= OVERLAPPED_ROWS
-        _launch(built, x, weight, output, overlapped, squares=squares, eps=eps)
+        _launch(built, x, weight, output, squares=squares, eps=eps)
     return output
 
 
@@ -75,7 +66,7 @@ def add_linear_hopper(
     squares = x.new_empty(squares_shape(rows, n), dtype=torch.float32)
     if rows:
         built = hopper_build(rows, n, False, 1, multiprocessors(x.device), adds=True)
-        _launch(built, x, weight, output, True, residual=residual, norm=norm, squares=squares)
+        _launch(built, x, weight, output, residual=residual, norm=norm, squares=squares)
     return output, squares
 
 
@@ -84,7 +75,6 @@ def _launch(
     x: torch.Tensor,
     weight: torch.Tensor,
     output: torch.Tensor,
-    overlapped: bool,
     *,
     residual: torch.Tensor | None = None,
     norm: torch.Tensor | None = None,
@@ -95,7 +85,7 @@ def _launch(
     tiles, x_rows = -(-len(weight) // built.columns), up_to(rows, 8)
     maps = (tensor_map(weight, built.columns, built.panels, halves=built.gated),
             tensor_map(x, x_rows, built.panels))  # fmt: skip
-    sizes = [c_int32(number) for number in (rows, x_rows, n, k, overlapped)]
+    sizes = [c_int32(number) for number in (rows, x_rows, n, k)]
     of_norm = residual, norm, squares, c_int32(0 if squares is None else len(squares)), c_float(eps)
     run = kernel(SOURCES / "few_rows_hopper.cu", built.defines(x.dtype), "few_rows_hopper", x.device)
     grid = tiles if built.spread > 1 else min(tiles, multiprocessors(x.device)), built.spread, 1
@@ -168,7 +158,7 @@ class HopperBuild:
     @property
     def stages(self) -> int:
         """As many as there is room for."""
-        return (SHARED_BYTES - PANEL_ALIGNMENT) // self.stage_bytes
+        return (WHOLE_SHARED_BYTES - PANEL_ALIGNMENT) // self.stage_bytes
 
     @property
     def shared_bytes(self) -> int:

@@ -1,0 +1,214 @@
+// One query a sequence over a paged cache, on tensor cores, of tiles that Hopper's copy engine brings.
+//
+// A block has a multiprocessor and is a worker: it reads its share of the plan (walk.cuh). One warp has the share's tiles
+// copied to shared memory, a ring of STAGES of them, and the WARPS others take them by turns. So what is on its way depends
+// neither on registers nor on the cache, and memory is busy while warps put together what they have gathered of a pair. Up to
+// 8 query heads of a key/value head are the columns of one product:
+//     scores^T [16 tokens, heads] = K [16, HEAD_DIM] Q^T,  output^T [HEAD_DIM, heads] += V^T [HEAD_DIM, 16] P^T.
+// SETTLED: as in decode.cu; the first tiles are then on their way while the kernel before this one ends.
+#define HOPPER 1
+#include "hopper.cuh"
+#include "ptx.cuh"
+
+#include "element.cuh"
+
+constexpr int SLICES = HEAD_DIM / 16, OUTPUTS = HEAD_DIM / 16;  // products of 16 dimensions: for the scores, of the output
+constexpr int PANEL_BYTES = TILE * 128, TILE_BYTES = HEAD_DIM / 64 * PANEL_BYTES, STAGE_BYTES = 2 * TILE_BYTES;
+static_assert(TILE == 16 && HEAD_DIM % 64 == 0 && BLOCK_SIZE % TILE == 0 && !FP8);
+// A stage is always of the same warp: another could take the phase of the tile before for that of its own.
+static_assert(STAGES % WARPS == 0);
+
+// Which dimensions stand where in the products (gathered.cuh).
+struct Dimensions {
+    static constexpr int PAIRS_APART = 8, ROWS_APART = 8;
+    static __device__ __forceinline__ int of_query(int slice, int lane) { return slice * 16 + lane % 4 * 2; }
+    static __device__ __forceinline__ int of_output(int output, int lane) { return output * 16 + lane / 4; }
+};
+
+#include "worker.cuh"
+
+#include "gathered.cuh"
+
+namespace {
+
+// Tiles in shared memory, each first its keys, then its values.
+struct Ring {
+    unsigned char* stages;
+    hopper::Barrier *full, *empty;
+
+    __device__ __forceinline__ unsigned char* keys(int stage) const { return stages + stage * STAGE_BYTES; }
+    __device__ __forceinline__ unsigned char* values(int stage) const { return keys(stage) + TILE_BYTES; }
+};
+
+// Where sixteen bytes of a token lie in a tile of keys or values, as the copy engine leaves them.
+__device__ __forceinline__ int place(int token, int piece) {
+    return piece / 8 * PANEL_BYTES + token * 128 + (piece % 8 ^ token % 8) * 16;
+}
+
+// Has all tiles of a share copied, by one warp. Its lanes look up where so many lie, a tile each, while those before are asked
+// for. The first are of one pair, so that what they wait for is not the length of another row.
+struct Copier {
+    const TensorMap &key_map, &value_map;
+    const TABLE_TYPE* table;
+    long long table_stride;
+    Share share;
+    Cursor at;        // of the lane's tile that was looked up last
+    int reached = 0;  // its number in the share
+
+    struct Found {
+        int block, place;  // the block's id; of the tile in it: its first token, and head and whether it is the row's newest
+    };
+
+    __device__ __forceinline__ Found look_up(int number) {
+        if (number >= share.tiles) return {};
+        at.advance(number - reached);
+        reached = number;
+        const int token = at.tile * TILE, newest = at.tile + 1 == at.span.end;
+        return {static_cast<int>(table[at.row * table_stride + token / BLOCK_SIZE]),
+                token % BLOCK_SIZE << 16 | kv_head(at.head) << 1 | newest};
+    }
+
+    __device__ __forceinline__ void copy(const Ring& ring) {
+        const bool one = hopper::elected();
+        const int lane = threadIdx.x % 32;
+        bool waits = SETTLED;
+        int stage = 0, round = 1, count = min(32, min(share.tiles, at.span.end - at.tile));
+        Found next = look_up(lane < count ? lane : share.tiles);
+        for (int first = 0; first < share.tiles; first += count, count = min(32, share.tiles - first)) {
+            const Found found = next;
+            for (int i = 0; i < count; i++) {
+                if (i == min(LOOKS_UP, count - 1)) next = look_up(first + count + lane);
+                const int block = __shfl_sync(~0u, found.block, i), where = __shfl_sync(~0u, found.place, i);
+                if (waits && where & 1) {
+                    ptx::wait_for_earlier();
+                    waits = false;
+                }
+                if (first + i >= STAGES) ring.empty[stage].wait(round);
+                if (one) {
+                    hopper::Barrier& full = ring.full[stage];
+                    const int offset = where >> 16, head = where >> 1 & 0x7fff;
+                    full.expect(STAGE_BYTES);
+                    hopper::load_tile(ring.keys(stage), key_map, offset, head, block, full);
+                    hopper::load_tile(ring.values(stage), value_map, offset, head, block, full);
+                }
+                if (++stage == STAGES) stage = 0, round ^= 1;
+            }
+        }
+    }
+
+    static constexpr int LOOKS_UP = 8;  // the first tiles do not wait for the second look
+};
+
+// A warp's part of the work: its tiles are numbers warp, warp + WARPS, ... of the share.
+struct Reader {
+    Ring ring;
+    const Element* query;
+    long long query_row, query_head;
+    float scale, soft_cap;
+    Scales key_scale;
+    int warp, lane;
+
+    Query pair_query;
+    Gathered gathered;
+
+    __device__ __forceinline__ void start(const Share&) const {}
+    __device__ __forceinline__ void settle() const { ptx::wait_for_earlier(); }
+
+    __device__ __forceinline__ void begin_pair(const Cursor& at) {
+        pair_query.load(query + at.row * query_row + first_query_head(at.head) * query_head, query_head,
+                        query_heads(at.head), scale * key_scale.at(at.head), lane);
+    }
+
+    __device__ __forceinline__ void read(Pairs<Reader>& pairs) {
+        gathered.clear();
+        int number = warp, stage = warp, round = 0;
+        while (true) {
+            while (number >= pairs.end)
+                if (!pairs.finish()) return;
+            const int token = (pairs.at.tile + number - pairs.begin) * TILE;
+            ring.full[stage].wait(round);
+            add(stage, pairs.at.span.oldest - token, pairs.at.span.length - token);
+            __syncwarp();
+            if (lane == 0) ring.empty[stage].arrive();
+            number += WARPS, stage += WARPS;
+            if (stage >= STAGES) stage = warp, round ^= 1;
+        }
+    }
+
+    // Folds in a tile, of which the query sees the tokens from low to high - 1.
+    __device__ __forceinline__ void add(int stage, int low, int high) {
+        const unsigned char *keys = ring.keys(stage), *values = ring.values(stage);
+        float score[COLUMNS][4] = {};
+#pragma unroll
+        for (int slice = 0; slice < SLICES; slice++) {
+            unsigned a[4];
+            ptx::load_matrices(a, keys + place(lane % 16, slice * 2 + lane / 16));
+#pragma unroll
+            for (int column = 0; column < COLUMNS; column++) {
+                unsigned b[2];
+                pair_query.get(b, column, slice);
+                ptx::multiply_add<BF16>(score[column], a, b);
+            }
+        }
+        unsigned weight[COLUMNS][2];
+        gathered.weigh(weight, score, pair_query, soft_cap, low, high, lane);
+        // What lies where no token is seen may be no number, and its weight of 0 would not hide that.
+        unsigned seen[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int token = half * 8 + lane % 4 * 2;
+            seen[half] = (token >= low && token < high ? 0xffffu : 0) | (token + 1 >= low && token + 1 < high ? 0xffff0000u : 0);
+        }
+#pragma unroll
+        for (int output = 0; output < OUTPUTS; output++) {
+            unsigned a[4];
+            ptx::load_transposed(a, values + place(lane / 16 * 8 + lane % 8, output * 2 + lane / 8 % 2));
+#pragma unroll
+            for (int i = 0; i < 4; i++) a[i] &= seen[i / 2];
+#pragma unroll
+            for (int column = 0; column < COLUMNS; column++)
+                ptx::multiply_add<BF16>(gathered.output[column][output], a, weight[column]);
+        }
+    }
+
+    // The present pair's sums; the next begins with none.
+    __device__ __forceinline__ void store(WarpSums& sums) {
+        gathered.store(sums, warp, lane);
+        gathered.clear();
+    }
+};
+
+}  // namespace
+
+// As `decode` in decode.cu, but for the caches, which come as maps of [blocks, heads, HEAD_DIM / 64, BLOCK_SIZE, 64].
+extern "C" __global__ void __launch_bounds__(WARPS * 32 + 32, 1)
+    decode(const Element* query, long long query_row, long long query_head, const __grid_constant__ TensorMap key_map,
+           const __grid_constant__ TensorMap value_map, const TABLE_TYPE* table, long long table_stride, int* plan_memory,
+           float* parts_memory, Element* output, int rows, int kv_heads, float scale, float soft_cap, int window,
+           const float* key_scale, int key_scale_stride, const float* value_scale, int value_scale_stride,
+           float value_factor) {
+    DYNAMIC_SHARED(unaligned);
+    __shared__ hopper::Barrier full[STAGES], empty[STAGES];
+    if constexpr (!SETTLED) ptx::wait_for_earlier();
+    ptx::let_later_start();
+    const Ring ring{hopper::aligned(unaligned), full, empty};
+    WarpSums* warp_sums = reinterpret_cast<WarpSums*>(ring.stages + STAGES * STAGE_BYTES);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) full[i].init(1), empty[i].init(1);
+        hopper::barriers_are_ready();
+    }
+    __syncthreads();
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    const Plan plan(plan_memory, gridDim.x);
+    if (warp == WARPS) {
+        const Share share = plan.shares[blockIdx.x];
+        if (share.tiles > 0) {
+            Copier copier{key_map, value_map, table, table_stride, share, Cursor(share, plan.lengths, rows, window)};
+            copier.copy(ring);
+        }
+        return;
+    }
+    Reader reader{ring, query, query_row, query_head, scale, soft_cap, {key_scale, key_scale_stride}, warp, lane};
+    const Output to{output, kv_heads * GROUP, {value_scale, value_scale_stride}, value_factor};
+    work(reader, plan, Parts(parts_memory, gridDim.x), to, warp_sums, rows, kv_heads * PARTS_OF_GROUP, window);
+}
