@@ -10,6 +10,7 @@ import torch
 from hypothesis import strategies as st
 
 from nano_batch.attention import (
+    DecodePlan,
     PrefillPlan,
     dense_attention,
     paged_attention_fwd,
@@ -139,6 +140,19 @@ class Case:
         )  # fmt: skip
         assert output.shape == (len(self.contexts), *self.query.shape[1:2], 1, self.query.shape[2])
         return output.squeeze(2)
+
+    def plan(self, settled=False):
+        """Updated, of the CUDA kernels."""
+        made = DecodePlan(
+            self.query,
+            *self.views,
+            self.table,
+            sliding_window=self.window,
+            soft_cap=self.soft_cap,
+            settled=settled,
+        )
+        made.update(self.lens())
+        return made
 
     def prefill(self, **options):
         self.poison()

@@ -83,7 +83,7 @@ def test_every_variant(sizes, way, monkeypatch):
     monkeypatch.setattr(plan, "is_hopper", lambda device: copies)
     monkeypatch.setattr(plan, "FEW_DECODES", 48 if way == "few" else 0)
     case = Case(1, [3000, 0, 1, 700, 17], [1] * 5, device="cuda", **sizes)
-    chosen = plan.variant_of(case.query, *case.views, case.table, case.soft_cap is not None)
+    chosen = plan.variant_of(case.query, *case.views, case.table, case.soft_cap is not None, copies)
     tensor_cores = sizes["dtype"] != FP32 and sizes["head_dim"] % 16 == 0 and not sizes.get("unaligned")
     # Large heads in scattered blocks leave too few registers, unless they are quantised.
     tensor_cores &= sizes["head_dim"] <= 128 or sizes["block_size"] % 16 == 0 or sizes.get("fp8", False)
@@ -92,8 +92,7 @@ def test_every_variant(sizes, way, monkeypatch):
     )
     by_cores = "decode_hopper.cu" if copied else "decode.cu"
     assert chosen.source == (by_cores if tensor_cores else "decode_plain.cu")
-    made = DecodePlan(case.query, *case.views, case.table, soft_cap=case.soft_cap)
-    made.update(case.lens())
+    made = case.plan(settled=copies)
     for _ in range(3):
         made.parts.fill_(float("nan"))
         case.check(case.decode(backend="cuda", plan=made))

@@ -82,8 +82,7 @@ def decode_configurations():
             True, element, False, head_dim, group, block_size, torch.int32, soft_cap, True, 0, True
         )
         assert chosen.source == "decode_hopper.cu"
-        for settled in (False, True):
-            yield chosen.source, chosen.defines(settled=settled), 255
+        yield chosen.source, chosen.defines(), 255
     for tile in (16, 32):
         for length in ("int", "long long"):
             yield "plan.cu", {"TILE": tile, "LENGTH_TYPE": length}, 64

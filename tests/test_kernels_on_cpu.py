@@ -42,12 +42,17 @@ SOURCES_OF = {"decode.cu": TENSOR_CORES, "decode_plain.cu": PLAIN, "decode_hoppe
 ALL = [(sizes, source) for source, all_sizes in SOURCES_OF.items() for sizes in all_sizes]
 
 
+def settled(source):
+    """Whether a plan has to be, for that source."""
+    return source == "decode_hopper.cu"
+
+
 def device_of(source, libraries, **options):
-    return cpu_device(libraries, hopper=source == "decode_hopper.cu", **options)
+    return cpu_device(libraries, hopper=settled(source), **options)
 
 
-def variant(case):
-    return plan.variant_of(case.query, *case.views, case.table, case.soft_cap is not None)
+def variant(case, source="decode.cu"):
+    return plan.variant_of(case.query, *case.views, case.table, case.soft_cap is not None, settled(source))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def built(libraries):
     for sizes, source in ALL:
         with device_of(source, libraries):
             case = Case(0, [1], [1], **sizes)
-            chosen = variant(case)
+            chosen = variant(case, source)
             assert chosen.source == source
             lengths = "int" if case.integers == torch.int32 else "long long"
             wanted.append((SOURCES / source, chosen.defines(), "decode"))
@@ -83,8 +88,9 @@ def test_decode_equals_dense_attention(built, sizes, source, data):
     multiprocessors = data.draw(st.integers(1, 4))
     for backwards in (False, True):
         with device_of(source, built, backwards=backwards, multiprocessors=multiprocessors):
-            assert variant(case).source == source
-            case.check(case.decode(backend="cuda"))
+            assert variant(case, source).source == source
+            made = case.plan(settled=True) if settled(source) else None
+            case.check(case.decode(backend="cuda", plan=made))
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -114,7 +120,7 @@ def test_a_plan_serves_all_layers_and_the_lengths_of_later_steps(built, source, 
     lengths = [[120, 0, 17, 230], [0, 0, 0, 0], [1, 300, 1, 1], [120, 0, 17, 230]]
     steps = [Case(seed, contexts, [1] * 4, **SOURCES_OF[source][0]) for seed, contexts in enumerate(lengths)]
     with device_of(source, built, backwards=backwards, multiprocessors=5):
-        made = DecodePlan(steps[0].query, *steps[0].views, steps[0].table, soft_cap=steps[0].soft_cap)
+        made = steps[0].plan(settled(source))
         crossed = []
         for step in steps:
             made.update(step.lens())
@@ -134,7 +140,7 @@ def test_rows_of_no_length_are_left_as_they_are(built, source):
     case = Case(3, [120, 5, 0, 230, 7], [1] * 5, **SOURCES_OF[source][0])
     left = [1, 4]
     with device_of(source, built, multiprocessors=4):
-        made = DecodePlan(case.query, *case.views, case.table, soft_cap=case.soft_cap)
+        made = case.plan(settled(source))
         lens = case.lens()
         lens[left] = -1
         made.update(lens)

@@ -28,10 +28,10 @@ from nano_batch.cuda.vectors import byte_strides
 from nano_batch.errors import DeviceError, InvalidArgumentError, ShapeError
 
 OVERLAPPED_ROWS = 24
-"""The most rows of which a kernel that loads through a cache begins before the one ahead of it ends.
+"""The most rows of which a kernel with a settled plan that loads through a cache overlaps the one before it.
 
-A product's blocks have all fast memory of a multiprocessor as shared memory, and it stays so while one is
-there: what begins then has no cache. With more rows that costs more than an early beginning gains.
+That is a model's product, whose blocks have all fast memory of a multiprocessor as shared memory. It stays
+so while one is there, and what begins then has no cache: with more rows that costs more than it gains.
 """
 
 
@@ -106,7 +106,7 @@ def _decode(
     value_factor: float,
 ) -> None:
     query, block_table = _last_contiguous(query), _last_contiguous(block_table)
-    variant = variant_of(query, key_cache, value_cache, block_table, soft_cap != 0)
+    variant = variant_of(query, key_cache, value_cache, block_table, soft_cap != 0, settled)
     *promised, workers = made_for
     needed = [len(query), key_cache.shape[2] * variant.parts_of_group, variant.tile]
     floats = parts_floats(variant, workers)
@@ -120,8 +120,8 @@ def _decode(
                                 scale, soft_cap, window, key_scale, value_scale, value_factor)  # fmt: skip
         run = kernel(SOURCES / variant.source, variant.defines(settled), "decode", query.device)
         grid, shared = (workers, 1, 1), variant.shared_bytes(workers)
-        overlaps = variant.copied or (variant.overlaps and len(query) <= OVERLAPPED_ROWS)
-        run.launch(grid, variant.threads, shared, args, pdl=overlaps)
+        cached = settled and not variant.copied and len(query) > OVERLAPPED_ROWS
+        run.launch(grid, variant.threads, shared, args, pdl=variant.overlaps and not cached)
 
 
 @torch.library.custom_op("nano_batch::paged_decode_alone", mutates_args=())

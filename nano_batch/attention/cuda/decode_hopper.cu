@@ -5,7 +5,8 @@
 // neither on registers nor on the cache, and memory is busy while warps put together what they have gathered of a pair. Up to
 // 8 query heads of a key/value head are the columns of one product:
 //     scores^T [16 tokens, heads] = K [16, HEAD_DIM] Q^T,  output^T [HEAD_DIM, heads] += V^T [HEAD_DIM, 16] P^T.
-// SETTLED: as in decode.cu; the first tiles are then on their way while the kernel before this one ends.
+// All that it reads but the queries and each row's newest key and value was there before the kernel before this one began, so
+// that the first tiles are on their way while that one ends.
 #define HOPPER 1
 #include "hopper.cuh"
 #include "ptx.cuh"
@@ -71,7 +72,7 @@ struct Copier {
     __device__ __forceinline__ void copy(const Ring& ring) {
         const bool one = hopper::elected();
         const int lane = threadIdx.x % 32;
-        bool waits = SETTLED;
+        bool waits = true;
         int stage = 0, round = 1, count = min(32, min(share.tiles, at.span.end - at.tile));
         Found next = look_up(lane < count ? lane : share.tiles);
         for (int first = 0; first < share.tiles; first += count, count = min(32, share.tiles - first)) {
@@ -189,7 +190,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32 + 32, 1)
            float value_factor) {
     DYNAMIC_SHARED(unaligned);
     __shared__ hopper::Barrier full[STAGES], empty[STAGES];
-    if constexpr (!SETTLED) ptx::wait_for_earlier();
     ptx::let_later_start();
     const Ring ring{hopper::aligned(unaligned), full, empty};
     WarpSums* warp_sums = reinterpret_cast<WarpSums*>(ring.stages + STAGES * STAGE_BYTES);

@@ -41,7 +41,8 @@ class DecodePlan:
             the query also without its dimension of 1; no value of a tensor is looked at.
         settled: a promise that the plan was updated, and table, keys and values written, but for each row's
             last token, before the kernel began that comes before the attention in its stream: what it
-            reads first is then on its way while that kernel ends.
+            reads first is then on its way while that kernel ends. On Hopper it is copied to shared memory
+            then: behind other kernels of a model that is faster, alone it was not measured.
 
     Raises:
         ShapeError: there is more work than the plan's 32-bit counts hold.
@@ -69,7 +70,7 @@ class DecodePlan:
         self.rows = len(query)
         self.window = checks.checked_window(sliding_window) or 0
         capped = checks.checked_soft_cap(soft_cap) is not None
-        variant = variant_of(query, key_cache, value_cache, block_table, capped)
+        variant = variant_of(query, key_cache, value_cache, block_table, capped, settled)
         self.heads, self.tile = key_cache.shape[2] * variant.parts_of_group, variant.tile
         _check_counts(self.rows, self.heads, block_table.shape[1] * variant.block_size, self.tile)
         self.workers = workers_of(variant, query.device)
@@ -122,8 +123,10 @@ def variant_of(
     value_cache: torch.Tensor,
     block_table: torch.Tensor,
     soft_cap: bool,
+    settled: bool = False,
 ) -> Variant:
     """The variant for these tensors, of which only shapes, dtypes, strides and addresses are looked at."""
+    copies = settled and is_hopper(query.device) and len(key_cache) > 0
     aligned = begin_at(PAIR_BYTES, query)
     for cache_ in (key_cache, value_cache):
         strides = byte_strides(cache_)
@@ -133,7 +136,7 @@ def variant_of(
     return choose(
         len(query) <= FEW_DECODES, query.dtype, key_cache.dtype == FP8, query.shape[-1],
         query.shape[1] // key_cache.shape[2], key_cache.shape[1], block_table.dtype, soft_cap, aligned,
-        apart if apart == value_apart else 0, is_hopper(query.device) and len(key_cache) > 0,
+        apart if apart == value_apart else 0, copies,
     )  # fmt: skip
 
 

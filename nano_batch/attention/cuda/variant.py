@@ -68,7 +68,7 @@ class Variant:
     def defines(self, settled: bool = False) -> dict[str, Macro]:
         """The macros; settled: see `DecodePlan`."""
         return {
-            **({"SETTLED": int(settled)} if self.overlaps else {}),
+            **({"SETTLED": int(settled)} if self.source == "decode.cu" else {}),
             "HEAD_DIM": self.head_dim,
             "GROUP": self.group,
             "HEADS": self.heads,
@@ -130,7 +130,7 @@ def choose(
     soft_cap: bool,
     aligned: bool,
     token_bytes: int,
-    hopper: bool = False,
+    copies: bool = False,
 ) -> Variant:
     """The variant for a case.
 
@@ -141,7 +141,7 @@ def choose(
         aligned: whether rows of the caches begin at multiples of 16 bytes, and pairs of a query's elements at
             multiples of 4.
         token_bytes: between neighbouring tokens of a block; 0 where keys and values differ.
-        hopper: whether the device has Hopper's instructions.
+        copies: whether Hopper's copy engine may bring the tiles.
     """
     scattered = block_size % TILE != 0 or token_bytes == 0
     tensor_cores = element != torch.float32 and head_dim % 16 == 0 and aligned
@@ -150,7 +150,7 @@ def choose(
     if not tensor_cores:
         return Variant("decode_plain.cu", head_dim, group, min(group, 4), block_size, TILE, WARPS, 0, 4,
                        element, fp8, soft_cap, table, 0)  # fmt: skip
-    if hopper and not fp8 and head_dim in COPIED_DIMS and block_size % TILE == 0:
+    if copies and not fp8 and head_dim in COPIED_DIMS and block_size % TILE == 0:
         return _copied(element, head_dim, group, block_size, table, soft_cap)
     heads = min(group, MATRIX_COLUMNS if scattered else MOST_HEADS.get(head_dim, MATRIX_COLUMNS))
     blocks, warps = _blocks_per_sm(fp8, head_dim, heads, scattered), WARPS
