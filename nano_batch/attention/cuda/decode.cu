@@ -166,15 +166,13 @@ struct Values {
 };
 // A warp's part of the work: its tiles are numbers warp, warp + WARPS, ... of the share.
 struct Reader {
-    const Element* query;
-    long long query_row, query_head;
+    Queries queries;
     Cache keys, values;
     const TABLE_TYPE* table;
     long long table_stride;
     const int* lengths;
     int rows, window;
-    float scale, soft_cap;
-    Scales key_scale;
+    float soft_cap;
     int warp, lane;
 
     Cursor ahead;      // of the next tile to look up;
@@ -221,10 +219,7 @@ struct Reader {
     }
     __device__ __forceinline__ void settle() const { ptx::wait_for_earlier(); }
 
-    __device__ __forceinline__ void begin_pair(const Cursor& at) {
-        pair_query.load(query + at.row * query_row + first_query_head(at.head) * query_head, query_head,
-                        query_heads(at.head), scale * key_scale.at(at.head), lane);
-    }
+    __device__ __forceinline__ void begin_pair(const Cursor& at) { queries.load(pair_query, at, lane); }
 
     __device__ __forceinline__ void read(Pairs<Reader>& pairs) {
         gathered.clear();
@@ -301,9 +296,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS_PER_SM)
     ptx::let_later_start();
     const Plan plan(plan_memory, gridDim.x);
     WarpSums* warp_sums = reinterpret_cast<WarpSums*>(memory);  // two, then the queries of all warps
-    Reader reader{query, query_row, query_head, {keys, key_block, key_token, key_head},
-                  {values, value_block, value_token, value_head}, table, table_stride, plan.lengths, rows, window,
-                  scale, soft_cap, {key_scale, key_scale_stride}, warp, lane};
+    Reader reader{{query, query_row, query_head, scale, {key_scale, key_scale_stride}},
+                  {keys, key_block, key_token, key_head}, {values, value_block, value_token, value_head}, table,
+                  table_stride, plan.lengths, rows, window, soft_cap, warp, lane};
     const Output to{output, kv_heads * GROUP, {value_scale, value_scale_stride}, value_factor};
     reader.pair_query.shared = reinterpret_cast<uint2*>(warp_sums + 2) + warp * COLUMNS * SLICES * 32 + lane;
     work(reader, plan, Parts(parts_memory, gridDim.x), to, warp_sums, rows, heads, window);

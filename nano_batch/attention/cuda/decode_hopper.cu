@@ -103,10 +103,8 @@ struct Copier {
 // A warp's part of the work: its tiles are numbers warp, warp + WARPS, ... of the share.
 struct Reader {
     Ring ring;
-    const Element* query;
-    long long query_row, query_head;
-    float scale, soft_cap;
-    Scales key_scale;
+    Queries queries;
+    float soft_cap;
     int warp, lane;
 
     Query pair_query;
@@ -115,10 +113,7 @@ struct Reader {
     __device__ __forceinline__ void start(const Share&) const {}
     __device__ __forceinline__ void settle() const { ptx::wait_for_earlier(); }
 
-    __device__ __forceinline__ void begin_pair(const Cursor& at) {
-        pair_query.load(query + at.row * query_row + first_query_head(at.head) * query_head, query_head,
-                        query_heads(at.head), scale * key_scale.at(at.head), lane);
-    }
+    __device__ __forceinline__ void begin_pair(const Cursor& at) { queries.load(pair_query, at, lane); }
 
     __device__ __forceinline__ void read(Pairs<Reader>& pairs) {
         gathered.clear();
@@ -208,7 +203,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32 + 32, 1)
         }
         return;
     }
-    Reader reader{ring, query, query_row, query_head, scale, soft_cap, {key_scale, key_scale_stride}, warp, lane};
+    Reader reader{ring, {query, query_row, query_head, scale, {key_scale, key_scale_stride}}, soft_cap, warp, lane};
     const Output to{output, kv_heads * GROUP, {value_scale, value_scale_stride}, value_factor};
     work(reader, plan, Parts(parts_memory, gridDim.x), to, warp_sums, rows, kv_heads * PARTS_OF_GROUP, window);
 }

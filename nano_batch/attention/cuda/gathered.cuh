@@ -84,6 +84,20 @@ struct Query {
     }
 };
 
+// All queries, with their strides in elements.
+struct Queries {
+    const Element* data;
+    long long row, head;
+    float scale;
+    Scales key_scale;
+
+    // Those of a pair.
+    __device__ __forceinline__ void load(Query& to, const Cursor& pair, int lane) const {
+        to.load(data + pair.row * row + first_query_head(pair.head) * head, head, query_heads(pair.head),
+                scale * key_scale.at(pair.head), lane);
+    }
+};
+
 // What a warp has gathered of a pair. Of each number in a lane's registers the head is 8 column + 2 (lane % 4), or
 // the next one for odd places; rows are tokens or dimensions, lane / 4 and 8 more for the last two places.
 struct Gathered {
