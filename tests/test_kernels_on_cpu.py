@@ -37,6 +37,7 @@ COPIED = [
     {"dtype": BF16, "head_dim": 128, "group": 4, "block_size": 16},
     {"dtype": FP16, "head_dim": 64, "group": 9, "block_size": 48, "layout": "HND", "soft_cap": 3.0,
      "integers": torch.int64},
+    {"dtype": BF16, "head_dim": 128, "group": 20, "block_size": 256, "kv_heads": 1},
 ]  # fmt: skip
 SOURCES_OF = {"decode.cu": TENSOR_CORES, "decode_plain.cu": PLAIN, "decode_hopper.cu": COPIED}
 ALL = [(sizes, source) for source, all_sizes in SOURCES_OF.items() for sizes in all_sizes]

@@ -85,9 +85,10 @@ MERGE_MISTAKES = [
     ("combine.cuh", "i < count; i += 32) total", "i < count - 1; i += 32) total"),
 ]
 
-COPIED_SIZES = {"dtype": torch.bfloat16, "head_dim": 64, "group": 4, "block_size": 32, "window": 100}
+COPIED_SIZES = {"dtype": torch.bfloat16, "head_dim": 128, "group": 16, "block_size": 32, "window": 100}
 COPIED_MISTAKES = [
     ("decode_hopper.cu", "ring.full[stage].wait(round);", ""),
+    ("decode_hopper.cu", "stage = warp, round ^= 1;", "stage = warp;"),
     ("decode_hopper.cu", "piece % 8 ^ token % 8", "piece % 8 ^ token % 4"),
     ("decode_hopper.cu", "token % BLOCK_SIZE << 16", "0 << 16"),
     ("decode_hopper.cu", "a[i] &= seen[i / 2];", ""),
@@ -159,7 +160,7 @@ def test_a_planted_mistake_in_a_merge_of_many_parts_is_found(libraries, tmp_path
 
 @pytest.mark.parametrize(("file", "text", "mistake"), [("walk.cuh", "", ""), *COPIED_MISTAKES])
 def test_a_planted_mistake_in_copied_tiles_is_found(libraries, tmp_path, file, text, mistake):
-    """In more tiles than are looked up at once."""
+    """In more tiles than are looked up at once, and than shared memory has room for."""
     case = Case(7, [150, 0, 220, 40, 95], [1] * 5, **COPIED_SIZES)
     sources = planted(tmp_path, file, text, mistake)
     assert all(outcomes(libraries, sources, case, decoded_behind_others, multiprocessors=1, hopper=True)) == (

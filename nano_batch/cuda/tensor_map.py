@@ -1,4 +1,4 @@
-"""Descriptions of matrices for the engine that copies tiles of them into shared memory (`hopper.cuh`)."""
+"""Descriptions of tensors for the engine that copies tiles of them into shared memory (`hopper.cuh`)."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def _encoded(
     buffer = ctypes.create_string_buffer(_BYTES + _ALIGNMENT)
     place = -(-ctypes.addressof(buffer) // _ALIGNMENT) * _ALIGNMENT
     rank = len(sizes)
-    words, halves = ctypes.c_uint64 * rank, ctypes.c_uint32 * rank
+    longs, ints = ctypes.c_uint64 * rank, ctypes.c_uint32 * rank
     status = _encode()(
-        ctypes.c_void_p(place), _TYPES[dtype], rank, ctypes.c_void_p(address), words(*sizes), words(*strides),
-        halves(*tile), halves(*[1] * rank), 0, _SWIZZLE_128B, _PROMOTE_128B, 0,
+        ctypes.c_void_p(place), _TYPES[dtype], rank, ctypes.c_void_p(address), longs(*sizes), longs(*strides),
+        ints(*tile), ints(*[1] * rank), 0, _SWIZZLE_128B, _PROMOTE_128B, 0,
     )  # fmt: skip
     if status:
         shape = f"of sizes {sizes}, {strides} bytes apart, at {address:#x}"
@@ -90,4 +90,4 @@ def _encode() -> Any:
     try:
         return ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled
     except (OSError, AttributeError) as error:
-        raise KernelLaunchError(f"the driver describes no matrices: {error}") from error
+        raise KernelLaunchError(f"the driver describes no tensors: {error}") from error

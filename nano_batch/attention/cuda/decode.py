@@ -22,16 +22,17 @@ from nano_batch.attention.cuda.plan import (
     workers_of,
 )
 from nano_batch.attention.cuda.variant import Variant
-from nano_batch.cuda.launch import LARGEST_INT, kernel
+from nano_batch.cuda.launch import LARGEST_INT, is_hopper, kernel
 from nano_batch.cuda.tensor_map import cache_map
 from nano_batch.cuda.vectors import byte_strides
 from nano_batch.errors import DeviceError, InvalidArgumentError, ShapeError
 
-OVERLAPPED_ROWS = 24
-"""The most rows of which a kernel with a settled plan that loads through a cache overlaps the one before it.
+BEHIND_PRODUCTS = range(25, 129)
+"""Rows of which a kernel that loads through a cache begins, with a settled plan, when all before has ended.
 
-That is a model's product, whose blocks have all fast memory of a multiprocessor as shared memory. It stays
-so while one is there, and what begins then has no cache: with more rows that costs more than it gains.
+On Hopper a model's product of so few rows is before the writing that is before it, and its blocks have all
+fast memory of a multiprocessor as shared memory. It stays so while one is there, and what begins then has no
+cache: from 25 rows on that costs more than an early beginning gains.
 """
 
 
@@ -120,8 +121,9 @@ def _decode(
                                 scale, soft_cap, window, key_scale, value_scale, value_factor)  # fmt: skip
         run = kernel(SOURCES / variant.source, variant.defines(settled), "decode", query.device)
         grid, shared = (workers, 1, 1), variant.shared_bytes(workers)
-        cached = settled and not variant.copied and len(query) > OVERLAPPED_ROWS
-        run.launch(grid, variant.threads, shared, args, pdl=variant.overlaps and not cached)
+        behind = settled and len(query) in BEHIND_PRODUCTS and is_hopper(query.device)
+        overlaps = variant.copied or (variant.overlaps and not behind)
+        run.launch(grid, variant.threads, shared, args, pdl=overlaps)
 
 
 @torch.library.custom_op("nano_batch::paged_decode_alone", mutates_args=())

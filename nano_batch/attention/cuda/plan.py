@@ -41,8 +41,9 @@ class DecodePlan:
             the query also without its dimension of 1; no value of a tensor is looked at.
         settled: a promise that the plan was updated, and table, keys and values written, but for each row's
             last token, before the kernel began that comes before the attention in its stream: what it
-            reads first is then on its way while that kernel ends. On Hopper it is copied to shared memory
-            then: behind other kernels of a model that is faster, alone it was not measured.
+            reads first is then on its way while that kernel ends. On Hopper tiles of most caches of 16-bit
+            elements (`COPIED_DIMS`) are then copied to shared memory: behind other kernels of a model that is
+            faster, alone it was not measured.
 
     Raises:
         ShapeError: there is more work than the plan's 32-bit counts hold.
@@ -126,12 +127,13 @@ def variant_of(
     settled: bool = False,
 ) -> Variant:
     """The variant for these tensors, of which only shapes, dtypes, strides and addresses are looked at."""
-    copies = settled and is_hopper(query.device) and len(key_cache) > 0
+    copies = settled and is_hopper(query.device)
     aligned = begin_at(PAIR_BYTES, query)
     for cache_ in (key_cache, value_cache):
         strides = byte_strides(cache_)
         aligned = aligned and begin_at(ACCESS_BYTES, cache_) and max(strides) < MOST_STRIDE
         aligned = aligned and cache_.shape[0] * strides[0] <= MOST_BYTES
+        copies = copies and min(strides) > 0
     apart, value_apart = byte_strides(key_cache)[1], byte_strides(value_cache)[1]
     return choose(
         len(query) <= FEW_DECODES, query.dtype, key_cache.dtype == FP8, query.shape[-1],

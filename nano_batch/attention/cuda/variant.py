@@ -57,7 +57,7 @@ class Variant:
     block_size: int
     tile: int  # tokens that a warp takes at once
     warps: int
-    stages: int  # tiles that are on their way: to a warp, on Hopper to a block
+    stages: int  # tiles that are on their way: to a warp, or copied ones to a block
     blocks_per_sm: int
     element: torch.dtype
     fp8: bool

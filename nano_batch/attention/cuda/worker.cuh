@@ -56,7 +56,7 @@ template <class Reader> struct Pairs {
     }
 
     // Puts together what the warps have gathered of the present pair and goes on to the next; false after the last.
-    // All warps of the block meet here.
+    // All warps that read meet here.
     __device__ __forceinline__ bool finish() {
         const int row = at.row, head = at.head, worker = blockIdx.x;
         const bool begins = begin > 0 || share.first_worker == worker, ends = at.tile + end - begin == at.span.end;
