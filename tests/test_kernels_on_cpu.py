@@ -102,8 +102,7 @@ def test_many_rows_have_more_and_smaller_blocks(built, monkeypatch, backwards):
     half, whole = variant(case), variant(few)
     assert (half.warps, half.blocks_per_sm) == (whole.warps // 2, 2 * whole.blocks_per_sm)
     with cpu_device(built, backwards=backwards, multiprocessors=3):
-        made = DecodePlan(case.query, *case.views, case.table)
-        made.update(case.lens())
+        made = case.plan()
         assert split(made) > 0
         case.check(case.decode(backend="cuda", plan=made))
 
@@ -157,8 +156,7 @@ def test_what_an_output_has_to_be(built):
     case = Case(1, [90, 0, 300], [1] * 3, **TENSOR_CORES[0])
     out = torch.empty_like(case.query).unsqueeze(2)
     with cpu_device(built):
-        made = DecodePlan(case.query, *case.views, case.table)
-        made.update(case.lens())
+        made = case.plan()
         for wrong in (out[:2], out.half(), torch.stack([out, out], 4)[..., 0]):
             with pytest.raises(
                 errors.ShapeError, match=r"out is \[\d, .* it needs to be contiguous \[3, 8, 64\]"
@@ -174,8 +172,7 @@ def test_a_merge_has_room_for_the_parts_of_all_workers(built):
     """Of one pair, in many more parts than the sums of a block's warps would have room for."""
     case = Case(1, [5_200], [1], **PLAIN[0], kv_heads=1)
     with cpu_device(built, multiprocessors=20):
-        made = DecodePlan(case.query, *case.views, case.table, soft_cap=case.soft_cap)
-        made.update(case.lens())
+        made = case.plan()
         assert split(made) > 75
         case.check(case.decode(backend="cuda", plan=made))
 

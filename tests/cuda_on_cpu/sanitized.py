@@ -29,16 +29,18 @@ SIZES = {
 }[source]
 
 
+COPIED = source == "decode_hopper.cu"  # which a settled plan takes, on Hopper
+
+
 def exact(tensor):
     """The same layout in memory of its own, that ends where the tensor's last element does."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
 
 
 def decode(case):
-    settled = source == "decode_hopper.cu"
-    chosen = plan.variant_of(case.query, *case.views, case.table, False, settled)
+    chosen = plan.variant_of(case.query, *case.views, case.table, False, COPIED)
     assert chosen.source == source
-    return case.decode(backend="cuda", validate=False, plan=case.plan(settled=True) if settled else None)
+    return case.decode(backend="cuda", validate=False, plan=case.plan(settled=True) if COPIED else None)
 
 
 def run(seed, contexts, sizes):
@@ -50,10 +52,8 @@ def run(seed, contexts, sizes):
     if entry != "good":
         case.table[0, 1] = case.num_blocks if entry == "past" else -1
     for backwards in (False, True):
-        hopper = source == "decode_hopper.cu"
-        with cpu_device(
-            Path(libraries), backwards=backwards, multiprocessors=3, sanitize=True, hopper=hopper
-        ):
+        options = {"multiprocessors": 3, "sanitize": True, "hopper": COPIED}
+        with cpu_device(Path(libraries), backwards=backwards, **options):
             output = attend(case)
         case.check(output)
 

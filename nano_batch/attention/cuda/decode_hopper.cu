@@ -2,8 +2,8 @@
 //
 // A block has a multiprocessor and is a worker: it reads its share of the plan (walk.cuh). One warp has the share's tiles
 // copied to shared memory, a ring of STAGES of them, and the WARPS others take them by turns. So what is on its way depends
-// neither on registers nor on the cache, and memory is busy while warps put together what they have gathered of a pair. Up to
-// 8 query heads of a key/value head are the columns of one product:
+// neither on registers nor on the cache, and memory is busy while warps put together what they have gathered of a pair. Query
+// heads of a key/value head, up to 8 a matrix, are the columns of one product:
 //     scores^T [16 tokens, heads] = K [16, HEAD_DIM] Q^T,  output^T [HEAD_DIM, heads] += V^T [HEAD_DIM, 16] P^T.
 // All that it reads but the queries and each row's newest key and value was there before the kernel before this one began, so
 // that the first tiles are on their way while that one ends.
