@@ -95,6 +95,13 @@ __device__ __forceinline__ float exp2(float x) {
     return y;
 }
 
+// The larger of two numbers; NaN where either is.
+__device__ __forceinline__ float larger(float a, float b) {
+    float most;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(a), "f"(b));
+    return most;
+}
+
 // Adds one, or goes back to 0 from `most`, and returns what was there. On the whole device what this thread has written,
 // or seen written, comes before it, and after it what the thread writes and reads next.
 __device__ __forceinline__ unsigned count(unsigned* at, unsigned most) {

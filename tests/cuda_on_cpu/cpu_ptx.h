@@ -20,6 +20,8 @@ inline uint4 load_once(const void* from) {
     return x;
 }
 
+inline float larger(float a, float b) { return a != a || b != b ? NAN : max(a, b); }
+
 inline void prefetch(const void* at) { static_cast<void>(*static_cast<const volatile char*>(at)); }
 
 // Lane 4 r + c / 2 holds the elements (r, c) and (r, c + 1), c even.

@@ -12,24 +12,18 @@ namespace {
 // Where a lane's newest token lies; that of lane -1, of padding, after all others.
 __device__ __forceinline__ int place(int lane, int lanes) { return lane < 0 ? lanes : lane; }
 
-// The largest of some logits, and the smallest id that has it; no id where all are -inf. NaN is larger than all.
-struct Best {
-    float logit = -LARGEST;
-    int id = NO_ID;
-
-    __device__ __forceinline__ void take(float other, int other_id) {
-        const bool nan = logit != logit, other_nan = other != other;
-        const bool larger = other_nan ? !nan : other > logit, equal = other_nan ? nan : other == logit;
-        if (larger || (equal && other_id < id)) logit = other, id = other_id;
-    }
-    __device__ __forceinline__ void take_neighbours() {
+// What a block's threads have, put together by twos; in all of them.
+template <class T, class Put> __device__ __forceinline__ T together(T mine, Put put) {
+    __shared__ T of_warp[WARPS];
 #pragma unroll
-        for (int mask = 16; mask > 0; mask /= 2) {
-            const float other = __shfl_xor_sync(~0u, logit, mask);
-            take(other, __shfl_xor_sync(~0u, id, mask));
-        }
-    }
-};
+    for (int mask = 16; mask > 0; mask /= 2) mine = put(mine, __shfl_xor_sync(~0u, mine, mask));
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = mine;
+    __syncthreads();
+    mine = of_warp[threadIdx.x % WARPS];
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) mine = put(mine, __shfl_xor_sync(~0u, mine, mask));
+    return mine;
+}
 
 }  // namespace
 
@@ -48,32 +42,33 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // tokens [samples]: each row's likeliest, -1 where its largest logit is not finite; and its lane's newest from now on.
-// logits [samples, vocab]; one block a row.
+// logits [samples, vocab]; one block a row. First only how large the largest is: who has it then looks for where.
 extern "C" __global__ void __launch_bounds__(THREADS)
     take_likeliest(const ELEMENT* logits, long long row_stride, int vocab, const int* sample_lanes, int lanes,
                    long long* newest, long long* tokens) {
-    __shared__ float logit_of_warp[WARPS];
-    __shared__ int id_of_warp[WARPS];
     const ELEMENT* row = logits + blockIdx.x * row_stride;
-    Best best;
     ptx::let_later_start();
     ptx::wait_for_earlier();
+    Vector<ELEMENT, VEC> vector;
+    float own = -LARGEST;
 #pragma unroll 4
     for (int first = threadIdx.x * VEC; first < vocab; first += THREADS * VEC) {
-        Vector<ELEMENT, VEC> vector;
         vector.load(row + first);
 #pragma unroll
-        for (int j = 0; j < VEC; j++) best.take(to_float(vector.at[j]), first + j);
+        for (int j = 0; j < VEC; j++) own = ptx::larger(own, to_float(vector.at[j]));
     }
-    best.take_neighbours();
-    if (threadIdx.x % 32 == 0) logit_of_warp[threadIdx.x / 32] = best.logit, id_of_warp[threadIdx.x / 32] = best.id;
-    __syncthreads();
-    if (threadIdx.x >= 32) return;
-    best = Best();
-    if (threadIdx.x < WARPS) best.take(logit_of_warp[threadIdx.x], id_of_warp[threadIdx.x]);
-    best.take_neighbours();
+    const float largest = together(own, ptx::larger);
+    int id = NO_ID;
+    if (own == largest)
+        for (int first = threadIdx.x * VEC; first < vocab && id == NO_ID; first += THREADS * VEC) {
+            vector.load(row + first);
+#pragma unroll
+            for (int j = VEC - 1; j >= 0; j--)
+                if (to_float(vector.at[j]) == largest) id = first + j;
+        }
+    id = together(id, [](int a, int b) { return min(a, b); });
     if (threadIdx.x > 0) return;
-    const long long token = fabsf(best.logit) <= LARGEST && best.id != NO_ID ? best.id : NO_TOKEN;
+    const long long token = fabsf(largest) <= LARGEST && id != NO_ID ? id : NO_TOKEN;  // -inf is nobody's
     tokens[blockIdx.x] = token;
     newest[place(sample_lanes[blockIdx.x], lanes)] = token;
 }
