@@ -145,7 +145,7 @@ class StepRunner:
             logits = self._logits(step, 0, counts.rows, failed)
             there = step.tensors["sample_lanes"][: counts.samples]
             sampled = self._sample(logits, there, lanes, likeliest=greedy)
-        return Launched(counts.step, *self._to_host(sampled), failed)
+        return Launched(counts.step, *self._to_host(sampled, host), failed)
 
     def _captured_step(self, counts: StepCounts, host: HostArrays) -> StepGraph | None:
         """The graph that computes a step, whose arrays are then on the device; None where there is none."""
@@ -334,10 +334,10 @@ class StepRunner:
         self.newest[lanes] = self.model.shard.of_first(sampled.tokens)
         return sampled
 
-    def _to_host(self, sampled: Sampled) -> tuple[Sampled, torch.cuda.Event | None]:
+    def _to_host(self, sampled: Sampled, host: HostArrays) -> tuple[Sampled, torch.cuda.Event | None]:
         if self.device.type == "cpu":
             return sampled, None
-        there = sampled.to_host()
+        there = sampled.to_host(host.tokens)
         ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
         ready.record()
         return there, ready

@@ -28,6 +28,7 @@ from nano_batch.engine.lanes import (
 )
 from nano_batch.engine.logprobs import Logprobs
 from nano_batch.engine.penalties import StopTokens, TokenHistory, Tokens, on_device
+from nano_batch.engine.pinned import copy_pinned
 from nano_batch.engine.random_numbers import uniforms
 from nano_batch.engine.sampling_params import SamplingParams
 from nano_batch.errors import DeviceError, DtypeError, InvalidArgumentError, InvalidTokenError, ShapeError
@@ -40,10 +41,16 @@ class Sampled(Shown):
     tokens: torch.Tensor  # [samples] int64; −1 where the logits hold NaN or +inf, or nothing finite
     logprobs: Logprobs | None = None  # of the rows that ask for them
 
-    def to_host(self) -> Sampled:
-        """A copy in pinned memory, complete once the device's stream has come here."""
+    def to_host(self, memory: torch.Tensor) -> Sampled:
+        """A copy in pinned memory, complete once the device's stream has come here.
+
+        Args:
+            memory: int64, pinned, of as many tokens or more: where the tokens go.
+        """
         logprobs = None if self.logprobs is None else self.logprobs.to_host()
-        return Sampled(self.tokens.to("cpu", non_blocking=True), logprobs)
+        tokens = memory[: len(self.tokens)]
+        copy_pinned(tokens, self.tokens)
+        return Sampled(tokens, logprobs)
 
     def __repr__(self) -> str:
         return f"Sampled: {len(self.tokens)} tokens, {'no' if self.logprobs is None else 'with'} logprobs"

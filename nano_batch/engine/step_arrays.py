@@ -1,7 +1,7 @@
-"""The arrays that a planned step is written to, and their copy on the device.
+"""The arrays that a planned step is written to, their copy on the device, and the tokens that come back.
 
-All arrays of a set lie in one allocation, pinned where the device is a CUDA device: a step goes to the device
-in one copy, up to the last row of its block table that it uses. First come the arrays that only a step with
+All arrays that go there lie in one allocation, pinned where the device is a CUDA device: a step goes there in
+one copy, up to the last row of its block table that it uses. First come the arrays that only a step with
 prompts in a CUDA graph needs (`mixed_rows.py`), then those that the engine fills.
 """
 
@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 
 from nano_batch.core import Engine
+from nano_batch.cuda.vectors import ACCESS_BYTES
+from nano_batch.engine.pinned import copy_pinned
 
 Arrays = dict[str, npt.NDArray[Any]]
 Tensors = dict[str, torch.Tensor]
@@ -57,8 +59,8 @@ class Layout:
         self.of_engine = list(own)
         self.places: dict[str, Place] = {}
         at = self._place(extra, 0)
-        # The engine's part begins where an int64 can.
-        self.start = at + at % 8
+        # The engine's part begins where the widest access can.
+        self.start = -(-at // ACCESS_BYTES) * ACCESS_BYTES
         self.size = self._place(own, self.start)
 
     def _place(self, shapes: Shapes, at: int) -> int:
@@ -76,7 +78,7 @@ class Layout:
 
 
 class HostArrays:
-    """One set on the host; the engine fills its own part, `of_engine`."""
+    """One set on the host: the engine fills its own part, `of_engine`; `tokens`, int64 [lanes], come back."""
 
     def __init__(self, layout: Layout, *, pinned: bool) -> None:
         """Allocate it; the block table begins empty, as the engine takes it to be."""
@@ -85,6 +87,7 @@ class HostArrays:
         self.arrays: Arrays = {name: view.numpy() for name, view in self.tensors.items()}
         self.arrays[_LAST].fill(-1)
         self.of_engine = {name: self.arrays[name] for name in layout.of_engine}
+        self.tokens = torch.empty(len(self.arrays["sample_lanes"]), dtype=torch.int64, pin_memory=pinned)
 
     def pad_tokens(self, tokens: int, padded: int) -> None:
         """Make the tokens from `tokens` to `padded` such that they write nothing."""
@@ -117,5 +120,5 @@ class DeviceArrays:
             return host.tensors
         table = self.layout.places[_LAST]
         part = slice(0 if extra else self.layout.start, table.start + rows * table.shape[1] * table.itemsize)
-        self.memory[part].copy_(host.memory[part], non_blocking=True)
+        copy_pinned(self.memory[part], host.memory[part])
         return self.tensors
