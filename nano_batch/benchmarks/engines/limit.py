@@ -29,15 +29,13 @@ import numpy as np
 from nano_batch.benchmarks.engines.base import Serve, Served
 from nano_batch.benchmarks.engines.rates import Rates
 from nano_batch.benchmarks.engines.rows import LIMIT
-from nano_batch.benchmarks.engines.work import LONGEST, Case, Request
+from nano_batch.benchmarks.engines.work import BUDGET, LONGEST, Case, Request
 from nano_batch.metrics import token_times
 from nano_batch.models import PagedMistral
 from nano_batch.simulator import StepFeatures, simulate
 from nano_batch.simulator.cards import ModelCard
 from nano_batch.workloads import Workload
 
-BUDGET = 8192
-"""Tokens of a step, as our engine's."""
 BLOCK_SIZE = 16
 
 

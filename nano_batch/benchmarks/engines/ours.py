@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from nano_batch.benchmarks.engines.base import Serve, Served
-from nano_batch.benchmarks.engines.work import LONGEST, Case, Request
+from nano_batch.benchmarks.engines.work import BUDGET, LONGEST, Case, Request
 from nano_batch.models import PagedMistral
 
 
@@ -71,15 +71,20 @@ def greedy(output_tokens: int) -> Any:
 def serve(
     engine: SteppedEngine, params_of: Callable[[int], Any], requests: Sequence[Request]
 ) -> list[Served]:
-    """Add requests when they are due, and step until all have ended."""
+    """Add requests when they are due, and step until all have ended.
+
+    Between two steps no more are added than a step has room for: the device works while the rest come.
+    """
     due = deque(enumerate(requests))
     outputs: dict[str, Any] = {}
     times: dict[str, list[float]] = {str(number): [] for number in range(len(requests))}
     start = time.perf_counter()
     while due or engine.has_unfinished:
-        while due and due[0][1].arrival_s <= time.perf_counter() - start:
+        added = 0
+        while due and added < BUDGET and due[0][1].arrival_s <= time.perf_counter() - start:
             number, request = due.popleft()
             engine.add_request(str(number), request.prompt, params_of(request.output_tokens))
+            added += len(request.prompt)
         if not engine.has_unfinished:
             time.sleep(max(0.0, due[0][1].arrival_s - (time.perf_counter() - start)))
             continue

@@ -16,6 +16,8 @@ ALL_REQUESTS, ALL_OUTPUT_TOKENS = 256, 37_897
 PROMPT_LENGTHS, OUTPUT_LENGTHS = (64, 512), (32, 256)
 FIRST_ID, DRAWN_VOCABULARY = 3, 32_000
 STEADY_PROMPT, STEADY_OUTPUT = 300, 200
+BUDGET = 8192
+"""Tokens of a step, by our engine's own default."""
 LONGEST = PROMPT_LENGTHS[1] + OUTPUT_LENGTHS[1]
 """Tokens of the longest sequence that any case can have."""
 
