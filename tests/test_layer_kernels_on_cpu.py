@@ -79,8 +79,9 @@ def test_few_rows_equal_the_plain_form(libraries, dtype, backwards, data):
     ("vectors", "expected"),
     [
         (1, (32, 1)),
-        (512, (512, 1)),
-        (1024, (1024, 1)),
+        (32, (32, 1)),
+        (33, (32, 2)),
+        (512, (256, 2)),
         (1025, (544, 2)),
         (2048, (1024, 2)),
         (2049, (1024, 0)),

@@ -51,10 +51,13 @@ def rms_norm(
 
 
 def row_threads(vectors: int) -> tuple[int, int]:
-    """The threads that take a row of so many vectors, and what each keeps: 0 where they are many."""
-    each = -(-vectors // MOST_THREADS)
-    if each > MOST_KEPT:
+    """The threads that take a row of so many vectors, and what each keeps: 0 where they are many.
+
+    The fewer threads, the more rows a multiprocessor has on their way.
+    """
+    if vectors > MOST_KEPT * MOST_THREADS:
         return MOST_THREADS, 0
+    each = MOST_KEPT if vectors > WARP else 1
     return -(-vectors // (each * WARP)) * WARP, each
 
 
