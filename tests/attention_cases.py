@@ -15,9 +15,11 @@ from nano_batch.attention import (
     dense_attention,
     paged_attention_fwd,
     paged_attention_prefill,
+    paged_attention_writing,
 )
 from nano_batch.attention.cuda.prefill_kernel import prefill_by_kernel
 from nano_batch.attention.fp8 import QUANTISED, as_bits, quantised
+from nano_batch.attention.rope import Rope, rope_tables
 from nano_batch.kv_cache import KVCache
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 3e-3}
@@ -218,3 +220,59 @@ def cases(draw, *, prefill=False, device="cpu", dtypes=tuple(LIMITS), head_dims=
         soft_cap=draw(st.one_of(st.none(), st.floats(0.5, 50))) if soft_caps else None,
         fp8=quantised and draw(st.booleans()), per_head=draw(st.booleans()),
     )  # fmt: skip
+
+
+def check_writing(case, reference, under_test, left=()):
+    """`paged_attention_writing` beside writing, then attending: caches bit for bit the same.
+
+    `reference` and `under_test` are contexts in which each is called; rows in `left` have length -1.
+    """
+    rows, heads, size = len(case.contexts), case.views[0].shape[2], case.query.shape[-1]
+    # Rows lie apart, as in a product of which keys and values are a part.
+    keys, values = (case.draw(rows, heads, 2 * size)[..., :size] for _ in range(2))
+    rope = Rope(
+        (case.lens() - 1).clamp(min=0).long(),
+        *rope_tables(max(case.contexts, default=0) + 1, size, device=case.device),
+    )
+    slots = torch.full((rows,), -1, dtype=torch.int64)
+    lens = case.lens()
+    for row, context in enumerate(case.contexts):
+        if row in left:
+            lens[row] = -1
+        elif context:
+            column, offset = divmod(context - 1, case.block_size)
+            block = int(case.table[row, column])
+            slots[row] = block * case.block_size + offset
+            for view in case.views:
+                view[block, offset] = float("nan")
+    before, query = [view.clone() for view in case.views], case.query.clone()
+    options = {"sliding_window": case.window, "soft_cap": case.soft_cap}
+    results = []
+    for context, writes in ((reference, False), (under_test, True)):
+        for view, old in zip(case.views, before, strict=True):
+            view.copy_(old)
+        with context:
+            made = DecodePlan(case.query, *case.views, case.table, settled=writes, **options)
+            made.update(lens)
+            given = case.table, lens
+            if writes:
+                output = paged_attention_writing(
+                    case.query, keys, values, rope, *case.views, *given, made, scale=case.scale, **options
+                )
+                assert torch.equal(case.query, query)
+            else:
+                turned = case.query.clone()
+                case.cache.write_kv(keys, values, slots, rope=rope, query=turned)
+                output = paged_attention_fwd(
+                    turned.unsqueeze(2), *case.views, *given, case.block_size, scale=case.scale, plan=made,
+                    validate=False, **options,
+                ).squeeze(2)  # fmt: skip
+        results.append((output, [view.clone().view(torch.int16) for view in case.views]))
+    (wanted, caches), (got, written) = results
+    here = [row for row in range(rows) if row not in left]
+    assert got[here].isfinite().all()
+    for row in here:
+        off = (got[row].double() - wanted[row].double()).norm()
+        assert off <= 2 * LIMITS[case.dtype] * wanted[row].double().norm()
+    for one, other in zip(caches, written, strict=True):
+        assert torch.equal(one, other)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
-from attention_cases import Case, cases
+from attention_cases import Case, cases, check_writing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,13 @@ VARIANTS = [
       for dtype, fp8 in [(BF16, False), (FP16, False), (FP32, False), (BF16, True)]),
     {"dtype": FP16, "head_dim": 20, "group": 3, "block_size": 16},
 ]  # fmt: skip
+COPIED = [
+    sizes
+    for sizes in VARIANTS
+    if sizes["dtype"] != FP32 and sizes["head_dim"] in COPIED_DIMS and sizes["block_size"] % 16 == 0
+    and not sizes.get("fp8") and not sizes.get("unaligned")
+]  # fmt: skip
+"""Whose tiles Hopper's copy engine brings."""
 
 
 @st.composite
@@ -70,6 +78,17 @@ def decode_cases(draw):
 def test_decode_equals_dense_attention(case):
     case.check(case.decode(backend="cuda"))
     case.check(case.decode(backend="cuda", validate=False))
+
+
+@pytest.mark.parametrize("window", [None, 40, 2000])
+@pytest.mark.parametrize("sizes", COPIED, ids=str)
+def test_attention_writes_the_newest_keys_and_values(sizes, window):
+    if not plan.is_hopper(torch.device("cuda")):
+        pytest.skip("only where Hopper's copy engine brings tiles are keys and values put into them")
+    contexts = [3000, 0, 1, 700, 17, 16, 33] + [9000] * 6
+    for seed in range(3):
+        case = Case(seed, contexts, [1] * len(contexts), window=window, device="cuda", **sizes)
+        check_writing(case, nullcontext(), nullcontext(), left={3} if seed else ())
 
 
 @pytest.mark.parametrize("way", ["copied", "few", "many"])

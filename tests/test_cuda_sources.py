@@ -19,7 +19,7 @@ from nano_batch.cuda import program
 from nano_batch.cuda.launch import HOPPER
 from nano_batch.cuda.program import compiled
 from nano_batch.engine.cuda import SOURCES as ENGINE
-from nano_batch.engine.cuda import newest
+from nano_batch.engine.cuda import newest, pinned
 from nano_batch.models.cuda import SOURCES as LAYERS
 from nano_batch.models.cuda import hopper
 
@@ -82,7 +82,8 @@ def decode_configurations():
             True, element, False, head_dim, group, block_size, torch.int32, soft_cap, True, 0, True
         )
         assert chosen.source == "decode_hopper.cu"
-        yield chosen.source, chosen.defines(), 255
+        for writes in (False, True):
+            yield chosen.source, chosen.defines(writes=writes), 255
     for tile in (16, 32):
         for length in ("int", "long long"):
             yield "plan.cu", {"TILE": tile, "LENGTH_TYPE": length}, 64
@@ -99,10 +100,10 @@ def prefill_configurations():
 
 
 def layer_configurations():
-    norms = [  # with 32 registers a multiprocessor takes all the threads that it can
-        ("bf16", 8, 0, 512, 1, 1, 32), ("bf16", 8, 1, 512, 1, 1, 32), ("half", 8, 1, 1024, 1, 1, 32),
-        ("float", 4, 1, 1024, 1, 1, 32), ("bf16", 8, 1, 1024, 2, 1, 48), ("bf16", 8, 1, 1024, 0, 1, 56),
-        ("float", 4, 0, 1024, 0, 1, 56), ("half", 1, 1, 1024, 0, 1, 32), ("bf16", 8, 1, 512, 1, 2, 40),
+    norms = [  # with 48 registers a multiprocessor takes five blocks of 256, which keep two vectors a thread
+        ("bf16", 8, 0, 256, 2, 1, 48), ("bf16", 8, 1, 256, 2, 1, 48), ("half", 8, 1, 512, 2, 1, 48),
+        ("float", 4, 1, 512, 2, 1, 48), ("bf16", 8, 1, 1024, 2, 1, 48), ("bf16", 8, 1, 1024, 0, 1, 56),
+        ("float", 4, 0, 1024, 0, 1, 56), ("half", 1, 1, 32, 1, 1, 32), ("bf16", 8, 1, 256, 2, 2, 56),
         ("half", 8, 1, 1024, 0, 2, 64), ("float", 4, 1, 1024, 2, 3, 64),
     ]  # fmt: skip
     for *values, registers in norms:
@@ -134,6 +135,8 @@ def engine_configurations():
     for element, vector in [("bf16", 8), ("half", 1), ("float", 4)]:
         yield "newest.cu", {"ELEMENT": element, "VEC": vector, "THREADS": newest.LOGIT_THREADS}, 64
     yield "newest.cu", {"ELEMENT": "float", "VEC": 1, "THREADS": newest.TOKEN_THREADS}, 64
+    for vector in (1, 4):
+        yield "pinned.cu", {"VEC": vector, "THREADS": pinned.THREADS}, 64
 
 
 def name_of(value):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from attention_cases import Case
+from attention_cases import Case, check_writing
 from cuda_on_cpu.build import build
 from cuda_on_cpu.device import cpu_device
 from hypothesis import given, settings
@@ -67,6 +67,8 @@ def built(libraries):
             assert chosen.source == source
             lengths = "int" if case.integers == torch.int32 else "long long"
             wanted.append((SOURCES / source, chosen.defines(), "decode"))
+            if chosen.copied:
+                wanted.append((SOURCES / source, chosen.defines(writes=True), "decode"))
             wanted.append((SOURCES / "plan.cu", {"TILE": chosen.tile, "LENGTH_TYPE": lengths}, "plan"))
     unique = {str(one): one for one in wanted}.values()
     with ThreadPoolExecutor(2) as pool:
@@ -92,6 +94,22 @@ def test_decode_equals_dense_attention(built, sizes, source, data):
             assert variant(case, source).source == source
             made = case.plan(settled=True) if settled(source) else None
             case.check(case.decode(backend="cuda", plan=made))
+
+
+@pytest.mark.parametrize("sizes", COPIED, ids=str)
+@given(data=st.data())
+@settings(max_examples=10, deadline=None)
+def test_attention_writes_the_newest_keys_and_values(built, sizes, data):
+    contexts = data.draw(st.lists(LENGTHS, min_size=1, max_size=5))
+    window = data.draw(st.one_of(st.none(), st.integers(1, 45), st.integers(1, 400)))
+    left = data.draw(st.sets(st.sampled_from(range(len(contexts)))))
+    case = Case(data.draw(st.integers(0, 2**32)), contexts, [1] * len(contexts), window=window, **sizes)
+    multiprocessors, backwards = data.draw(st.integers(1, 4)), data.draw(st.booleans())
+    kernels = [
+        device_of(source, built, backwards=backwards, multiprocessors=multiprocessors)
+        for source in ("decode.cu", "decode_hopper.cu")
+    ]
+    check_writing(case, *kernels, left)
 
 
 @pytest.mark.parametrize("backwards", [False, True])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import Case
+from attention_cases import Case, check_writing
 from cuda_on_cpu.build import HERE
 from cuda_on_cpu.device import cpu_device
 
@@ -97,6 +97,15 @@ COPIED_MISTAKES = [
     ("worker.cuh", SYNC + "        each_element", "each_element"),
 ]
 
+WRITING_MISTAKES = [
+    ("turn.cuh", "- __fmul_rn(second, sine)", "+ __fmul_rn(second, sine)"),
+    ("decode_hopper.cu", "turn_of_query.apply(pair_query);", ""),
+    ("decode_hopper.cu", "turn_words(key[0], key[1], cosine, sine);", ""),
+    ("decode_hopper.cu", "*reinterpret_cast<unsigned*>(keys + there) = key[half];", ""),
+    ("decode_hopper.cu", "*reinterpret_cast<unsigned*>(value_to + half * APART) = value[half];", ""),
+    ("decode_hopper.cu", "(at.span.length - 1) % BLOCK_SIZE;", "at.span.length % BLOCK_SIZE;"),
+]
+
 PREFILL_SIZES = {"dtype": torch.bfloat16, "head_dim": 64, "group": 6, "block_size": 7, "window": 50}
 PREFILL_MISTAKES = [
     ("prefill.cu", "ptx::await_copies<1>", "ptx::await_copies<2>"),
@@ -166,6 +175,22 @@ def test_a_planted_mistake_in_copied_tiles_is_found(libraries, tmp_path, file, t
     assert all(outcomes(libraries, sources, case, decoded_behind_others, multiprocessors=1, hopper=True)) == (
         not text
     )
+
+
+@pytest.mark.parametrize(("file", "text", "mistake"), [("walk.cuh", "", ""), *WRITING_MISTAKES])
+def test_a_planted_mistake_in_writing_is_found(libraries, tmp_path, file, text, mistake):
+    """Beside the kernels as they are, of which one writes and one attends."""
+    sources = planted(tmp_path, file, text, mistake)
+    right = []
+    for backwards in (False, True):
+        case = Case(7, [150, 0, 220, 40, 95, 17], [1] * 6, **COPIED_SIZES)
+        options = {"backwards": backwards, "multiprocessors": 1, "hopper": True}
+        try:
+            check_writing(case, cpu_device(libraries), cpu_device(libraries, sources=sources, **options), {3})
+            right.append(True)
+        except AssertionError:
+            right.append(False)
+    assert all(right) == (not text)
 
 
 @pytest.mark.parametrize(("file", "text", "mistake"), [("prefill.cu", "", ""), *PREFILL_MISTAKES])

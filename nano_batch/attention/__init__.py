@@ -7,6 +7,7 @@ from nano_batch.attention.paged import (
     paged_attention_fwd,
     paged_attention_planned,
     paged_attention_prefill,
+    paged_attention_writing,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "paged_attention_fwd",
     "paged_attention_planned",
     "paged_attention_prefill",
+    "paged_attention_writing",
 ]

@@ -15,10 +15,11 @@ from nano_batch.attention.cuda.backend import CudaAttention, decode_refusal
 from nano_batch.attention.cuda.plan import DecodePlan
 from nano_batch.attention.cuda.prefill import library_refusal, prefill_planned
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
+from nano_batch.attention.rope import Rope
 from nano_batch.attention.torch_backend import TorchAttention
 from nano_batch.cuda.available import why_not
 from nano_batch.cuda.loud import say_once
-from nano_batch.errors import DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
+from nano_batch.errors import DeviceError, DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
 
 Backend = Literal["auto", "cpu", "cuda", "torch"]
 _TORCH: AttentionBackend = TorchAttention()
@@ -105,6 +106,65 @@ def paged_attention_fwd(
     if refusal is not None:
         raise type(refusal)(f"a plan is given, and only the CUDA kernels take one: {refusal}")
     return _CUDA.decode(rows, context, plan, None if out is None else out.squeeze(2)).unsqueeze(2)
+
+
+def paged_attention_writing(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rope: Rope,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    context_lens: torch.Tensor,
+    plan: DecodePlan,
+    *,
+    scale: float | None = None,
+    sliding_window: int | None = None,
+    soft_cap: float | None = None,
+) -> torch.Tensor:
+    """What `KVCache.write_kv` and `paged_attention_fwd` do for a step of decodes, in one kernel.
+
+    The newest keys and values go from a model's product into the tiles that are attended to, and to the
+    cache. No kernel is then between the two, and no value of a tensor is looked at.
+
+    Args:
+        query: [rows, num_heads, head_dim], not turned yet, and left so.
+        keys, values: [rows, num_kv_heads, head_dim] of the newest tokens, which `context_lens` counts; keys
+            are not turned yet. Each is written where the row's table has position context_lens - 1, at which
+            it and the query are turned; of a row of length 0 or -1 nothing is.
+        rope: the turn of every position; its positions are not read.
+        plan: settled and updated; `plan.writes` says whether it can be taken here.
+        key_cache, value_cache, block_table, context_lens, scale, sliding_window, soft_cap: as for
+            `paged_attention_fwd`.
+
+    Returns:
+        [rows, num_heads, head_dim].
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, InvalidArgumentError: nothing is written.
+    """
+    checks.check_cache(query, key_cache, value_cache, block_size=None)
+    checks.check_rows(len(query), block_table, context_lens, query.device)
+    if not plan.writes:
+        raise InvalidArgumentError("the plan writes no keys and values: it is not settled, or not on Hopper")
+    needed = [len(query), *key_cache.shape[2:]]
+    for name, tensor in (("keys", keys), ("values", values)):
+        if list(tensor.shape) != needed:
+            raise ShapeError(f"{name} has shape {list(tensor.shape)}; it needs {needed}")
+        if tensor.dtype != key_cache.dtype:
+            raise DtypeError(f"{name} is {tensor.dtype}; the cache holds {key_cache.dtype}")
+        if tensor.device != query.device:
+            raise DeviceError(f"{name} is on {tensor.device}; the query is on {query.device}")
+    rope.check(len(query), query.shape[-1], query.device)
+    if plan.window != (sliding_window or 0):
+        raise InvalidArgumentError(
+            f"the plan is for sliding_window={plan.window or None}, not {sliding_window}"
+        )
+    context = _context(
+        query, key_cache, value_cache, block_table, context_lens, scale, sliding_window, soft_cap, None, None
+    )
+    return _CUDA.decode_writing(query, keys, values, rope, context, plan)
 
 
 def paged_attention_prefill(

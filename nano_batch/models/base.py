@@ -19,6 +19,9 @@ from nano_batch.display import Shown
 from nano_batch.errors import ShapeError
 from nano_batch.kv_cache import KVCache
 
+WRITTEN_BEFORE = range(13, 65)
+"""Decodes of which a step is faster if a kernel of its own writes keys and values: without one attention's
+first tiles are asked for while the product before it still waits for its last chunks."""
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(layer, query [tokens, num_heads, head_dim], keys and values [tokens, num_kv_heads, head_dim]) -> like
 query."""
@@ -76,6 +79,13 @@ class PagedInputs(Shown):
             return self.num_decodes
         longer = torch.nonzero(self.query_start_loc.diff() != 1)
         return int(longer[0]) if len(longer) else len(self.context_lens)
+
+    def writing_plan(self, decodes: int) -> DecodePlan | None:
+        """The plan for `paged_attention_writing`, if that may take all of the step's tokens and is faster."""
+        plan, tokens = self.decode_plan, len(self.token_ids)
+        if plan is None or not plan.writes or tokens in WRITTEN_BEFORE or not self.trusted:
+            return None
+        return plan if tokens == decodes and self.prefill_plan is None else None
 
 
 class PagedModel(Protocol):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from nano_batch._choices import check_choice
-from nano_batch.attention import dense_attention
+from nano_batch.attention import dense_attention, paged_attention_writing
 from nano_batch.attention.checks import FLOATS, usable_device
 from nano_batch.attention.rope import Rope, rotated, turns
 from nano_batch.display import Shown, html_table, readable_bytes
@@ -247,14 +247,20 @@ class PagedMistral:
         if not inputs.trusted:
             self._check_positions(int(inputs.context_lens.max()) if len(inputs.context_lens) else 0)
         decodes = inputs.decodes()
+        plan = inputs.writing_plan(decodes)
         rope = Rope(inputs.positions.long(), self.cosines, self.sines)
 
         def attend(layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-            trusted = inputs.trusted
-            cache.write_kv(
-                keys, values, inputs.slot_mapping, layer, rope=rope, query=query, validate=not trusted
-            )
             window = self.config.sliding_window
+            if plan is not None:
+                return paged_attention_writing(
+                    query, keys, values, rope, *cache.layer(layer), inputs.block_tables, inputs.context_lens,
+                    plan, sliding_window=window,
+                )  # fmt: skip
+            validate = not inputs.trusted
+            cache.write_kv(
+                keys, values, inputs.slot_mapping, layer, rope=rope, query=query, validate=validate
+            )
             return attend_paged(query, cache, layer, inputs, decodes, sliding_window=window)
 
         return self._forward(inputs.token_ids.long(), attend, inputs.logit_tokens)

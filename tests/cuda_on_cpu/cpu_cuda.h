@@ -34,6 +34,7 @@
 #define __grid_constant__
 using std::max;
 using std::min;
+inline float __fmul_rn(float a, float b) { return a * b; }
 
 namespace cpu {
 

@@ -15,7 +15,7 @@ from nano_batch.attention import paged
 from nano_batch.attention.cuda import cache as cache_kernels
 from nano_batch.attention.cuda import decode, plan, prefill_kernel
 from nano_batch.cuda.tensor_map import TensorMap
-from nano_batch.engine.cuda import newest
+from nano_batch.engine.cuda import newest, pinned
 from nano_batch.models.cuda import layer
 
 from .build import CpuKernel
@@ -37,7 +37,8 @@ def cpu_device(
     """
     kernel = kernels(folder, backwards, sanitize, sources)
     changes = [
-        (module, "kernel", kernel) for module in (decode, plan, prefill_kernel, cache_kernels, layer, newest)
+        (module, "kernel", kernel)
+        for module in (decode, plan, prefill_kernel, cache_kernels, layer, newest, pinned)
     ]
     changes += [(module, "why_not", lambda device: None) for module in (paged, plan)]
     changes += [(plan, "is_hopper", lambda device: hopper), (decode, "cache_map", cache_map)]

@@ -9,6 +9,8 @@
 #include "elements.cuh"
 #include "ptx.cuh"
 
+#include "turn.cuh"
+
 constexpr int PARTS = ROPE ? 2 : 1;  // vectors that rotate together: element d with d + head_dim / 2
 constexpr bool SCALES = !Same<NEW, STORED>::value;
 using New = Vector<NEW, VEC>;
@@ -47,11 +49,7 @@ struct Angles {
         cosine.load(cosines + at);
         sine.load(sines + at);
     }
-    __device__ void rotate(float& first, float& second, int i) const {
-        const float turned = first * cosine.at[i] - second * sine.at[i];
-        second = second * cosine.at[i] + first * sine.at[i];
-        first = turned;
-    }
+    __device__ void rotate(float& first, float& second, int i) const { turn(first, second, cosine.at[i], sine.at[i]); }
 };
 
 __device__ inline void store(STORED* to, const New& from, float scale) {

@@ -8,23 +8,26 @@ holds them is right for any lengths, tables and padding rows.
 
 from __future__ import annotations
 
-from ctypes import c_float, c_int32, c_int64, c_uint32
+import ctypes
+from ctypes import c_float, c_int32, c_int64, c_uint32, c_void_p
 from typing import Any
 
 import torch
 
 from nano_batch.attention.base import PagedContext
 from nano_batch.attention.cuda import SOURCES
+from nano_batch.attention.cuda.cache import SlotStrides, TokenStrides
 from nano_batch.attention.cuda.plan import (
     DecodePlan,
     parts_floats,
     variant_of,
     workers_of,
 )
-from nano_batch.attention.cuda.variant import Variant
+from nano_batch.attention.cuda.variant import PAIR_BYTES, Variant
+from nano_batch.attention.rope import Rope
 from nano_batch.cuda.launch import LARGEST_INT, is_hopper, kernel
 from nano_batch.cuda.tensor_map import cache_map
-from nano_batch.cuda.vectors import byte_strides
+from nano_batch.cuda.vectors import begin_at, byte_strides
 from nano_batch.errors import DeviceError, InvalidArgumentError, ShapeError
 
 BEHIND_PRODUCTS = range(25, 129)
@@ -67,6 +70,55 @@ def paged_decode(
     return output
 
 
+def paged_decode_writing(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rope: Rope,
+    context: PagedContext,
+    plan: DecodePlan,
+) -> torch.Tensor:
+    """As `paged_decode`, but query and keys are turned first, and keys and values written to the cache.
+
+    Args:
+        keys, values: [rows, num_kv_heads, head_dim], each row's newest, which `context.context_lens` counts.
+        plan: one that `writes`.
+    """
+    output = _like_query(query)
+    tensors = [_words(tensor) for tensor in (query, keys, values)]
+    caches = context.key_cache, context.value_cache, context.block_table
+    numbers = context.scale, context.soft_cap or 0.0, min(plan.window, LARGEST_INT)
+    _decode_writing(
+        *tensors, rope.cosines, rope.sines, *caches, plan.memory, plan.parts, output, _sizes(plan), *numbers
+    )
+    return output
+
+
+def _words(tensor: torch.Tensor) -> torch.Tensor:
+    """Whose pairs of elements are words of the memory."""
+    return tensor if tensor.stride(-1) == 1 and begin_at(PAIR_BYTES, tensor) else tensor.contiguous()
+
+
+class Newest(ctypes.Structure):
+    """Where the newest keys and values come from and go to, and the turns of all positions."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("keys", "values", "key_cache", "value_cache", "cosines", "sines")),
+        ("key", TokenStrides), ("value", TokenStrides),
+        ("key_slot", SlotStrides), ("value_slot", SlotStrides),
+    )  # fmt: skip
+
+    @classmethod
+    def of(cls, keys: torch.Tensor, values: torch.Tensor, *others: torch.Tensor) -> Newest:
+        """Of keys and values, their caches, cosines and sines."""
+        caches = others[:2]
+        return cls(
+            *(tensor.data_ptr() for tensor in (keys, values, *others)),
+            *(TokenStrides.of(tensor) for tensor in (keys, values)),
+            *(SlotStrides.of(cache) for cache in caches),
+        )
+
+
 def _checked_out(out: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     if out.device != query.device:
         raise DeviceError(f"out is on {out.device}; the query is on {query.device}")
@@ -106,6 +158,54 @@ def _decode(
     value_scale: torch.Tensor | None,
     value_factor: float,
 ) -> None:
+    tensors = query, key_cache, value_cache, block_table, plan, parts, output
+    numbers = scale, soft_cap, window, key_scale, value_scale, value_factor
+    _launch(*tensors, made_for, settled, *numbers)
+
+
+@torch.library.custom_op(
+    "nano_batch::paged_decode_writing", mutates_args=("key_cache", "value_cache", "plan", "parts", "output")
+)
+def _decode_writing(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    plan: torch.Tensor,
+    parts: torch.Tensor,
+    output: torch.Tensor,
+    made_for: list[int],
+    scale: float,
+    soft_cap: float,
+    window: int,
+) -> None:
+    tensors = query, key_cache, value_cache, block_table, plan, parts, output
+    newest = Newest.of(keys, values, key_cache, value_cache, cosines, sines)
+    _launch(*tensors, made_for, True, scale, soft_cap, window, None, None, 1.0, newest)
+
+
+def _launch(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    plan: torch.Tensor,
+    parts: torch.Tensor,
+    output: torch.Tensor,
+    made_for: list[int],
+    settled: bool,
+    scale: float,
+    soft_cap: float,
+    window: int,
+    key_scale: torch.Tensor | None,
+    value_scale: torch.Tensor | None,
+    value_factor: float,
+    newest: Newest | None = None,
+) -> None:
     query, block_table = _last_contiguous(query), _last_contiguous(block_table)
     variant = variant_of(query, key_cache, value_cache, block_table, soft_cap != 0, settled)
     *promised, workers = made_for
@@ -119,7 +219,10 @@ def _decode(
     if len(query) > 0:
         args = decode_arguments(variant, query, key_cache, value_cache, block_table, plan, parts, output,
                                 scale, soft_cap, window, key_scale, value_scale, value_factor)  # fmt: skip
-        run = kernel(SOURCES / variant.source, variant.defines(settled), "decode", query.device)
+        if variant.copied:
+            args.append(newest or Newest())
+        defines = variant.defines(settled, newest is not None)
+        run = kernel(SOURCES / variant.source, defines, "decode", query.device)
         grid, shared = (workers, 1, 1), variant.shared_bytes(workers)
         behind = settled and len(query) in BEHIND_PRODUCTS and is_hopper(query.device)
         overlaps = variant.copied or (variant.overlaps and not behind)
@@ -157,6 +260,7 @@ def _like_query(query: torch.Tensor, *_: Any) -> torch.Tensor:
 
 
 _decode.register_fake(lambda *_: None)
+_decode_writing.register_fake(lambda *_: None)
 _decode_alone.register_fake(_like_query)
 
 

@@ -7,11 +7,15 @@
 //     scores^T [16 tokens, heads] = K [16, HEAD_DIM] Q^T,  output^T [HEAD_DIM, heads] += V^T [HEAD_DIM, 16] P^T.
 // All that it reads but the queries and each row's newest key and value was there before the kernel before this one began, so
 // that the first tiles are on their way while that one ends.
+//
+// WRITES: queries and newest keys come as a model's product leaves them. Whoever has a row's last tile turns its newest key,
+// puts it and the value into the tile, and writes both to the cache; queries are turned where they are loaded.
 #define HOPPER 1
 #include "hopper.cuh"
 #include "ptx.cuh"
 
 #include "element.cuh"
+#include "turn.cuh"
 
 constexpr int SLICES = HEAD_DIM / 16, OUTPUTS = HEAD_DIM / 16;  // products of 16 dimensions: for the scores, of the output
 constexpr int PANEL_BYTES = TILE * 128, TILE_BYTES = HEAD_DIM / 64 * PANEL_BYTES, STAGE_BYTES = 2 * TILE_BYTES;
@@ -72,7 +76,7 @@ struct Copier {
     __device__ __forceinline__ void copy(const Ring& ring) {
         const bool one = hopper::elected();
         const int lane = threadIdx.x % 32;
-        bool waits = true;
+        bool waits = !WRITES;  // in the cache is then all that is copied
         int stage = 0, round = 1, count = min(32, min(share.tiles, at.span.end - at.tile));
         Found next = look_up(lane < count ? lane : share.tiles);
         for (int first = 0; first < share.tiles; first += count, count = min(32, share.tiles - first)) {
@@ -100,20 +104,127 @@ struct Copier {
     static constexpr int LOOKS_UP = 8;  // the first tiles do not wait for the second look
 };
 
+struct Strides { long long row, head; };                // in elements, as all strides here
+struct SlotStrides { long long block, offset, head; };
+
+// Each row's newest key and value, where they go, and the turns of all positions, [positions, HEAD_DIM / 2].
+struct Newest {
+    const Element *keys, *values;
+    Element *key_cache, *value_cache;
+    const float *cosines, *sines;
+    Strides key, value;
+    SlotStrides key_slot, value_slot;
+};
+
+__device__ __forceinline__ void turn_words(unsigned& first, unsigned& second, float2 cosine, float2 sine) {
+    float2 left = floats_of(first), right = floats_of(second);
+    turn(left.x, right.x, cosine.x, sine.x);
+    turn(left.y, right.y, cosine.y, sine.y);
+    first = pack<BF16>(left.x, left.y), second = pack<BF16>(right.x, right.y);
+}
+
+// A pair's newest key and value: a lane has two neighbours of the first half of the dimensions, and the same of the second.
+struct NewestOfPair {
+    static constexpr int LANES = HEAD_DIM / 4, APART = HEAD_DIM / 2;
+
+    unsigned key[2], value[2];
+    float2 cosine, sine;
+    long long block;
+
+    // Asks for them; they are there when they are put somewhere.
+    __device__ __forceinline__ void load(const Newest& from, const TABLE_TYPE* table, long long table_stride, const Cursor& at,
+                                         int lane) {
+        if (lane >= LANES) return;
+        const int dim = lane * 2, position = at.span.length - 1, head = kv_head(at.head);
+        const Element* keys = from.keys + at.row * from.key.row + head * from.key.head + dim;
+        const Element* values = from.values + at.row * from.value.row + head * from.value.head + dim;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            key[half] = *reinterpret_cast<const unsigned*>(keys + half * APART);
+            value[half] = *reinterpret_cast<const unsigned*>(values + half * APART);
+        }
+        const long long angle = static_cast<long long>(position) * APART + dim;
+        cosine = *reinterpret_cast<const float2*>(from.cosines + angle), sine = *reinterpret_cast<const float2*>(from.sines + angle);
+        block = table[at.row * table_stride + position / BLOCK_SIZE];
+    }
+
+    // Into the tile, of which it is `token`, and into the cache.
+    __device__ __forceinline__ void put(const Newest& to, unsigned char* keys, unsigned char* values, const Cursor& at, int token,
+                                        int lane) {
+        if (lane >= LANES) return;
+        turn_words(key[0], key[1], cosine, sine);
+        const int dim = lane * 2, head = kv_head(at.head), offset = (at.span.length - 1) % BLOCK_SIZE;
+        Element* key_to = to.key_cache + block * to.key_slot.block + offset * to.key_slot.offset + head * to.key_slot.head + dim;
+        Element* value_to =
+            to.value_cache + block * to.value_slot.block + offset * to.value_slot.offset + head * to.value_slot.head + dim;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int there = place(token, (dim + half * APART) / 8) + dim % 8 * 2;
+            *reinterpret_cast<unsigned*>(keys + there) = key[half];
+            *reinterpret_cast<unsigned*>(values + there) = value[half];
+            if (at.head % PARTS_OF_GROUP > 0) continue;  // its neighbour writes
+            *reinterpret_cast<unsigned*>(key_to + half * APART) = key[half];
+            *reinterpret_cast<unsigned*>(value_to + half * APART) = value[half];
+        }
+    }
+};
+
+// The turn of a pair's query, whose numbers and angles are on their way until the first tile is there.
+struct TurnOfQuery {
+    float2 cosine[SLICES / 2][2], sine[SLICES / 2][2];
+    bool due;
+
+    __device__ __forceinline__ void load(const Newest& from, const Cursor& at, int lane) {
+        const long long angles = (at.span.length - 1ll) * (HEAD_DIM / 2);
+#pragma unroll
+        for (int slice = 0; slice < SLICES / 2; slice++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const long long angle = angles + Dimensions::of_query(slice, lane) + half * Dimensions::PAIRS_APART;
+                cosine[slice][half] = *reinterpret_cast<const float2*>(from.cosines + angle);
+                sine[slice][half] = *reinterpret_cast<const float2*>(from.sines + angle);
+            }
+        due = true;
+    }
+    __device__ __forceinline__ void apply(Query& query) {
+        if (!due) return;
+        due = false;
+#pragma unroll
+        for (int column = 0; column < COLUMNS; column++)
+#pragma unroll
+            for (int slice = 0; slice < SLICES / 2; slice++)
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+                    turn_words(query.registers[column][slice][half], query.registers[column][slice + SLICES / 2][half],
+                               cosine[slice][half], sine[slice][half]);
+    }
+};
+
 // A warp's part of the work: its tiles are numbers warp, warp + WARPS, ... of the share.
 struct Reader {
     Ring ring;
     Queries queries;
     float soft_cap;
     int warp, lane;
+    const Newest& newest;
+    const TABLE_TYPE* table;
+    long long table_stride;
 
     Query pair_query;
+    TurnOfQuery turn_of_query;
+    NewestOfPair newest_of_pair;
     Gathered gathered;
 
     __device__ __forceinline__ void start(const Share&) const {}
     __device__ __forceinline__ void settle() const { ptx::wait_for_earlier(); }
 
-    __device__ __forceinline__ void begin_pair(const Cursor& at) { queries.load(pair_query, at, lane); }
+    __device__ __forceinline__ void begin_pair(const Cursor& at) {
+        queries.load(pair_query, at, lane);
+        if constexpr (WRITES) {
+            turn_of_query.load(newest, at, lane);
+            newest_of_pair.load(newest, table, table_stride, at, lane);
+        }
+    }
 
     __device__ __forceinline__ void read(Pairs<Reader>& pairs) {
         gathered.clear();
@@ -123,7 +234,15 @@ struct Reader {
                 if (!pairs.finish()) return;
             const int token = (pairs.at.tile + number - pairs.begin) * TILE;
             ring.full[stage].wait(round);
+            const int last = pairs.at.span.length - 1 - token;
+            const bool puts = WRITES && last < TILE;
+            if constexpr (WRITES) turn_of_query.apply(pair_query);
+            if (puts) {
+                newest_of_pair.put(newest, ring.keys(stage), ring.values(stage), pairs.at, last, lane);
+                __syncwarp();
+            }
             add(stage, pairs.at.span.oldest - token, pairs.at.span.length - token);
+            if (puts) hopper::writes_are_seen();  // by the copy that follows
             __syncwarp();
             if (lane == 0) ring.empty[stage].arrive();
             number += WARPS, stage += WARPS;
@@ -176,13 +295,14 @@ struct Reader {
 
 }  // namespace
 
-// As `decode` in decode.cu, but for the caches, which come as maps of [blocks, heads, HEAD_DIM / 64, BLOCK_SIZE, 64].
+// As `decode` in decode.cu, but for the caches, which come as maps of [blocks, heads, HEAD_DIM / 64, BLOCK_SIZE, 64]. newest:
+// read only with WRITES.
 extern "C" __global__ void __launch_bounds__(WARPS * 32 + 32, 1)
     decode(const Element* query, long long query_row, long long query_head, const __grid_constant__ TensorMap key_map,
            const __grid_constant__ TensorMap value_map, const TABLE_TYPE* table, long long table_stride, int* plan_memory,
            float* parts_memory, Element* output, int rows, int kv_heads, float scale, float soft_cap, int window,
            const float* key_scale, int key_scale_stride, const float* value_scale, int value_scale_stride,
-           float value_factor) {
+           float value_factor, const __grid_constant__ Newest newest) {
     DYNAMIC_SHARED(unaligned);
     __shared__ hopper::Barrier full[STAGES], empty[STAGES];
     ptx::let_later_start();
@@ -203,7 +323,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32 + 32, 1)
         }
         return;
     }
-    Reader reader{ring, {query, query_row, query_head, scale, {key_scale, key_scale_stride}}, soft_cap, warp, lane};
+    const Queries queries{query, query_row, query_head, scale, {key_scale, key_scale_stride}};
+    Reader reader{ring, queries, soft_cap, warp, lane, newest, table, table_stride};
     const Output to{output, kv_heads * GROUP, {value_scale, value_scale_stride}, value_factor};
     work(reader, plan, Parts(parts_memory, gridDim.x), to, warp_sums, rows, kv_heads * PARTS_OF_GROUP, window);
 }

@@ -65,10 +65,11 @@ class Variant:
     table: torch.dtype
     token_bytes: int  # between neighbouring tokens of a block; 0 where keys and values differ
 
-    def defines(self, settled: bool = False) -> dict[str, Macro]:
-        """The macros; settled: see `DecodePlan`."""
+    def defines(self, settled: bool = False, writes: bool = False) -> dict[str, Macro]:
+        """The macros; settled: see `DecodePlan`; writes, of copied tiles: the newest keys and values."""
         return {
             **({"SETTLED": int(settled)} if self.source == "decode.cu" else {}),
+            **({"WRITES": int(writes)} if self.copied else {}),
             "HEAD_DIM": self.head_dim,
             "GROUP": self.group,
             "HEADS": self.heads,
