@@ -223,7 +223,7 @@ def cases(draw, *, prefill=False, device="cpu", dtypes=tuple(LIMITS), head_dims=
 
 
 def check_writing(case, reference, under_test, left=()):
-    """`paged_attention_writing` beside writing, then attending: caches bit for bit the same.
+    """`paged_attention_writing` beside writing, then attending by the same kernel: bit for bit the same.
 
     `reference` and `under_test` are contexts in which each is called; rows in `left` have length -1.
     """
@@ -252,7 +252,7 @@ def check_writing(case, reference, under_test, left=()):
         for view, old in zip(case.views, before, strict=True):
             view.copy_(old)
         with context:
-            made = DecodePlan(case.query, *case.views, case.table, settled=writes, **options)
+            made = DecodePlan(case.query, *case.views, case.table, settled=True, **options)
             made.update(lens)
             given = case.table, lens
             if writes:
@@ -271,8 +271,6 @@ def check_writing(case, reference, under_test, left=()):
     (wanted, caches), (got, written) = results
     here = [row for row in range(rows) if row not in left]
     assert got[here].isfinite().all()
-    for row in here:
-        off = (got[row].double() - wanted[row].double()).norm()
-        assert off <= 2 * LIMITS[case.dtype] * wanted[row].double().norm()
+    assert torch.equal(got[here], wanted[here])
     for one, other in zip(caches, written, strict=True):
         assert torch.equal(one, other)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nano_batch import errors
-from nano_batch.attention import DecodePlan
+from nano_batch.attention import DecodePlan, paged_attention_writing
 from nano_batch.attention.cuda import SOURCES, decode, plan
+from nano_batch.attention.rope import Rope, rope_tables
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 TENSOR_CORES = [
@@ -105,11 +106,47 @@ def test_attention_writes_the_newest_keys_and_values(built, sizes, data):
     left = data.draw(st.sets(st.sampled_from(range(len(contexts)))))
     case = Case(data.draw(st.integers(0, 2**32)), contexts, [1] * len(contexts), window=window, **sizes)
     multiprocessors, backwards = data.draw(st.integers(1, 4)), data.draw(st.booleans())
-    kernels = [
-        device_of(source, built, backwards=backwards, multiprocessors=multiprocessors)
-        for source in ("decode.cu", "decode_hopper.cu")
-    ]
+    options = {"backwards": backwards, "multiprocessors": multiprocessors}
+    kernels = [device_of("decode_hopper.cu", built, **options) for _ in range(2)]
     check_writing(case, *kernels, left)
+
+
+def off_by_one(tensor):
+    """The same numbers, from the second element of a memory on."""
+    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
+    return memory[1:].view(tensor.shape).copy_(tensor)
+
+
+def test_writing_takes_what_lies_badly_or_says_so(built):
+    """Queries, keys, values and turns that begin between two words are copied; such caches are refused."""
+    case = Case(3, [40, 5, 0], [1] * 3, **COPIED[0])
+    keys, values = (case.draw(3, 2, 128) for _ in range(2))
+    positions, tables = case.lens().long().clamp(min=1) - 1, rope_tables(41, 128)
+    given, lens = [case.query, keys, values, *tables], case.lens()
+
+    def attend(made, query, keys, values, cosines, sines, *caches):
+        rope = Rope(positions, cosines, sines)
+        return paged_attention_writing(query, keys, values, rope, *caches, case.table, lens, made)
+
+    before = [view.clone() for view in case.views]
+    with device_of("decode_hopper.cu", built):
+        made = case.plan(settled=True)
+        expected = attend(made, *given, *case.views)
+        written = [view.clone() for view in case.views]
+        for view, old in zip(case.views, before, strict=True):
+            view.copy_(old)
+        assert torch.equal(attend(made, *map(off_by_one, given), *case.views), expected)
+        for one, other in zip(case.views, written, strict=True):
+            assert torch.equal(one.view(torch.int16), other.view(torch.int16))
+        with pytest.raises(errors.InvalidArgumentError, match="but not to caches that lie as these"):
+            attend(made, *given, *map(off_by_one, case.views))
+        turned = [view.transpose(1, 3).contiguous().transpose(1, 3) for view in case.views]
+        with pytest.raises(errors.ShapeError, match="the kernel needs the last to be 1"):
+            attend(made, *given, *turned)
+        with pytest.raises(errors.InvalidArgumentError, match="the plan writes no keys and values"):
+            attend(case.plan(), *given, *case.views)
+        with pytest.raises(errors.ShapeError, match=r"keys has shape \[2, 2, 128\]; it needs \[3, 2, 128\]"):
+            attend(made, case.query, keys[:2], *given[2:], *case.views)
 
 
 @pytest.mark.parametrize("backwards", [False, True])

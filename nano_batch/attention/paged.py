@@ -126,7 +126,8 @@ def paged_attention_writing(
     """What `KVCache.write_kv` and `paged_attention_fwd` do for a step of decodes, in one kernel.
 
     The newest keys and values go from a model's product into the tiles that are attended to, and to the
-    cache. No kernel is then between the two, and no value of a tensor is looked at.
+    cache. No kernel is then between the two, and no value of a tensor is looked at: a table's entry out of
+    range, a length that the turns do not reach, or two rows with one newest slot are undefined behaviour.
 
     Args:
         query: [rows, num_heads, head_dim], not turned yet, and left so.
@@ -147,7 +148,9 @@ def paged_attention_writing(
     checks.check_cache(query, key_cache, value_cache, block_size=None)
     checks.check_rows(len(query), block_table, context_lens, query.device)
     if not plan.writes:
-        raise InvalidArgumentError("the plan writes no keys and values: it is not settled, or not on Hopper")
+        raise InvalidArgumentError(
+            "the plan writes no keys and values: it is not settled, or its tiles are not copied"
+        )
     needed = [len(query), *key_cache.shape[2:]]
     for name, tensor in (("keys", keys), ("values", values)):
         if list(tensor.shape) != needed:
@@ -164,6 +167,8 @@ def paged_attention_writing(
     context = _context(
         query, key_cache, value_cache, block_table, context_lens, scale, sliding_window, soft_cap, None, None
     )
+    if refusal := _refusal("cuda", "decode", query, context):
+        raise refusal
     return _CUDA.decode_writing(query, keys, values, rope, context, plan)
 
 

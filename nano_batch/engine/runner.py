@@ -6,6 +6,7 @@ the next step needs stays on the device, in `newest`, by lane.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,19 @@ class Step:
         return slice(*np.searchsorted(rows, [first, last]).tolist())
 
 
+_READ: list[tuple[torch.cuda.Event, list[HostArrays]]] = []
+"""Arrays of runners that are gone, from which the device may still read, and to which it may write."""
+
+
+def _keep_until_read(host: list[HostArrays], device: torch.device) -> None:
+    """Keep pinned arrays until the device has come here: PyTorch does not know that kernels use them."""
+    _READ[:] = [(event, kept) for event, kept in _READ if not event.query()]  # type: ignore[no-untyped-call]
+    if device.type == "cuda":
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        _READ.append((event, host))
+
+
 class StepRunner:
     """A model, its KV cache and its sampler, driven by what an `Engine` plans.
 
@@ -90,6 +104,8 @@ class StepRunner:
         self.host = [HostArrays(layout, pinned=self.device.type == "cuda") for _ in range(2)]
         engine.bind([one.of_engine for one in self.host])
         self.on_device = DeviceArrays(layout, self.device)
+        # Whoever drops the runner may have left a step on its way.
+        weakref.finalize(self, _keep_until_read, self.host, self.device).atexit = False
         self.sampler = Sampler(lanes, model.config.vocab_size, self.device)
         # One more: the place of lane -1, that is of padding.
         self.newest = torch.zeros(lanes + 1, dtype=torch.int64, device=self.device)

@@ -62,7 +62,9 @@ class PagedInputs(Shown):
     query_start_loc: torch.Tensor  # [rows + 1] int32
     logit_tokens: torch.Tensor | None = None  # [samples] int32 or int64, tokens that need logits; None: all
     num_decodes: int | None = None  # rows at the start with one token; None: counted, waiting for the device
-    trusted: bool = False  # a scheduler wrote it: no value is checked, so that nothing waits for the device
+    # A scheduler wrote it: no value is checked, so that nothing waits for the device. Position and slot of a
+    # decode are then those of context_lens - 1; of padding context_lens is 0.
+    trusted: bool = False
     decode_plan: DecodePlan | None = (
         None  # of the CUDA kernels for the decodes, updated; None: each layer's own
     )

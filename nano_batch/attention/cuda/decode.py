@@ -23,7 +23,7 @@ from nano_batch.attention.cuda.plan import (
     variant_of,
     workers_of,
 )
-from nano_batch.attention.cuda.variant import PAIR_BYTES, Variant
+from nano_batch.attention.cuda.variant import Variant
 from nano_batch.attention.rope import Rope
 from nano_batch.cuda.launch import LARGEST_INT, is_hopper, kernel
 from nano_batch.cuda.tensor_map import cache_map
@@ -85,18 +85,17 @@ def paged_decode_writing(
         plan: one that `writes`.
     """
     output = _like_query(query)
-    tensors = [_words(tensor) for tensor in (query, keys, values)]
+    given = query, keys, values, rope.cosines, rope.sines
     caches = context.key_cache, context.value_cache, context.block_table
     numbers = context.scale, context.soft_cap or 0.0, min(plan.window, LARGEST_INT)
-    _decode_writing(
-        *tensors, rope.cosines, rope.sines, *caches, plan.memory, plan.parts, output, _sizes(plan), *numbers
-    )
+    _decode_writing(*given, *caches, plan.memory, plan.parts, output, _sizes(plan), *numbers)
     return output
 
 
-def _words(tensor: torch.Tensor) -> torch.Tensor:
-    """Whose pairs of elements are words of the memory."""
-    return tensor if tensor.stride(-1) == 1 and begin_at(PAIR_BYTES, tensor) else tensor.contiguous()
+def _in_pairs(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy, of which each two elements are one access."""
+    lies_so = tensor.stride(-1) == 1 and begin_at(2 * tensor.itemsize, tensor)
+    return tensor if lies_so else tensor.clone(memory_format=torch.contiguous_format)
 
 
 class Newest(ctypes.Structure):
@@ -183,6 +182,7 @@ def _decode_writing(
     soft_cap: float,
     window: int,
 ) -> None:
+    query, keys, values, cosines, sines = map(_in_pairs, (query, keys, values, cosines, sines))
     tensors = query, key_cache, value_cache, block_table, plan, parts, output
     newest = Newest.of(keys, values, key_cache, value_cache, cosines, sines)
     _launch(*tensors, made_for, True, scale, soft_cap, window, None, None, 1.0, newest)
@@ -216,6 +216,8 @@ def _launch(
             f"the plan is for [rows, heads, tokens of a tile] {promised} and {len(parts)} sums of {workers} "
             f"workers; these tensors need {needed} and {floats}"
         )
+    if newest is not None and not variant.copied:
+        raise InvalidArgumentError("the plan writes keys and values, but not to caches that lie as these")
     if len(query) > 0:
         args = decode_arguments(variant, query, key_cache, value_cache, block_table, plan, parts, output,
                                 scale, soft_cap, window, key_scale, value_scale, value_factor)  # fmt: skip

@@ -8,8 +8,9 @@
 // All that it reads but the queries and each row's newest key and value was there before the kernel before this one began, so
 // that the first tiles are on their way while that one ends.
 //
-// WRITES: queries and newest keys come as a model's product leaves them. Whoever has a row's last tile turns its newest key,
-// puts it and the value into the tile, and writes both to the cache; queries are turned where they are loaded.
+// WRITES: queries and newest keys come as a model's product leaves them, and nothing is read late from the cache. Whoever has a
+// row's last tile turns its newest key, puts it and the value into the tile, and writes both to the cache; queries are turned
+// where they are loaded.
 #define HOPPER 1
 #include "hopper.cuh"
 #include "ptx.cuh"

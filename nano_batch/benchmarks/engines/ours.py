@@ -73,7 +73,7 @@ def serve(
 ) -> list[Served]:
     """Add requests when they are due, and step until all have ended.
 
-    Between two steps no more are added than a step has room for: the device works while the rest come.
+    Between two steps so many are added that they fill one: the device works while the rest come.
     """
     due = deque(enumerate(requests))
     outputs: dict[str, Any] = {}
