@@ -12,9 +12,10 @@ its own, so that memcheck sees its end.
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 
 import torch
-from attention_cases import Case
+from attention_cases import Case, check_writing
 
 from nano_batch.attention import DecodePlan, cache_ops, paged_attention_fwd, paged_attention_prefill
 from nano_batch.attention.cuda.plan import variant_of
@@ -104,6 +105,10 @@ def main():
     assert sources == {"decode.cu", "decode_plain.cu"}
     copies = is_hopper(torch.device("cuda"))
     assert decode(DECODE[0], 40, settled=True) == ("decode_hopper.cu" if copies else "decode.cu")
+    if copies:
+        print("decode that writes keys and values", flush=True)
+        case = Case(2, [700, 0, 33, 1], [1] * 4, device="cuda", **DECODE[0])
+        check_writing(case, nullcontext(), nullcontext(), left={2})
     for dtype, stored, head_dim in [(BF16, BF16, 64), (FP32, FP32, 12), (BF16, torch.float8_e4m3fn, 128)]:
         move(dtype, stored, head_dim)
     prefill([70, 0, 33], [20, 1, 33], head_dim=64)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from cuda_on_cpu.device import cpu_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nano_batch.engine import pinned
+from nano_batch.engine import InferenceEngine, pinned, runner
 from nano_batch.engine.cuda import pinned as on_cuda
+from nano_batch.models import load_mistral
 
 CPU = torch.device("cpu")
 on_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -43,3 +46,35 @@ def test_both_ways_on_a_device(words, first):
     there = host.to("cuda")
     check(pinned.copy_pinned, words, first, host, there)
     check(pinned.copy_pinned, words, first, there, host)
+
+
+def test_a_runner_that_goes_leaves_its_arrays_to_those_who_read_them(monkeypatch):
+    left = []
+    monkeypatch.setattr(runner, "_keep_until_read", lambda host, device: left.append((host, device)))
+    engine = InferenceEngine(load_mistral("tiny", load_format="dummy"), num_blocks=8, max_num_seqs=2)
+    arrays = engine.runner.host
+    del engine
+    gc.collect()
+    assert left == [(arrays, CPU)]
+
+
+def test_arrays_are_kept_until_the_device_has_come_there(monkeypatch):
+    class Event:
+        come = False
+
+        def record(self, stream):
+            assert stream == "current"
+
+        def query(self):
+            return Event.come
+
+    monkeypatch.setattr(runner, "_READ", [])
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "current")
+    first, second = [object()], [object()]
+    for host in (first, second):
+        runner._keep_until_read(host, torch.device("cuda"))
+    assert [kept for _, kept in runner._READ] == [first, second]
+    Event.come = True
+    runner._keep_until_read([], CPU)
+    assert runner._READ == []

@@ -45,6 +45,9 @@ class DecodePlan:
             elements (`COPIED_DIMS`) are then copied to shared memory: behind other kernels of a model that is
             faster, alone it was not measured.
 
+    Attributes:
+        writes: whether `paged_attention_writing` takes it: its tiles are copied.
+
     Raises:
         ShapeError: there is more work than the plan's 32-bit counts hold.
         DtypeError, DeviceError, MissingExtraError, InvalidArgumentError.
@@ -72,7 +75,7 @@ class DecodePlan:
         self.window = checks.checked_window(sliding_window) or 0
         capped = checks.checked_soft_cap(soft_cap) is not None
         variant = variant_of(query, key_cache, value_cache, block_table, capped, settled)
-        self.writes = variant.copied  # keys and values: `paged_attention_writing` takes it
+        self.writes = variant.copied
         self.heads, self.tile = key_cache.shape[2] * variant.parts_of_group, variant.tile
         _check_counts(self.rows, self.heads, block_table.shape[1] * variant.block_size, self.tile)
         self.workers = workers_of(variant, query.device)
