@@ -18,6 +18,7 @@ from nano_batch._choices import check_choice
 from nano_batch.attention import cache_ops
 from nano_batch.attention.checks import FLOATS, checked_layer_scales, usable_device
 from nano_batch.attention.fp8 import QUANTISED, as_bits
+from nano_batch.attention.new_tokens import NewTokens
 from nano_batch.attention.rope import Rope
 from nano_batch.block_pairs import BlockPairs, checked_pairs, checked_slots, runs
 from nano_batch.display import html_table, readable_bytes
@@ -27,7 +28,6 @@ from nano_batch.errors import (
     InvalidArgumentError,
     ShapeError,
 )
-from nano_batch.new_tokens import NewTokens
 
 __all__ = ["KVCache", "Layout", "MemoryUsage"]
 

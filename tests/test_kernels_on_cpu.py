@@ -145,7 +145,9 @@ def test_writing_takes_what_lies_badly_or_says_so(built):
             attend(made, *given, *turned)
         with pytest.raises(errors.InvalidArgumentError, match="the plan writes no keys and values"):
             attend(case.plan(), *given, *case.views)
-        with pytest.raises(errors.ShapeError, match=r"keys has shape \[2, 2, 128\]; it needs \[3, 2, 128\]"):
+        with pytest.raises(
+            errors.ShapeError, match=r"keys has shape \[2, 2, 128\]; 3 slots need \[3, 2, 128\]"
+        ):
             attend(made, case.query, keys[:2], *given[2:], *case.views)
 
 

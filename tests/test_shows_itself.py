@@ -31,6 +31,7 @@ from nano_batch.workloads import Families, Fixed, LogNormal, Quantiles, Uniform
 torch = pytest.importorskip("torch")
 
 from nano_batch import InferenceEngine, SamplingParams  # noqa: E402
+from nano_batch.attention.new_tokens import NewTokens  # noqa: E402
 from nano_batch.attention.rope import Rope, rope_tables  # noqa: E402
 from nano_batch.engine import (  # noqa: E402
     AsyncInferenceEngine,
@@ -50,7 +51,6 @@ from nano_batch.models import (  # noqa: E402
     TinyConfig,
     TinyTransformer,
 )
-from nano_batch.new_tokens import NewTokens  # noqa: E402
 
 MODULES = (
     "nano_batch",

@@ -12,14 +12,16 @@ from nano_batch.attention import checks
 from nano_batch.attention.base import AttentionBackend, PagedContext
 from nano_batch.attention.cpu_backend import CpuAttention, cpu_refusal
 from nano_batch.attention.cuda.backend import CudaAttention, decode_refusal
+from nano_batch.attention.cuda.decode import paged_decode_writing
 from nano_batch.attention.cuda.plan import DecodePlan
 from nano_batch.attention.cuda.prefill import library_refusal, prefill_planned
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
+from nano_batch.attention.new_tokens import NewTokens
 from nano_batch.attention.rope import Rope
 from nano_batch.attention.torch_backend import TorchAttention
 from nano_batch.cuda.available import why_not
 from nano_batch.cuda.loud import say_once
-from nano_batch.errors import DeviceError, DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
+from nano_batch.errors import DtypeError, InvalidArgumentError, NanoBatchError, ShapeError
 
 Backend = Literal["auto", "cpu", "cuda", "torch"]
 _TORCH: AttentionBackend = TorchAttention()
@@ -151,25 +153,15 @@ def paged_attention_writing(
         raise InvalidArgumentError(
             "the plan writes no keys and values: it is not settled, or its tiles are not copied"
         )
-    needed = [len(query), *key_cache.shape[2:]]
-    for name, tensor in (("keys", keys), ("values", values)):
-        if list(tensor.shape) != needed:
-            raise ShapeError(f"{name} has shape {list(tensor.shape)}; it needs {needed}")
-        if tensor.dtype != key_cache.dtype:
-            raise DtypeError(f"{name} is {tensor.dtype}; the cache holds {key_cache.dtype}")
-        if tensor.device != query.device:
-            raise DeviceError(f"{name} is on {tensor.device}; the query is on {query.device}")
-    rope.check(len(query), query.shape[-1], query.device)
-    if plan.window != (sliding_window or 0):
-        raise InvalidArgumentError(
-            f"the plan is for sliding_window={plan.window or None}, not {sliding_window}"
-        )
+    _, _, kv_heads, head_dim = key_cache.shape
+    NewTokens(len(query), kv_heads, head_dim, key_cache.dtype, query.device).check(keys, values)
+    rope.check(len(query), head_dim, query.device)
     context = _context(
         query, key_cache, value_cache, block_table, context_lens, scale, sliding_window, soft_cap, None, None
     )
     if refusal := _refusal("cuda", "decode", query, context):
         raise refusal
-    return _CUDA.decode_writing(query, keys, values, rope, context, plan)
+    return paged_decode_writing(query, keys, values, rope, context, plan)
 
 
 def paged_attention_prefill(

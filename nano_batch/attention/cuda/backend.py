@@ -9,7 +9,6 @@ import torch
 from nano_batch.attention.base import PagedContext
 from nano_batch.attention.cuda.prefill import library_refusal, prefill_planned
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
-from nano_batch.attention.rope import Rope
 from nano_batch.attention.torch_backend import TorchAttention
 from nano_batch.cuda.loud import say_once
 from nano_batch.cuda.vectors import KERNEL_DTYPES
@@ -38,20 +37,6 @@ class CudaAttention:
         from nano_batch.attention.cuda.decode import paged_decode
 
         return paged_decode(query, context, plan, out)
-
-    def decode_writing(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        rope: Rope,
-        context: PagedContext,
-        plan: DecodePlan,
-    ) -> torch.Tensor:
-        """See `paged_attention_writing`."""
-        from nano_batch.attention.cuda.decode import paged_decode_writing
-
-        return paged_decode_writing(query, keys, values, rope, context, plan)
 
     def prefill(
         self, query: torch.Tensor, query_start_loc: torch.Tensor, context: PagedContext

@@ -9,6 +9,7 @@
 #include "elements.cuh"
 #include "ptx.cuh"
 
+#include "slots.cuh"
 #include "turn.cuh"
 
 constexpr int PARTS = ROPE ? 2 : 1;  // vectors that rotate together: element d with d + head_dim / 2
@@ -16,8 +17,6 @@ constexpr bool SCALES = !Same<NEW, STORED>::value;
 using New = Vector<NEW, VEC>;
 using Stored = Vector<STORED, VEC>;
 
-struct TokenStrides { long long token, head; };         // in elements, as all strides here
-struct SlotStrides { long long block, offset, head; };
 struct Sizes { int tokens, kv_heads, query_heads, lanes, block_size; long long num_slots; };
 // lanes = head_dim / (VEC * PARTS), the threads of a head
 
@@ -38,7 +37,7 @@ struct Place {
 __device__ inline long long slot_start(long long slot, int block_size, int head, SlotStrides strides) {
     // Division of 64 bits takes many times the instructions of one of 32.
     const long long block = slot >> 32 ? slot / block_size : unsigned(slot) / unsigned(block_size);
-    return block * strides.block + (slot - block * block_size) * strides.offset + head * strides.head;
+    return strides.place(block, slot - block * block_size, head);
 }
 
 // The cosines and sines of the angles of one token's vector.

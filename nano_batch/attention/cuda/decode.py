@@ -61,10 +61,7 @@ def paged_decode(
     if plan is None:
         output = _decode_alone(query, *caches, context.context_lens, *numbers, *scales)
         return output
-    if plan.window != window:
-        raise InvalidArgumentError(
-            f"the plan is for sliding_window={plan.window or None}, not {window or None}"
-        )
+    _check_window(plan, window)
     output = _like_query(query) if out is None else _checked_out(out, query)
     _decode(query, *caches, plan.memory, plan.parts, output, _sizes(plan), plan.settled, *numbers, *scales)
     return output
@@ -84,12 +81,21 @@ def paged_decode_writing(
         keys, values: [rows, num_kv_heads, head_dim], each row's newest, which `context.context_lens` counts.
         plan: one that `writes`.
     """
+    window = context.sliding_window or 0
+    _check_window(plan, window)
     output = _like_query(query)
     given = query, keys, values, rope.cosines, rope.sines
     caches = context.key_cache, context.value_cache, context.block_table
-    numbers = context.scale, context.soft_cap or 0.0, min(plan.window, LARGEST_INT)
+    numbers = context.scale, context.soft_cap or 0.0, min(window, LARGEST_INT)
     _decode_writing(*given, *caches, plan.memory, plan.parts, output, _sizes(plan), *numbers)
     return output
+
+
+def _check_window(plan: DecodePlan, window: int) -> None:
+    if plan.window != window:
+        raise InvalidArgumentError(
+            f"the plan is for sliding_window={plan.window or None}, not {window or None}"
+        )
 
 
 def _in_pairs(tensor: torch.Tensor) -> torch.Tensor:
@@ -108,14 +114,21 @@ class Newest(ctypes.Structure):
     )  # fmt: skip
 
     @classmethod
-    def of(cls, keys: torch.Tensor, values: torch.Tensor, *others: torch.Tensor) -> Newest:
+    def of(
+        cls,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        key_cache: torch.Tensor,
+        value_cache: torch.Tensor,
+        cosines: torch.Tensor,
+        sines: torch.Tensor,
+    ) -> Newest:
         """Of keys and values, their caches, cosines and sines."""
-        caches = others[:2]
+        tensors = keys, values, key_cache, value_cache, cosines, sines
         return cls(
-            *(tensor.data_ptr() for tensor in (keys, values, *others)),
-            *(TokenStrides.of(tensor) for tensor in (keys, values)),
-            *(SlotStrides.of(cache) for cache in caches),
-        )
+            *(tensor.data_ptr() for tensor in tensors), TokenStrides.of(keys), TokenStrides.of(values),
+            SlotStrides.of(key_cache), SlotStrides.of(value_cache),
+        )  # fmt: skip
 
 
 def _checked_out(out: torch.Tensor, query: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@
 #include "ptx.cuh"
 
 #include "element.cuh"
+#include "slots.cuh"
 #include "turn.cuh"
 
 constexpr int SLICES = HEAD_DIM / 16, OUTPUTS = HEAD_DIM / 16;  // products of 16 dimensions: for the scores, of the output
@@ -105,15 +106,12 @@ struct Copier {
     static constexpr int LOOKS_UP = 8;  // the first tiles do not wait for the second look
 };
 
-struct Strides { long long row, head; };                // in elements, as all strides here
-struct SlotStrides { long long block, offset, head; };
-
 // Each row's newest key and value, where they go, and the turns of all positions, [positions, HEAD_DIM / 2].
 struct Newest {
     const Element *keys, *values;
     Element *key_cache, *value_cache;
     const float *cosines, *sines;
-    Strides key, value;
+    TokenStrides key, value;
     SlotStrides key_slot, value_slot;
 };
 
@@ -137,8 +135,8 @@ struct NewestOfPair {
                                          int lane) {
         if (lane >= LANES) return;
         const int dim = lane * 2, position = at.span.length - 1, head = kv_head(at.head);
-        const Element* keys = from.keys + at.row * from.key.row + head * from.key.head + dim;
-        const Element* values = from.values + at.row * from.value.row + head * from.value.head + dim;
+        const Element* keys = from.keys + at.row * from.key.token + head * from.key.head + dim;
+        const Element* values = from.values + at.row * from.value.token + head * from.value.head + dim;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             key[half] = *reinterpret_cast<const unsigned*>(keys + half * APART);
@@ -155,9 +153,8 @@ struct NewestOfPair {
         if (lane >= LANES) return;
         turn_words(key[0], key[1], cosine, sine);
         const int dim = lane * 2, head = kv_head(at.head), offset = (at.span.length - 1) % BLOCK_SIZE;
-        Element* key_to = to.key_cache + block * to.key_slot.block + offset * to.key_slot.offset + head * to.key_slot.head + dim;
-        Element* value_to =
-            to.value_cache + block * to.value_slot.block + offset * to.value_slot.offset + head * to.value_slot.head + dim;
+        Element* key_to = to.key_cache + to.key_slot.place(block, offset, head) + dim;
+        Element* value_to = to.value_cache + to.value_slot.place(block, offset, head) + dim;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int there = place(token, (dim + half * APART) / 8) + dim % 8 * 2;
