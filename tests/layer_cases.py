@@ -36,10 +36,10 @@ def check_norms(norm, add_norm, plain_norm, tokens, size, dtype, apart, device="
 
 
 def check_norm_of_parts(add_norm, plain_norm, parts, tokens, size, dtype, device="cpu"):
-    """The same of what is added in parts, which are added up in their order and rounded first."""
-    given = torch.randn(parts, tokens, size, device=device)
+    """The same of what is added in parts: they are added up in their order, then the residual, rounded once."""
+    given = torch.randn(parts, tokens, size, device=device).to(dtype)
     residual = 3 * rows(tokens, size, dtype, apart=8, device=device)
     weight = rows(1, size, dtype, device=device)[0]
-    summed = residual + sum(given[1:], start=given[0]).to(dtype)
+    summed = (sum(given[1:].float(), start=given[0].float()) + residual).to(dtype)
     assert_close(add_norm(given, residual, weight, EPS), plain_norm(summed, (size,), weight, EPS))
     assert torch.equal(residual, summed)

@@ -218,16 +218,16 @@ __device__ __forceinline__ bool elected() {
     asm volatile("{\n.reg .pred one;\nelect.sync _|one, 0xffffffff;\nselp.b32 %0, 1, 0, one;\n}\n" : "=r"(chosen));
     return chosen;
 }
-// Four numbers to the same place in the shared memory of another block of the cluster, whose barrier counts their bytes.
-__device__ __forceinline__ void send_to_block(unsigned block, float4* to, float4 x, Barrier& barrier) {
+// Eight bytes to the same place in the shared memory of another block of the cluster, whose barrier counts them.
+__device__ __forceinline__ void send_to_block(unsigned block, uint2* to, uint2 x, Barrier& barrier) {
     asm volatile(
         "{\n"
         ".reg .b32 there, counter;\n"
         "mapa.shared::cluster.u32 there, %0, %2;\n"
         "mapa.shared::cluster.u32 counter, %1, %2;\n"
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [there], {%3, %4, %5, %6}, [counter];\n"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [there], {%3, %4}, [counter];\n"
         "}\n" ::"r"(shared_address(to)),
-        "r"(shared_address(&barrier.state)), "r"(block), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w)
+        "r"(shared_address(&barrier.state)), "r"(block), "r"(x.x), "r"(x.y)
         : "memory");
 }
 

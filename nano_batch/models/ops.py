@@ -73,7 +73,7 @@ def _fake_normed(parts: torch.Tensor, residual: torch.Tensor, *args: object) -> 
 
 
 def _fake_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Tensor:
-    return x.new_empty(parts, x.shape[0], weight.shape[0], dtype=_wide(x))
+    return x.new_empty(parts, x.shape[0], weight.shape[0])
 
 
 def _fake_added(
@@ -135,10 +135,10 @@ def add_rms_norm(
 def add_parts_rms_norm(
     parts: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    """`add_rms_norm` of what comes in parts: their sum is rounded to the residual's dtype before it is added.
+    """`add_rms_norm` of what comes in parts: all are added, in float32 (float64 for float64), and rounded once.
 
     Args:
-        parts: [parts, tokens, size], float32 (float64 for a residual in float64), as of `linear_parts`.
+        parts: [parts, tokens, size], of the residual's dtype and device, as of `linear_parts`.
         residual, weight, eps: as for `add_rms_norm`.
 
     Raises:
@@ -146,10 +146,9 @@ def add_parts_rms_norm(
     """
     _check_parts(parts, residual)
     _check_rows(residual, None, weight)
-    several = len(parts) > 1 and parts.dtype == torch.float32  # one part is what the kernel takes as a whole
-    if several and _on_kernel("RMSNorm", residual, parts, weight):
+    if _on_kernel("RMSNorm", residual, parts, weight):
         return on_cuda.rms_norm(parts, residual, weight, eps)
-    return add_rms_norm(parts.sum(0).to(residual.dtype), residual, weight, eps)
+    return F.rms_norm(residual.copy_(parts.to(_wide(parts)).sum(0) + residual), weight.shape, weight, eps)
 
 
 @operator(_fake_half)
@@ -189,7 +188,7 @@ def linear_few_rows(
             norm's eps: the product is divided. On CUDA at most 128 rows then, on Hopper.
 
     Returns:
-        [rows, n], sums in float32, rounded once.
+        [rows, n], sums in float32, rounded once; where two blocks share k, one of two parts before, too.
 
     Raises:
         ShapeError, DtypeError, DeviceError: they do not fit together.
@@ -271,7 +270,7 @@ def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Ten
         parts: at least 1.
 
     Returns:
-        [parts, rows, n], float32 (float64 for float64).
+        [parts, rows, n], of x's dtype: two parts' roundings are together as large as one of their sum would be.
 
     Raises:
         ShapeError, DtypeError, DeviceError: they do not fit together.
@@ -287,8 +286,7 @@ def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Ten
             return hopper.few_rows_hopper(x, weight, parts=parts)
         say_once(f"parts of a linear layer are computed by plain PyTorch: {reason}", warn=True)
     of_k = [slice(k * part // parts, k * (part + 1) // parts) for part in range(parts)]
-    wide = _wide(x)
-    return torch.stack([F.linear(x[:, some].to(wide), weight[:, some].to(wide)) for some in of_k])
+    return torch.stack([F.linear(x[:, some], weight[:, some]) for some in of_k])
 
 
 @operator(_fake_gated)
@@ -445,12 +443,7 @@ def _check_parts(parts: torch.Tensor, residual: torch.Tensor) -> None:
         raise ShapeError(
             f"parts and residual have shapes {shapes}; they need [parts, tokens, size] and [tokens, size]"
         )
-    if parts.dtype != _wide(residual):
-        raise DtypeError(
-            f"parts are {parts.dtype}; beside a residual in {residual.dtype} they are {_wide(residual)}"
-        )
-    if parts.device != residual.device:
-        raise DeviceError(f"parts are on {parts.device}; the residual is on {residual.device}")
+    _check_alike("parts", parts, residual)
 
 
 def _check_squares(squares: torch.Tensor, x: torch.Tensor) -> None:

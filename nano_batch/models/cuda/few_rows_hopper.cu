@@ -4,7 +4,7 @@
 // blocks each of PARTS clusters take one tile, a part of k each. Two warps have chunks copied to shared memory, one the
 // weight's, one x's, STAGES on their way. The weight's first chunks do not wait for the kernel before this one; and the
 // kernel after it may start when this one has asked for its last. A cluster's sums meet in shared memory, each block finishing
-// half of the rows; those of several clusters are left as they are, for the next kernel to add.
+// half of the rows with what it gets, rounded, of the other; those of several clusters are left for the next kernel to add.
 //
 // Macros: those of tile.cuh; SPLITS; PARTS; ADDS and DIVIDES (undivided_norm.cuh).
 #include "tile.cuh"
@@ -16,7 +16,6 @@ constexpr int THREADS = MULTIPLIERS + (LENDS || DIVIDES ? 128 : 64);
 // Cycles from one of a block's first chunks of the weight to the next. Blocks for few rows begin while the kernel before them
 // still reads, and what it asks for would wait behind all of their stages. Those for more begin when it has ended.
 constexpr int APART = TOKENS > 64 ? 0 : 800;
-using Result = Either<PARTS == 1, ELEMENT, float>::type;
 constexpr int HALF = SECOND / 4;  // of a thread's sums of a tile, what a cluster's block keeps
 static_assert(SPLITS <= 2 && (!GATED || SPLITS * PARTS == 1));
 static_assert(!WEIGHT_FIRST || GATED || PARTS > 1 || ADDS);
@@ -55,27 +54,15 @@ __device__ __forceinline__ void copy_x(Ring ring, const TensorMap& map, Chunks c
         }
 }
 
-// With the weight's rows first, unrounded: stores x's rows from `first` on, of 16 columns of a warp.
-template <int COUNT>
-__device__ __forceinline__ void store_turned(const float (&sum)[COUNT], float* output, int first, int rows, int column,
-                                             int columns) {
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        const int row = first + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2, to = column + threadIdx.x % 32 / 4 + i / 2 % 2 * 8;
-        if (row < rows && to < columns) output[static_cast<long long>(row) * columns + to] = sum[i];
-    }
-}
-
 // Stores the sums of a warp, whose rows of the first factor's tile begin with `own`, or what a cluster's block keeps of them.
 template <int COUNT>
-__device__ __forceinline__ void store_all(const float (&sum)[TILES][COUNT], Result* output, int own, int half, int rows,
+__device__ __forceinline__ void store_all(const float (&sum)[TILES][COUNT], ELEMENT* output, int own, int half, int rows,
                                           int column, int columns) {
     constexpr bool KEPT = COUNT < SECOND / 2;
     if constexpr (WEIGHT_FIRST) {
         const bool others = threadIdx.x >= 128 && own < 64;  // the first warpgroup has them, too
-        if (others) return;
-        if constexpr (GATED) store(sum, output, rows, column + own, columns, columns);
-        else store_turned(sum[0], output, half * (TOKENS / 2), rows, column + own, columns);
+        constexpr int OF_ROWS = KEPT ? TOKENS / 2 : TOKENS;
+        if (!others) store_turned<OF_ROWS>(sum[0], output, half * OF_ROWS, rows, column + own, columns, columns);
     } else {
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
@@ -89,13 +76,13 @@ __device__ __forceinline__ void store_all(const float (&sum)[TILES][COUNT], Resu
 
 #if SPLITS > 1
 constexpr int FOURS = TILES * HALF / 4;
-static_assert(HALF % 4 == 0 && FOURS * 16 * MULTIPLIERS <= STAGES * STAGE_BYTES);
+static_assert(HALF % 4 == 0 && FOURS * 8 * MULTIPLIERS <= STAGES * STAGE_BYTES);
 
 // Adds the sums of the cluster's two blocks: each thread sends half of its own to the same thread of the other block, and keeps
-// the rest. Of each warp's 16 rows of x a block keeps eight, or with the weight's rows first half of x's rows.
-__device__ __forceinline__ void add_halves(float (&kept)[TILES][HALF], const Sums& sum, int half, unsigned char* memory,
+// the rest. Of each warp's 16 rows of x a block keeps eight, or with the weight's rows first half of x's rows; `part` says which.
+__device__ __forceinline__ void add_halves(float (&kept)[TILES][HALF], const Sums& sum, int part, unsigned char* memory,
                                            hopper::Barrier& arrived) {
-    float4* const place = reinterpret_cast<float4*>(memory) + threadIdx.x;  // of the first four, in either block
+    uint2* const place = reinterpret_cast<uint2*>(memory) + threadIdx.x;  // of the first four, in either block
     hopper::await_cluster();  // all stages of both blocks are read
 #pragma unroll
     for (int four = 0; four < FOURS; four++) {
@@ -105,18 +92,18 @@ __device__ __forceinline__ void add_halves(float (&kept)[TILES][HALF], const Sum
             const int tile = four * 4 / HALF, i = four * 4 % HALF + j;
             const float low = sum[tile][WEIGHT_FIRST ? i : i / 2 * 4 + i % 2];
             const float high = sum[tile][WEIGHT_FIRST ? HALF + i : i / 2 * 4 + 2 + i % 2];
-            kept[tile][i] = half ? high : low;
-            sent[j] = half ? low : high;
+            kept[tile][i] = part ? high : low;
+            sent[j] = part ? low : high;
         }
-        const float4 all = make_float4(sent[0], sent[1], sent[2], sent[3]);
-        hopper::send_to_block(1 - half, place + four * MULTIPLIERS, all, arrived);
+        hopper::send_to_block(1 - part, place + four * MULTIPLIERS, from_floats<ELEMENT>(sent).words[0], arrived);
     }
     arrived.wait(0);
 #pragma unroll
     for (int four = 0; four < FOURS; four++) {
-        const float4 got = place[four * MULTIPLIERS];
-        float* const to = kept[four * 4 / HALF] + four * 4 % HALF;
-        to[0] += got.x, to[1] += got.y, to[2] += got.z, to[3] += got.w;
+        Vector<ELEMENT, 4> got;
+        got.words[0] = place[four * MULTIPLIERS];
+#pragma unroll
+        for (int j = 0; j < 4; j++) kept[four * 4 / HALF][four * 4 % HALF + j] += to_float(got.at[j]);
     }
 }
 #endif
@@ -124,11 +111,11 @@ __device__ __forceinline__ void add_halves(float (&kept)[TILES][HALF], const Sum
 }  // namespace
 
 // weight [n, k] in tiles of COLUMNS rows, x [rows, k] in one of `x_rows`, the next multiple of 8; both of PANELS panels.
-// output [rows, n], or n / 2 where GATED; a multiple of 4; float32 [PARTS, rows, n] where there are several. Blocks: any
-// number in x, where k is split as many as there are tiles; SPLITS times PARTS in y. ADDS: residual [rows, n] and norm [n],
-// and squares [tiles, x_rows] are made; DIVIDES: they are read, of so many tiles.
+// output [rows, n], or n / 2 where GATED; a multiple of 4; [PARTS, rows, n] where there are several. Blocks: any number
+// in x, where k is split as many as there are tiles; SPLITS times PARTS in y. ADDS: residual [rows, n] and norm [n], and
+// squares [tiles, x_rows] are made; DIVIDES: they are read, of so many tiles.
 extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THREADS, 1)
-    few_rows_hopper(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap x_map, Result* output,
+    few_rows_hopper(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap x_map, ELEMENT* output,
                     int rows, int x_rows, int out_n, int k, ELEMENT* residual, const ELEMENT* norm,
                     float* squares, int square_tiles, float eps) {
     extern __shared__ unsigned char unaligned[];
@@ -144,7 +131,7 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
         for (int i = 0; i < STAGES; i++) full[i].init(1), empty[i].init(GROUPS);
         arrived.init(1), divisible.init(32);
         hopper::barriers_are_ready();
-        arrived.expect(MULTIPLIERS * TILES * HALF * 4);
+        arrived.expect(MULTIPLIERS * TILES * HALF * 2);
     }
     __syncthreads();
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the compiler sees that it is the same for all lanes

@@ -49,7 +49,7 @@ def few_rows_hopper(
     At most `FEW_TOKENS[-1]` rows, with squares `UNDIVIDED_ROWS`.
     """
     rows, n = len(x), len(weight) // (1 + gated)
-    output = x.new_empty(rows, n) if parts == 1 else x.new_empty(parts, rows, n, dtype=torch.float32)
+    output = x.new_empty((rows, n) if parts == 1 else (parts, rows, n))
     if rows:
         divides = squares is not None
         built = hopper_build(rows, len(weight), gated, parts, multiprocessors(x.device), divides=divides)

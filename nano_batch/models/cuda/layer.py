@@ -28,7 +28,7 @@ def rms_norm(
 ) -> torch.Tensor:
     """See `ops.add_rms_norm` and, without a residual, `ops.rms_norm`; last dimensions are contiguous.
 
-    With a residual hidden may be [parts, tokens, size] of float32, see `ops.add_parts_rms_norm`.
+    With a residual hidden may be [parts, tokens, size], see `ops.add_parts_rms_norm`.
     """
     parts = hidden if hidden.dim() == 3 else hidden.unsqueeze(0)
     _, tokens, size = parts.shape

@@ -1,9 +1,8 @@
 // RMSNorm of rows, after the residual is added. A block takes a row, and keeps it in registers between its two passes
 // where VECTORS of each thread hold it.
 //
-// Macros: ELEMENT, the type of all tensors but parts; VEC, elements of a vector; RESIDUAL, whether there is one; THREADS
-// of a block; VECTORS of a thread, 0 for rows of any length; PARTS: 1, or what is added to the residual comes as so many
-// parts in float32.
+// Macros: ELEMENT, the type of all tensors; VEC, elements of a vector; RESIDUAL, whether there is one; THREADS of a block;
+// VECTORS of a thread, 0 for rows of any length; PARTS, in which what is added to the residual comes.
 #include "elements.cuh"
 #include "ptx.cuh"
 
@@ -11,7 +10,6 @@ constexpr bool KEPT = VECTORS > 0;
 constexpr int AT_ONCE = KEPT ? VECTORS : 1;
 constexpr int WARPS = THREADS / 32;
 using Elements = Vector<ELEMENT, VEC>;
-using Given = Either<PARTS == 1, ELEMENT, float>::type;
 static_assert(PARTS == 1 || RESIDUAL);
 
 // A thread's vectors of a row, those at `from` + (threadIdx.x + i * THREADS) * VEC.
@@ -24,38 +22,23 @@ struct Piece {
         for (int i = 0; i < AT_ONCE; i++)
             if (at(from, i) < hidden) of[i].load(row + at(from, i));
     }
-    // The sums of all parts, which are `apart` from each other, rounded.
-    __device__ void gather(const Given* row, long long apart, int from, int hidden) {
-        Vector<Given, VEC> parts[AT_ONCE][PARTS];
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++)
-#pragma unroll
-            for (int part = 0; part < PARTS; part++)
-                if (at(from, i) < hidden) parts[i][part].load(row + part * apart + at(from, i));
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            float sum[VEC];
-#pragma unroll
-            for (int j = 0; j < VEC; j++) {
-                sum[j] = to_float(parts[i][0].at[j]);
-#pragma unroll
-                for (int part = 1; part < PARTS; part++) sum[j] += to_float(parts[i][part].at[j]);
-            }
-            of[i] = from_floats<ELEMENT>(sum);
-        }
-    }
     __device__ void store(ELEMENT* row, int from, int hidden) const {
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++)
             if (at(from, i) < hidden) of[i].store(row + at(from, i));
     }
-    // Rounded to the elements' type, as the sum of two tensors is.
-    __device__ void add(const Piece& other) {
+    // The sum of this one and all parts of another, rounded once.
+    __device__ void add(const Piece (&parts)[PARTS]) {
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             float sum[VEC];
 #pragma unroll
-            for (int j = 0; j < VEC; j++) sum[j] = to_float(of[i].at[j]) + to_float(other.of[i].at[j]);
+            for (int j = 0; j < VEC; j++) {
+                sum[j] = to_float(parts[0].of[i].at[j]);
+#pragma unroll
+                for (int part = 1; part < PARTS; part++) sum[j] += to_float(parts[part].of[i].at[j]);
+                sum[j] += to_float(of[i].at[j]);
+            }
             of[i] = from_floats<ELEMENT>(sum);
         }
     }
@@ -95,10 +78,10 @@ __device__ inline float sum_of_block(float x) {
 // hidden [PARTS, tokens, size], the parts `apart` from each other, residual [tokens, size], weight [size] ->
 // output [tokens, size], contiguous; one block a token.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_norm(
-    const Given* hidden, long long hidden_stride, long long apart, ELEMENT* residual, long long residual_stride,
+    const ELEMENT* hidden, long long hidden_stride, long long apart, ELEMENT* residual, long long residual_stride,
     const ELEMENT* weight, ELEMENT* output, int size, float eps) {
     const long long token = blockIdx.x;
-    const Given* row = hidden + token * hidden_stride;
+    const ELEMENT* row = hidden + token * hidden_stride;
     ELEMENT* sum_row = residual + token * residual_stride;
     ELEMENT* output_row = output + token * size;
     constexpr int STEP = AT_ONCE * THREADS * VEC;
@@ -107,14 +90,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_norm(
     ptx::let_later_start();
     ptx::wait_for_earlier();
     for (int from = 0; from < size; from += STEP) {
-        piece.gather(row, apart, from, size);
+        piece.load(RESIDUAL ? sum_row : row, from, size);
 #if RESIDUAL
-        Piece before = {};
-        before.load(sum_row, from, size);
+        Piece parts[PARTS] = {};
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) parts[part].load(row + part * apart, from, size);
 #endif
         if (KEPT) factors.load(weight, from, size);  // on its way with the others
 #if RESIDUAL
-        piece.add(before);
+        piece.add(parts);
         piece.store(sum_row, from, size);
 #endif
         squares += piece.squares(from, size);
@@ -123,11 +107,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_norm(
     const float factor = 1 / sqrtf(sum_of_block(squares) / size + eps);
     for (int from = 0; from < size; from += STEP) {
         if (!KEPT) {
-#if RESIDUAL
-            piece.load(sum_row, from, size);  // what this thread itself has written
-#else
-            piece.gather(row, apart, from, size);
-#endif
+            piece.load(RESIDUAL ? sum_row : row, from, size);  // of the residual what this thread itself has written
             factors.load(weight, from, size);
         }
         piece.scale(factor, factors);

@@ -115,31 +115,24 @@ __device__ __forceinline__ void store_row(const float* sum, ELEMENT* row, bool e
         if (exists && last < columns) made(sum + (OUT_COLUMNS / 8 - 1) * APART).store(row + last);
 }
 
-template <int APART>
-__device__ __forceinline__ void store_row(const float* sum, float* row, bool exists, int column, int columns) {
-#pragma unroll
-    for (int j = 0; j < OUT_COLUMNS / 8; j++) {
-        const int to = column + j * 8 + threadIdx.x % 4 * 2;
-        if (exists && to < columns) *reinterpret_cast<float2*>(row + to) = make_float2(sum[j * APART], sum[j * APART + 1]);
-    }
-}
-
 // All 16 of them, of which this lane has `row` and that eight further down, `pitch` apart.
-template <class To>
-__device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], To* output, int row, int rows, int column, int columns,
+__device__ __forceinline__ void store(const float (&sum)[COLUMNS / 2], ELEMENT* output, int row, int rows, int column, int columns,
                                       int pitch) {
 #pragma unroll
     for (int lower = 0; lower < 2; lower++, row += 8)
         store_row<4>(sum + lower * 2, output + static_cast<long long>(row) * pitch, row < rows, column, columns);
 }
 
-// With the weight's first: stores 16 columns of a warp from `column` on, of all rows.
-__device__ __forceinline__ void store(const Sums& sum, ELEMENT* output, int rows, int column, int columns, int pitch) {
+// With the weight's first: stores 16 columns of a warp from `column` on, of COUNT rows from `first` on.
+template <int COUNT>
+__device__ __forceinline__ void store_turned(const float* sum, ELEMENT* output, int first, int rows, int column, int columns,
+                                             int pitch) {
     const bool second = threadIdx.x % 2;
-    const int first = threadIdx.x % 32 / 4, to = column + threadIdx.x % 4 / 2 * 4 + second * 8;
+    const int to = column + threadIdx.x % 4 / 2 * 4 + second * 8;
+    first += threadIdx.x % 32 / 4;
 #pragma unroll
-    for (int row = 0; row < TOKENS; row += 8) {
-        const float* at = sum[0] + row / 2;
+    for (int row = 0; row < COUNT; row += 8) {
+        const float* at = sum + row / 2;
         const uint2 four = exchanged(ptx::transpose(made(at).words[0]), ptx::transpose(made(at + 2).words[0]), second);
         if (row + first < rows && to < columns)
             *reinterpret_cast<uint2*>(output + static_cast<long long>(row + first) * pitch + to) = four;
