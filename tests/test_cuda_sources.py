@@ -14,6 +14,7 @@ import torch
 from nano_batch import errors
 from nano_batch.attention.cuda import SOURCES as ATTENTION
 from nano_batch.attention.cuda import prefill_kernel
+from nano_batch.attention.cuda.plan import plan_defines
 from nano_batch.attention.cuda.variant import choose
 from nano_batch.cuda import program
 from nano_batch.cuda.launch import HOPPER
@@ -85,8 +86,8 @@ def decode_configurations():
         for writes in (False, True):
             yield chosen.source, chosen.defines(writes=writes), 255
     for tile in (16, 32):
-        for length in ("int", "long long"):
-            yield "plan.cu", {"TILE": tile, "LENGTH_TYPE": length}, 64
+        for length in (torch.int32, torch.int64):
+            yield "plan.cu", plan_defines(tile, length), 64
 
 
 def prefill_configurations():
@@ -106,9 +107,10 @@ def layer_configurations():
         ("float", 4, 0, 1024, 0, 1, 56), ("half", 1, 1, 32, 1, 1, 32), ("bf16", 8, 1, 256, 2, 2, 56),
         ("half", 8, 1, 1024, 0, 2, 64), ("float", 4, 1, 1024, 2, 3, 64),
     ]  # fmt: skip
+    names = "ELEMENT", "VEC", "RESIDUAL", "THREADS", "VECTORS", "PARTS", "EMBEDS"
     for *values, registers in norms:
-        names = "ELEMENT", "VEC", "RESIDUAL", "THREADS", "VECTORS", "PARTS"
-        yield "rms_norm.cu", dict(zip(names, values, strict=True)), registers
+        for embeds in {0, 1 - values[2]}:
+            yield "rms_norm.cu", dict(zip(names, [*values, embeds], strict=True)), registers
     for element, vector in [("bf16", 8), ("half", 8), ("float", 4), ("bf16", 1)]:
         yield "silu_mul.cu", {"ELEMENT": element, "VEC": vector, "THREADS": 128, "VECTORS": 2}, 40
     for element in ("bf16", "half"):

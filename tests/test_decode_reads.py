@@ -91,9 +91,10 @@ def planner(tmp_path_factory):
     from cuda_on_cpu.build import CpuKernel
 
     from nano_batch.attention.cuda import SOURCES
+    from nano_batch.attention.cuda.plan import plan_defines
 
     folder = tmp_path_factory.mktemp("plan")
-    return CpuKernel(SOURCES / "plan.cu", {"TILE": TILE, "LENGTH_TYPE": "int"}, "plan", folder=folder)
+    return CpuKernel(SOURCES / "plan.cu", plan_defines(TILE, torch.int32), "plan", folder=folder)
 
 
 @compiles
@@ -104,13 +105,13 @@ def planner(tmp_path_factory):
 )
 @settings(max_examples=60, deadline=None)
 def test_the_plain_plan_is_that_of_the_source(planner, contexts, heads, workers):
-    from nano_batch.attention.cuda.plan import LEAST_TILES, SHARE_WORDS
+    from nano_batch.attention.cuda.plan import LEAST_TILES, PLAN_THREADS, SHARE_WORDS
 
     assert LEAST_TILES == plan_shares.LEAST_TILES
     plan = torch.empty((SHARE_WORDS + 1) * workers + len(contexts), dtype=torch.int32)
     numbers = [c_int32(number) for number in (len(contexts), heads, 0, workers, LEAST_TILES)]
     lens = torch.tensor(contexts, dtype=torch.int32)
-    planner.launch((1, 1, 1), 64, 4 * (len(contexts) + 1), [lens, *numbers, plan])
+    planner.launch((1, 1, 1), PLAN_THREADS, 4 * (len(contexts) + 1), [lens, *numbers, plan])
     made = [tuple(share[:4]) for share in plan[: SHARE_WORDS * workers].view(-1, SHARE_WORDS).tolist()]
     assert shares(contexts, heads, TILE, workers) == [share for share in made if share[3]]
 

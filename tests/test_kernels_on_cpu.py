@@ -66,11 +66,10 @@ def built(libraries):
             case = Case(0, [1], [1], **sizes)
             chosen = variant(case, source)
             assert chosen.source == source
-            lengths = "int" if case.integers == torch.int32 else "long long"
             wanted.append((SOURCES / source, chosen.defines(), "decode"))
             if chosen.copied:
                 wanted.append((SOURCES / source, chosen.defines(writes=True), "decode"))
-            wanted.append((SOURCES / "plan.cu", {"TILE": chosen.tile, "LENGTH_TYPE": lengths}, "plan"))
+            wanted.append((SOURCES / "plan.cu", plan.plan_defines(chosen.tile, case.integers), "plan"))
     unique = {str(one): one for one in wanted}.values()
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda one: build(*one, libraries), unique))

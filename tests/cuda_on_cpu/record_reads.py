@@ -17,7 +17,7 @@ import torch
 
 from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.decode import decode_arguments
-from nano_batch.attention.cuda.plan import LEAST_TILES, PLAN_THREADS, SHARE_WORDS
+from nano_batch.attention.cuda.plan import LEAST_TILES, PLAN_THREADS, SHARE_WORDS, plan_defines
 from nano_batch.attention.cuda.variant import Variant, choose
 from nano_batch.attention.dense import dense_attention
 from nano_batch.lessons import small_step as small
@@ -64,8 +64,7 @@ def record(folder: Path) -> Recording:
     variant, heads, rows = step.variant, small.KV_HEADS * step.variant.parts_of_group, len(small.CONTEXTS)
     plan = torch.empty((SHARE_WORDS + 1) * small.WORKERS + rows, dtype=torch.int32)
     numbers = [c_int32(number) for number in (rows, heads, 0, small.WORKERS, LEAST_TILES)]
-    plan_for = {"TILE": variant.tile, "LENGTH_TYPE": "int"}
-    planner = CpuKernel(SOURCES / "plan.cu", plan_for, "plan", folder=folder)
+    planner = CpuKernel(SOURCES / "plan.cu", plan_defines(variant.tile, torch.int32), "plan", folder=folder)
     planner.launch((1, 1, 1), PLAN_THREADS, 4 * (rows + 1), [step.lens, *numbers, plan])
     shares = plan[: SHARE_WORDS * small.WORKERS].view(-1, SHARE_WORDS)[:, :4].tolist()
 

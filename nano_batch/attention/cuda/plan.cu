@@ -1,43 +1,45 @@
 // The plan of a decode step: an equal share of all tiles for each worker (walk.cuh). One block of threads.
+//
+// Macros: LENGTH_TYPE, of context lengths; TILE, of walk.cuh; THREADS.
 #include "ptx.cuh"
 #include "walk.cuh"
 
+constexpr int WARPS = THREADS / 32;
+
 namespace {
 
-// The sum of `value` over all threads before this one; `total` gets the sum over all.
-__device__ int sum_before(int value, int& total) {
-    __shared__ int of_warp[32];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    __syncthreads();
-    int inclusive = value;
+// Of some rows: the tiles of one head, how many rows have any, and the most of a row.
+struct Sums {
+    int tiles, rows, longest;
+};
+
+// The tiles of all threads before this one; `all` gets the sums of all.
+__device__ int tiles_before(Sums mine, Sums& all) {
+    __shared__ Sums of_warp[WARPS];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = mine.tiles;
+#pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-        const int other = __shfl_up_sync(~0u, inclusive, step);
-        if (lane >= step) inclusive += other;
+        const int other = __shfl_up_sync(~0u, mine.tiles, step);
+        if (lane >= step) mine.tiles += other;
+        mine.rows += __shfl_xor_sync(~0u, mine.rows, step);
+        mine.longest = max(mine.longest, __shfl_xor_sync(~0u, mine.longest, step));
     }
-    if (lane == 31) of_warp[warp] = inclusive;
+    if (lane == 31) of_warp[warp] = mine;
     __syncthreads();
-    int before = 0;
-    total = 0;
-    for (int other = 0; other < warps; other++) {
-        if (other < warp) before += of_warp[other];
-        total += of_warp[other];
+    int before = mine.tiles - own;
+    all = {};
+#pragma unroll
+    for (int i = 0; i < WARPS; i++) {
+        const Sums other = of_warp[i];
+        if (i < warp) before += other.tiles;
+        all = {all.tiles + other.tiles, all.rows + other.rows, max(all.longest, other.longest)};
     }
-    return before + inclusive - value;
+    return before;
 }
 
-// The largest of all threads'.
-__device__ int largest(int value) {
-    __shared__ int of_warp[32];
-    for (int mask = 16; mask > 0; mask /= 2) value = max(value, __shfl_xor_sync(~0u, value, mask));
-    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
-    __syncthreads();
-    for (int warp = 0; warp < static_cast<int>(blockDim.x / 32); warp++) value = max(value, of_warp[warp]);
-    return value;
-}
-
-// Worker w of `active` has the tiles [cut(w), cut(w + 1)) of `total`.
+// Worker w of `active` has the tiles [cut(w), cut(w + 1)) of `total`: worker * total / active, in 32 bits.
 __device__ int cut(int worker, int active, int total) {
-    return static_cast<int>(static_cast<long long>(worker) * total / active);
+    return worker * (total / active) + worker * (total % active) / active;
 }
 __device__ int owner(int tile, int active, int total) {
     return static_cast<int>((static_cast<long long>(tile + 1) * active - 1) / total);
@@ -73,36 +75,31 @@ __device__ Place place(const int* before, int rows, int of_head, int tile) {
 }  // namespace
 
 // before [rows + 1] in shared memory: tiles of one head in all rows before a row.
-// LENGTH_TYPE: of context_lens.
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(THREADS)
     plan(const LENGTH_TYPE* context_lens, int rows, int heads, int window, int workers, int least_tiles, int* memory) {
     DYNAMIC_SHARED(shared);
     int* before = reinterpret_cast<int*>(shared);
     ptx::wait_for_earlier();
     const Plan plan(memory, workers);
-    const int thread = threadIdx.x, threads = blockDim.x;
+    const int thread = threadIdx.x;
 
-    const int each = (rows + threads - 1) / threads, begin = min(rows, thread * each), end = min(rows, begin + each);
-    int sum = 0, full = 0, longest = 0;
+    const int each = (rows + THREADS - 1) / THREADS, begin = min(rows, thread * each), end = min(rows, begin + each);
+    Sums own = {}, all;
     for (int row = begin; row < end; row++) {
         const int length = max(-1, static_cast<int>(context_lens[row]));
         plan.lengths[row] = length;
-        before[row] = sum;
+        before[row] = own.tiles;
         const int tiles = Span(length, window).tiles();
-        sum += tiles;
-        full += tiles > 0;
-        longest = max(longest, tiles);
+        own = {own.tiles + tiles, own.rows + (tiles > 0), max(own.longest, tiles)};
     }
-    int total, full_rows;
-    const int earlier = sum_before(sum, total);
-    sum_before(full, full_rows);
-    const bool equal = total == static_cast<long long>(full_rows) * largest(longest);
+    const int earlier = tiles_before(own, all), total = all.tiles;
     for (int row = begin; row < end; row++) before[row] += earlier;
     if (thread == 0) before[rows] = total;
     __syncthreads();
 
-    const int line = total * heads, active = sharers(workers, line, full_rows * heads, equal, least_tiles);
-    for (int worker = thread; worker < workers; worker += threads) {
+    const bool equal = total == static_cast<long long>(all.rows) * all.longest;
+    const int line = total * heads, active = sharers(workers, line, all.rows * heads, equal, least_tiles);
+    for (int worker = thread; worker < workers; worker += THREADS) {
         Share share = {};
         plan.arrivals[worker] = 0;
         if (worker < active && line > 0) {

@@ -17,12 +17,13 @@ from nano_batch.attention.cuda.backend import decode_refusal
 from nano_batch.attention.cuda.variant import FEW_DECODES, FP8, PAIR_BYTES, Variant, choose
 from nano_batch.cuda.available import why_not
 from nano_batch.cuda.launch import LARGEST_INT, is_hopper, kernel, multiprocessors
+from nano_batch.cuda.program import Macro
 from nano_batch.cuda.vectors import ACCESS_BYTES, begin_at, byte_strides
 from nano_batch.errors import ShapeError
 
 LEAST_TILES = 4
 """Fewer tiles are no share: merging its part would cost more than reading it."""
-PLAN_THREADS = 1024
+PLAN_THREADS = 256
 SHARE_WORDS = 8
 MOST_STRIDE = 2**32
 """Bytes, exclusive, that the tensor-core kernel multiplies a block id with."""
@@ -105,10 +106,15 @@ def _plan(
     context_lens: torch.Tensor, memory: torch.Tensor, heads: int, window: int, workers: int, tile: int
 ) -> None:
     rows = len(context_lens)
-    defines = {"TILE": tile, "LENGTH_TYPE": "int" if context_lens.dtype == torch.int32 else "long long"}
-    run = kernel(SOURCES / "plan.cu", defines, "plan", memory.device)
+    run = kernel(SOURCES / "plan.cu", plan_defines(tile, context_lens.dtype), "plan", memory.device)
     numbers = [c_int32(number) for number in (rows, heads, window, workers, LEAST_TILES)]
     run.launch((1, 1, 1), PLAN_THREADS, 4 * (rows + 1), [context_lens.contiguous(), *numbers, memory])
+
+
+def plan_defines(tile: int, lengths: torch.dtype) -> dict[str, Macro]:
+    """The macros of `plan.cu` for tiles of so many tokens and lengths of int32 or int64."""
+    length_type = "int" if lengths == torch.int32 else "long long"
+    return {"TILE": tile, "LENGTH_TYPE": length_type, "THREADS": PLAN_THREADS}
 
 
 @_plan.register_fake
