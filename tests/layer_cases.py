@@ -35,8 +35,20 @@ def check_norms(norm, add_norm, plain_norm, tokens, size, dtype, apart, device="
     assert torch.equal(residual, summed)
 
 
+def check_embedded(embed_norm, plain_norm, count, size, dtype, apart=0, device="cpu"):
+    """The rows of a table must come out with their very bits, and their norm; of no row there is none."""
+    table = rows(7, size, dtype, apart=apart, device=device)[1:6]  # what lies around it are numbers, too
+    weight = rows(1, size, dtype, device=device)[0]
+    ids = torch.randint(5, (count,), device=device)
+    found, normed = embed_norm(ids, table, weight, EPS)
+    assert torch.equal(found, table[ids])
+    assert_close(normed, plain_norm(found, (size,), weight, EPS))
+    for missing in (-1, 5):
+        assert embed_norm(torch.full_like(ids, missing), table, weight, EPS)[1].isnan().all()
+
+
 def check_norm_of_parts(add_norm, plain_norm, parts, tokens, size, dtype, device="cpu"):
-    """The same of what is added in parts: they are added up in their order, then the residual, rounded once."""
+    """The same of what is added in parts: added in their order, then to the residual, and rounded once."""
     given = torch.randn(parts, tokens, size, device=device).to(dtype)
     residual = 3 * rows(tokens, size, dtype, apart=8, device=device)
     weight = rows(1, size, dtype, device=device)[0]

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from layer_cases import BF16, DTYPES, EPS, FP16, assert_close, check_norm_of_parts, check_norms, rows
+from layer_cases import (
+    BF16,
+    DTYPES,
+    EPS,
+    FP16,
+    assert_close,
+    check_embedded,
+    check_norm_of_parts,
+    check_norms,
+    rows,
+)
 
 from nano_batch import cpu, errors
 from nano_batch.cuda.launch import is_hopper
@@ -28,6 +38,7 @@ def test_the_operators_pass_pytorch_s_checks(dtype):
     for operator, inputs in [
         (operators.rms_norm, (hidden, weight, EPS)),
         (operators.add_rms_norm, (hidden, residual, weight, EPS)),
+        (operators.embed_rms_norm, (torch.tensor([2, 0]), hidden, weight, EPS)),
         (operators.silu_mul, (hidden,)),
         (operators.linear_few_rows, (hidden, residual)),
         (operators.linear_few_rows, (hidden, residual, torch.rand(1, 8, dtype=wide), EPS)),
@@ -171,6 +182,12 @@ def test_what_else_is_refused_by_name():
         ops.add_rms_norm(hidden, hidden.double(), weight, EPS)
     with pytest.raises(errors.DeviceError, match=r"weight is on meta; the rows are on cpu"):
         ops._check_rows(hidden, None, weight.to("meta"))
+    with pytest.raises(errors.ShapeError, match=r"tokens have shape \[1, 2\]"):
+        ops.embed_rms_norm(torch.zeros(1, 2, dtype=torch.int64), hidden, weight, EPS)
+    with pytest.raises(errors.DtypeError, match=r"tokens are torch.int32"):
+        ops.embed_rms_norm(torch.zeros(2, dtype=torch.int32), hidden, weight, EPS)
+    with pytest.raises(errors.DeviceError, match=r"tokens are on cpu; the embedding is on meta"):
+        ops.embed_rms_norm(torch.zeros(2, dtype=torch.int64), hidden.to("meta"), weight.to("meta"), EPS)
     with pytest.raises(errors.ShapeError, match=r"gate_up has shape \[2, 3\]"):
         ops.silu_mul(hidden[:, :3])
     for product in (ops.linear_few_rows, ops.gated_linear):
@@ -300,6 +317,7 @@ def test_what_the_linear_kernel_does_not_take(dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_norms_on_a_device(dtype, size, apart, tokens):
     check_norms(ops.rms_norm, ops.add_rms_norm, F.rms_norm, tokens, size, dtype, apart, "cuda")
+    check_embedded(ops.embed_rms_norm, F.rms_norm, tokens, size, dtype, apart, "cuda")
 
 
 @on_device

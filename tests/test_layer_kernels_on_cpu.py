@@ -10,7 +10,17 @@ import torch.nn.functional as F
 from cuda_on_cpu.device import cpu_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_cases import BF16, DTYPES, FP16, FP32, assert_close, check_norm_of_parts, check_norms, rows
+from layer_cases import (
+    BF16,
+    DTYPES,
+    FP16,
+    FP32,
+    assert_close,
+    check_embedded,
+    check_norm_of_parts,
+    check_norms,
+    rows,
+)
 
 from nano_batch.models.cuda import SOURCES, layer
 
@@ -36,6 +46,7 @@ def test_norms_equal_the_plain_form(libraries, dtype, backwards, data):
     torch.manual_seed(data.draw(st.integers(0, 2**32)))
     with cpu_device(libraries, backwards=backwards):
         check_norms(norm, layer.rms_norm, F.rms_norm, data.draw(st.integers(0, 3)), size, dtype, apart)
+        check_embedded(layer.embed_rms_norm, F.rms_norm, data.draw(st.integers(0, 3)), size, dtype, apart)
 
 
 @pytest.mark.parametrize(("dtype", "size", "parts"), [(BF16, 520, 2), (FP32, 4100, 3), (FP16, 16392, 2)])
@@ -98,6 +109,7 @@ MISTAKES = [
     ("rms_norm.cu", SYNC, ""),
     ("rms_norm.cu", "piece.store(sum_row, from, size);", ""),
     ("rms_norm.cu", "row + part * apart", "row + part / 2 * apart"),
+    ("rms_norm.cu", "id < table_rows", "id <= table_rows"),
     ("few_rows.cu", SYNC, ""),
     ("few_rows.cu", "lane / 4 + 8, n - 1", "lane / 4 + 7, n - 1"),
     ("silu_mul.cu", "at % lanes * VEC", "at % (lanes - 1) * VEC"),
@@ -123,6 +135,7 @@ def outcomes(libraries, sources):
             try:
                 check_norms(norm, layer.rms_norm, F.rms_norm, 2, 520, BF16, 0)
                 check_norm_of_parts(layer.rms_norm, F.rms_norm, 2, 2, 520, BF16)
+                check_embedded(layer.embed_rms_norm, F.rms_norm, 2, 520, BF16)
                 assert_close(layer.few_rows(x, weight), F.linear(x, weight), scale=512**0.5)
                 assert_close(layer.silu_mul(gate_up), F.silu(gate) * up, scale=0.01)
                 yield True

@@ -28,6 +28,7 @@ from nano_batch.models.ops import (
     add_linear,
     add_parts_rms_norm,
     add_rms_norm,
+    embed_rms_norm,
     few_rows_of,
     gated_linear,
     linear_few_rows,
@@ -276,8 +277,9 @@ class PagedMistral:
         count, heads = len(tokens), [c.num_heads, c.num_kv_heads, c.num_kv_heads]
         # Every second matrix is followed by the norm before the next, and what adds may normalise, too.
         norms = [*(layer.attention_norm for layer in self.layers[1:]), self.final_norm]
-        residual = self.embedding[tokens]
-        normed = Normed(rms_norm(residual, self.layers[0].attention_norm, c.rms_norm_eps))
+        first_norm = self.layers[0].attention_norm
+        residual, rows = embed_rms_norm(tokens, self.embedding, first_norm, c.rms_norm_eps)
+        normed = Normed(rows)
         for index, (layer, next_norm) in enumerate(zip(self.layers, norms, strict=True)):
             projected = self._product(normed, layer.qkv).view(count, -1, c.head_dim)
             query, keys, values = torch.split(projected, heads, dim=1)

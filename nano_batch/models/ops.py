@@ -68,6 +68,13 @@ def _fake_rows(hidden: torch.Tensor, *args: object) -> torch.Tensor:
     return torch.empty_like(hidden, memory_format=torch.contiguous_format)
 
 
+def _fake_embedded(
+    tokens: torch.Tensor, embedding: torch.Tensor, *args: object
+) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = embedding.new_empty(tokens.shape[0], embedding.shape[1])
+    return rows, torch.empty_like(rows)
+
+
 def _fake_normed(parts: torch.Tensor, residual: torch.Tensor, *args: object) -> torch.Tensor:
     return _fake_rows(residual)
 
@@ -115,6 +122,34 @@ def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Te
     return F.rms_norm(hidden, weight.shape, weight, eps)
 
 
+@operator(_fake_embedded)
+def embed_rms_norm(
+    tokens: torch.Tensor, embedding: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tokens' rows of the embedding, and `rms_norm` of them.
+
+    Args:
+        tokens: [tokens] int64, from 0 to below vocab_size; for any other the kernel's norm is NaN.
+        embedding: [vocab_size, size], floating point.
+        weight, eps: as for `rms_norm`.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: they do not fit together.
+        IndexError: PyTorch's, without the kernel: there is no such row.
+    """
+    _check_rows(embedding, None, weight)
+    if tokens.dim() != 1:
+        raise ShapeError(f"tokens have shape {list(tokens.shape)}; they need [tokens]")
+    if tokens.dtype != torch.int64:
+        raise DtypeError(f"tokens are {tokens.dtype}; they need to be torch.int64")
+    if tokens.device != embedding.device:
+        raise DeviceError(f"tokens are on {tokens.device}; the embedding is on {embedding.device}")
+    if _on_kernel("RMSNorm", embedding, weight):
+        return on_cuda.embed_rms_norm(tokens, embedding, weight, eps)
+    rows = embedding[tokens]
+    return rows, rms_norm(rows, weight, eps)
+
+
 @operator(_fake_rows, "residual")
 def add_rms_norm(
     hidden: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
@@ -135,7 +170,7 @@ def add_rms_norm(
 def add_parts_rms_norm(
     parts: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    """`add_rms_norm` of what comes in parts: all are added, in float32 (float64 for float64), and rounded once.
+    """`add_rms_norm` of what comes in parts: all are added in float32 (float64 for float64), rounded once.
 
     Args:
         parts: [parts, tokens, size], of the residual's dtype and device, as of `linear_parts`.
@@ -270,7 +305,7 @@ def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Ten
         parts: at least 1.
 
     Returns:
-        [parts, rows, n], of x's dtype: two parts' roundings are together as large as one of their sum would be.
+        [parts, rows, n], of x's dtype: two parts' roundings are together as large as one of their sum.
 
     Raises:
         ShapeError, DtypeError, DeviceError: they do not fit together.

@@ -31,6 +31,9 @@ def check(size):
     hidden, residual, weight, gate_up = rows(2, size), rows(2, size), rows(size), rows(5, 2 * size)
     gate, up = gate_up.chunk(2, dim=1)
     assert_close(layer.rms_norm(hidden, None, weight, EPS), F.rms_norm(hidden, (size,), weight, EPS))
+    found, normed = layer.embed_rms_norm(torch.tensor([1, 0, 1]), hidden, weight, EPS)
+    assert torch.equal(found, hidden[[1, 0, 1]])
+    assert_close(normed, F.rms_norm(found, (size,), weight, EPS))
     summed = residual + hidden
     added = layer.rms_norm(hidden, residual, weight, EPS)
     assert torch.equal(summed, residual)

@@ -31,23 +31,45 @@ def rms_norm(
     With a residual hidden may be [parts, tokens, size], see `ops.add_parts_rms_norm`.
     """
     parts = hidden if hidden.dim() == 3 else hidden.unsqueeze(0)
-    _, tokens, size = parts.shape
-    output = weight.new_empty(tokens, size)
-    moved = [hidden, weight, output] + ([] if residual is None else [residual])
+    output = weight.new_empty(parts.shape[1:])
+    _launch_norm(parts, None, residual, weight, output, eps)
+    return output
+
+
+def embed_rms_norm(
+    tokens: torch.Tensor, embedding: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `ops.embed_rms_norm`; last dimensions are contiguous."""
+    rows = weight.new_empty(len(tokens), len(weight))
+    output = torch.empty_like(rows)
+    _launch_norm(embedding.unsqueeze(0), tokens.contiguous(), rows, weight, output, eps)
+    return rows, output
+
+
+def _launch_norm(
+    parts: torch.Tensor,
+    tokens: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    output: torch.Tensor,
+    eps: float,
+) -> None:
+    """`rms_norm.cu` of parts [parts, rows, size]; with tokens [tokens] of these rows, which residual gets."""
+    (count, rows, size), embeds = parts.shape, tokens is not None
+    moved = [parts, weight, output] + ([] if residual is None else [residual])
     vector = vector_of(size, ACCESS_BYTES // weight.element_size(), moved)
     threads, vectors = row_threads(size // vector)
     defines: dict[str, Macro] = {
-        "ELEMENT": NAMES[weight.dtype], "VEC": vector, "RESIDUAL": int(residual is not None),
-        "THREADS": threads, "VECTORS": vectors, "PARTS": len(parts),
+        "ELEMENT": NAMES[weight.dtype], "VEC": vector, "RESIDUAL": int(residual is not None and not embeds),
+        "THREADS": threads, "VECTORS": vectors, "PARTS": count, "EMBEDS": int(embeds),
     }  # fmt: skip
-    if tokens:
-        apart, stride, _ = parts.stride()
-        residual_stride = 0 if residual is None else residual.stride(0)
-        args = (hidden, c_int64(stride), c_int64(apart), residual, c_int64(residual_stride), weight, output,
+    if len(output):
+        strides = *parts.stride()[:2], 0 if residual is None else residual.stride(0)
+        apart, stride, residual_stride = map(c_int64, strides)
+        args = (parts, stride, apart, tokens, c_int32(rows), residual, residual_stride, weight, output,
                 c_int32(size), c_float(eps))  # fmt: skip
-        run = kernel(SOURCES / "rms_norm.cu", defines, "rms_norm", hidden.device)
-        run.launch((tokens, 1, 1), threads, 0, args, pdl=True)
-    return output
+        run = kernel(SOURCES / "rms_norm.cu", defines, "rms_norm", parts.device)
+        run.launch((len(output), 1, 1), threads, 0, args, pdl=True)
 
 
 def row_threads(vectors: int) -> tuple[int, int]:

@@ -1,8 +1,9 @@
-// RMSNorm of rows, after the residual is added. A block takes a row, and keeps it in registers between its two passes
-// where VECTORS of each thread hold it.
+// RMSNorm of rows, after the residual is added, or after they are looked up in a table. A block takes a row, and keeps it in
+// registers between its two passes where VECTORS of each thread hold it.
 //
 // Macros: ELEMENT, the type of all tensors; VEC, elements of a vector; RESIDUAL, whether there is one; THREADS of a block;
-// VECTORS of a thread, 0 for rows of any length; PARTS, in which what is added to the residual comes.
+// VECTORS of a thread, 0 for rows of any length; PARTS, in which what is added to the residual comes; EMBEDS: the rows are a
+// table's, and the residual gets them.
 #include "elements.cuh"
 #include "ptx.cuh"
 
@@ -10,7 +11,7 @@ constexpr bool KEPT = VECTORS > 0;
 constexpr int AT_ONCE = KEPT ? VECTORS : 1;
 constexpr int WARPS = THREADS / 32;
 using Elements = Vector<ELEMENT, VEC>;
-static_assert(PARTS == 1 || RESIDUAL);
+static_assert((PARTS == 1 || RESIDUAL) && !(RESIDUAL && EMBEDS));
 
 // A thread's vectors of a row, those at `from` + (threadIdx.x + i * THREADS) * VEC.
 struct Piece {
@@ -76,19 +77,22 @@ __device__ inline float sum_of_block(float x) {
 }
 
 // hidden [PARTS, tokens, size], the parts `apart` from each other, residual [tokens, size], weight [size] ->
-// output [tokens, size], contiguous; one block a token.
+// output [tokens, size], contiguous; one block a token. EMBEDS: hidden [table_rows, size], ids [tokens]; of a row that is not
+// there the output is NaN.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_norm(
-    const ELEMENT* hidden, long long hidden_stride, long long apart, ELEMENT* residual, long long residual_stride,
-    const ELEMENT* weight, ELEMENT* output, int size, float eps) {
+    const ELEMENT* hidden, long long hidden_stride, long long apart, const long long* ids, int table_rows, ELEMENT* residual,
+    long long residual_stride, const ELEMENT* weight, ELEMENT* output, int size, float eps) {
     const long long token = blockIdx.x;
-    const ELEMENT* row = hidden + token * hidden_stride;
     ELEMENT* sum_row = residual + token * residual_stride;
     ELEMENT* output_row = output + token * size;
     constexpr int STEP = AT_ONCE * THREADS * VEC;
     Piece piece = {}, factors = {};
-    float squares = 0;
     ptx::let_later_start();
     ptx::wait_for_earlier();
+    const long long id = EMBEDS ? ids[token] : token;
+    const bool exists = !EMBEDS || (id >= 0 && id < table_rows);
+    const ELEMENT* row = hidden + (exists ? id : 0) * hidden_stride;
+    float squares = exists ? 0 : nanf("");
     for (int from = 0; from < size; from += STEP) {
         piece.load(RESIDUAL ? sum_row : row, from, size);
 #if RESIDUAL
@@ -99,15 +103,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_norm(
         if (KEPT) factors.load(weight, from, size);  // on its way with the others
 #if RESIDUAL
         piece.add(parts);
-        piece.store(sum_row, from, size);
 #endif
+        if (RESIDUAL || EMBEDS) piece.store(sum_row, from, size);
         squares += piece.squares(from, size);
         if (KEPT) break;
     }
     const float factor = 1 / sqrtf(sum_of_block(squares) / size + eps);
     for (int from = 0; from < size; from += STEP) {
         if (!KEPT) {
-            piece.load(RESIDUAL ? sum_row : row, from, size);  // of the residual what this thread itself has written
+            piece.load(RESIDUAL || EMBEDS ? sum_row : row, from, size);  // what this thread itself has written
             factors.load(weight, from, size);
         }
         piece.scale(factor, factors);
