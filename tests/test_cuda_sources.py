@@ -138,7 +138,7 @@ def engine_configurations():
         yield "newest.cu", {"ELEMENT": element, "VEC": vector, "THREADS": newest.LOGIT_THREADS}, 64
     yield "newest.cu", {"ELEMENT": "float", "VEC": 1, "THREADS": newest.TOKEN_THREADS}, 64
     for vector in (1, 4):
-        yield "pinned.cu", {"VEC": vector, "THREADS": pinned.THREADS}, 64
+        yield "pinned.cu", pinned.copy_defines(vector), 64
 
 
 def name_of(value):

@@ -354,10 +354,11 @@ def test_linear_parts_on_a_device(dtype, n, k, count):
     parts = ops.linear_parts(x, weight, ops.PARTS)
     assert parts.shape == (ops.PARTS, count, n)
     exact = F.linear(x.double(), weight.double())
-    assert_close(parts.double().sum(0).to(dtype), exact.to(dtype), scale=k**0.5, roundings=2)
+    # A part is rounded, and what of it a block passes on to another: of numbers of up to five times sqrt(k).
+    assert_close(parts.double().sum(0).to(dtype), exact.to(dtype), scale=4 * k**0.5)
     first = k // 64 // ops.PARTS * 64 if 0 < count <= 256 else k // ops.PARTS
     of_first = F.linear(x[:, :first].double(), weight[:, :first].double())
-    assert_close(parts[0].contiguous(), of_first.to(dtype), scale=1.0)
+    assert_close(parts[0].contiguous(), of_first.to(dtype), scale=2 * k**0.5)
 
 
 @on_device

@@ -128,9 +128,9 @@ class StepRunner:
         if self.plans_prefill:
             sizes = mixed_rows.token_sizes(most_tokens)
             mixed_rows.clear(self.host[0], sizes[-1])
-            self.on_device.take(self.host[0], lanes, extra=True)
+            self.on_device.take(self.host[0], lanes, sizes[-1], extra=True)
             self.mixed_graphs = StepGraphs(sizes, self.device, self._mixed_step, pool, agreed)
-        self.on_device.take(self.host[0], lanes)
+        self.on_device.take(self.host[0], lanes, lanes)
         self.decode_graphs = StepGraphs(decode_sizes(lanes), self.device, self._decode_step, pool, agreed)
 
     def take_turn(self) -> dict[str, npt.NDArray[Any]]:
@@ -157,7 +157,7 @@ class StepRunner:
                 there = self.on_device.tensors["sample_lanes"][: counts.samples]
                 sampled = self._sample(captured.logits[: counts.samples], there, lanes, likeliest=False)
         else:
-            step = Step(counts, host, self.on_device.take(host, counts.rows))
+            step = Step(counts, host, self.on_device.take(host, counts.rows, counts.tokens))
             logits = self._logits(step, 0, counts.rows, failed)
             there = step.tensors["sample_lanes"][: counts.samples]
             sampled = self._sample(logits, there, lanes, likeliest=greedy)
@@ -169,7 +169,7 @@ class StepRunner:
             size = self.decode_graphs.size_for(counts.rows)
             assert size is not None
             host.pad_decodes(counts.rows, size)
-            self.on_device.take(host, size)
+            self.on_device.take(host, size, size)
             return self.decode_graphs.graphs[size]
         if self.mixed_graphs is None:
             return None
@@ -178,7 +178,7 @@ class StepRunner:
         window, block_size = self.model.config.sliding_window, self.cache.block_size
         if size is None or not mixed_rows.fill(counts, host, size, block_size, window):
             return None
-        self.on_device.take(host, counts.rows, extra=True)
+        self.on_device.take(host, counts.rows, size, extra=True)
         return self.mixed_graphs.graphs[size]
 
     def _decode_step(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,8 @@
 """The arrays that a planned step is written to, their copy on the device, and the tokens that come back.
 
 All arrays that go there lie in one allocation, pinned where the device is a CUDA device: a step goes there in
-one copy, up to the last row of its block table that it uses. First come the arrays that only a step with
-prompts in a CUDA graph needs (`mixed_rows.py`), then those that the engine fills.
+one copy, of the tokens that it has, up to the last row of its block table that it uses. First come the arrays
+that only a step with prompts in a CUDA graph needs (`mixed_rows.py`), then those that the engine fills.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Tensors = dict[str, torch.Tensor]
 Shapes = Mapping[str, tuple[tuple[int, ...], int]]
 """By name: shape, and bytes of an element."""
 _TYPES = {4: (np.int32, torch.int32), 8: (np.int64, torch.int64)}
-_LAST = "block_table"
+_OF_TOKENS, _LAST = ("slot_mapping", "token_ids", "positions"), "block_table"
+"""Arrays with a place for each token that a step may have, and the one whose rows come last."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +50,39 @@ class Layout:
         engine: of whose arrays.
         extra: further arrays, which the engine does not know.
 
+    Attributes:
+        places: of all arrays, by name.
+        start: where the engine's begin, in bytes.
+        size: of all, in bytes.
+
     Raises:
         InvalidBufferError: the engine's sequences have no bound on their blocks.
     """
 
     def __init__(self, engine: Engine, extra: Shapes) -> None:
-        """Set the places: extra ones first, the block table last, int64 before int32."""
+        """Set the places: extra ones first, then those of tokens, the block table last."""
         own = {name: (array.shape, array.itemsize) for name, array in engine.array_buffers().items()}
         self.of_engine = list(own)
         self.places: dict[str, Place] = {}
-        at = self._place(extra, 0)
-        # The engine's part begins where the widest access can.
-        self.start = -(-at // ACCESS_BYTES) * ACCESS_BYTES
+        self.start = self._place(extra, 0)
         self.size = self._place(own, self.start)
 
     def _place(self, shapes: Shapes, at: int) -> int:
-        for name in sorted(shapes, key=lambda name: (name == _LAST, -shapes[name][1])):
+        def order(name: str) -> tuple[bool, bool]:
+            return name == _LAST, name not in _OF_TOKENS
+
+        for name in sorted(shapes, key=order):
             self.places[name] = Place(at, *shapes[name])
-            at = self.places[name].end
+            at = _whole(self.places[name].end)
         return at
+
+    def parts(self, rows: int, tokens: int, *, extra: bool) -> list[slice]:
+        """The bytes of a step of so many rows and tokens; `extra`: with what the engine does not know."""
+        places = [self.places[name] for name in _OF_TOKENS]
+        of_tokens = [slice(one.start, one.start + _whole(tokens * one.itemsize)) for one in places]
+        table, rest = self.places[_LAST], _whole(max(one.end for one in places))
+        of_rows = slice(rest, table.start + _whole(rows * table.shape[1] * table.itemsize))
+        return [slice(0, self.start)] * extra + [*of_tokens, of_rows]
 
     def views(self, memory: torch.Tensor) -> Tensors:
         """The arrays in a set's memory."""
@@ -75,6 +90,11 @@ class Layout:
             name: memory[place.start : place.end].view(_TYPES[place.itemsize][1]).view(place.shape)
             for name, place in self.places.items()
         }
+
+
+def _whole(size: int) -> int:
+    """The next multiple of the widest access, at which each array begins."""
+    return -(-size // ACCESS_BYTES) * ACCESS_BYTES
 
 
 class HostArrays:
@@ -111,14 +131,12 @@ class DeviceArrays:
         self.memory = torch.zeros(layout.size, dtype=torch.uint8, device=device)
         self.tensors = layout.views(self.memory)
 
-    def take(self, host: HostArrays, rows: int, *, extra: bool = False) -> Tensors:
-        """Return a step's arrays as tensors, up to its first `rows` rows, copied on the current stream.
+    def take(self, host: HostArrays, rows: int, tokens: int, *, extra: bool = False) -> Tensors:
+        """Return a step's arrays as tensors, of so many rows and tokens, copied on the current stream.
 
         `extra`: with those arrays that the engine does not know.
         """
         if self.device.type == "cpu":
             return host.tensors
-        table = self.layout.places[_LAST]
-        part = slice(0 if extra else self.layout.start, table.start + rows * table.shape[1] * table.itemsize)
-        copy_pinned(self.memory[part], host.memory[part])
+        copy_pinned(self.memory, host.memory, self.layout.parts(rows, tokens, extra=extra))
         return self.tensors

@@ -120,7 +120,7 @@ class Twice:
         size = self.random.randint(step.counts.rows, LANES)
         self.spoil(step, mixed_rows.shapes(LANES))
         step.host.pad_decodes(step.counts.rows, size)
-        self.take(runner, step, size, extra=False)
+        self.take(runner, step, size, size, extra=False)
         self.seen["decodes"] += 1
         return runner._decode_step(size)
 
@@ -134,7 +134,7 @@ class Twice:
                          shared=int(counts.samples > counts.rows))  # fmt: skip
         if not fits:
             return None
-        self.take(runner, step, counts.rows, extra=True)
+        self.take(runner, step, counts.rows, size, extra=True)
         return runner._mixed_step(size)
 
     def keys_seen(self, step, window):
@@ -159,10 +159,10 @@ class Twice:
             rest = arrays[name][used:]
             rest[...] = [self.random.randint(-(2**30), 2**30) for _ in range(len(rest))]
 
-    def take(self, runner, step, rows, *, extra):
-        """As on CUDA: past the rows that are copied, the device's arrays hold what was there."""
+    def take(self, runner, step, rows, tokens, *, extra):
+        """As on CUDA: past the rows and tokens that are copied, the device's arrays hold what was there."""
         runner.on_device.device = torch.device("cuda")
-        runner.on_device.take(step.host, rows, extra=extra)
+        runner.on_device.take(step.host, rows, tokens, extra=extra)
         runner.on_device.device = runner.device
 
 

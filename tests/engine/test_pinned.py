@@ -10,8 +10,10 @@ from cuda_on_cpu.device import cpu_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nano_batch.core import Engine
 from nano_batch.engine import InferenceEngine, pinned, runner
 from nano_batch.engine.cuda import pinned as on_cuda
+from nano_batch.engine.step_arrays import Layout
 from nano_batch.models import load_mistral
 
 CPU = torch.device("cpu")
@@ -37,6 +39,59 @@ def test_the_kernel_on_a_cpu(libraries, words, first):
     source, to = (torch.zeros(4 * (words + first + 3), dtype=torch.uint8) for _ in range(2))
     with cpu_device(libraries):
         check(lambda a, b: on_cuda.copy_pinned(a, b, CPU), words, first, source, to)
+
+
+def check_parts(copy, parts, source, to):
+    """So many words each, after gaps of so many words, are copied, and nothing else."""
+    source.random_(1, 256)
+    to.zero_()
+    expected, at, slices = torch.zeros(len(to), dtype=torch.uint8), 0, []
+    for gap, words in parts:
+        slices.append(slice(at + 4 * gap, at + 4 * (gap + words)))
+        at = slices[-1].stop
+        expected[slices[-1]] = source[slices[-1]].cpu()
+    copy(to, source, slices)
+    if to.is_cuda:
+        torch.cuda.synchronize()
+    assert torch.equal(to.cpu(), expected)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 300)), max_size=5))
+def test_the_kernel_copies_parts(libraries, parts):
+    source, to = (torch.zeros(6400, dtype=torch.uint8) for _ in range(2))
+    with cpu_device(libraries):
+        check_parts(lambda a, b, of: on_cuda.copy_pinned(a, b, CPU, of), parts, source, to)
+
+
+def test_parts_without_the_kernel():
+    source, to = (torch.zeros(640, dtype=torch.uint8) for _ in range(2))
+    check_parts(pinned.copy_pinned, [(1, 5), (0, 0), (8, 100)], source, to)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 6), st.integers(0, 40), st.booleans())
+def test_the_parts_of_a_step_are_all_that_it_uses(rows, tokens, extra):
+    engine = Engine(10, 3, max_num_seqs=6, max_num_batched_tokens=40, max_model_len=25)
+    layout = Layout(engine, {"more": ((7,), 4)})
+    copied = torch.zeros(layout.size, dtype=torch.uint8)
+    for part in layout.parts(rows, tokens, extra=extra):
+        copied[part] += 1
+    assert copied.max() <= 1
+    used = {"slot_mapping": tokens, "token_ids": tokens, "positions": tokens, "block_table": rows}
+    for name, view in layout.views(copied).items():
+        if name != "more" or extra:
+            assert view[: used.get(name)].view(torch.uint8).all(), name
+    unused = (40 + 6 - tokens) * 16 + (6 - rows) * 4 * layout.places["block_table"].shape[1]
+    assert copied.sum() <= layout.size - unused - (not extra) * layout.start + 4 * 16
+
+
+@on_device
+def test_parts_on_a_device():
+    host = torch.zeros(640_000, dtype=torch.uint8, pin_memory=True)
+    check_parts(
+        pinned.copy_pinned, [(8, 40_000), (4, 1024), (0, 16), (400, 0), (0, 100_000)], host, host.to("cuda")
+    )
 
 
 @on_device

@@ -1,12 +1,21 @@
 // Between pinned memory of the host and a device's, by loads and stores of the device itself.
 //
-// Macros: VEC, elements of a vector, of 4 bytes each; THREADS of a block.
+// Macros: VEC, elements of a vector, of 4 bytes each; THREADS of a block; PARTS that are copied at most.
 #include "elements.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS) copy_pinned(const float* from, float* to, long long vectors) {
+// What is copied of either side, in vectors, one part after another: how many there are up to a part's end, and how far a
+// part lies behind the place that it would have if nothing lay between them.
+struct Parts {
+    long long until[PARTS], apart[PARTS];
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS) copy_pinned(const float* from, float* to, const Parts parts) {
     const long long i = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
-    if (i >= vectors) return;
+    if (i >= parts.until[PARTS - 1]) return;
+    int part = 0;
+    while (i >= parts.until[part]) part++;
+    const long long at = (i + parts.apart[part]) * VEC;
     Vector<float, VEC> vector;
-    vector.load(from + i * VEC);
-    vector.store(to + i * VEC);
+    vector.load(from + at);
+    vector.store(to + at);
 }
