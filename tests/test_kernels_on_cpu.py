@@ -110,6 +110,25 @@ def test_attention_writes_the_newest_keys_and_values(built, sizes, data):
     check_writing(case, *kernels, left)
 
 
+@pytest.mark.parametrize("block", [-1, 10**9, -(2**31)])
+def test_what_a_table_has_no_block_for_is_not_written(built, block):
+    case = Case(5, [40, 5, 30], [1] * 3, **COPIED[0])
+    case.table[0, 39 // case.block_size] = block
+    keys, values = (case.draw(3, 2, 128) for _ in range(2))
+    rope, lens = Rope(case.lens().long() - 1, *rope_tables(41, 128)), case.lens()
+    with device_of("decode_hopper.cu", built):
+        before = [view.clone() for view in case.views]
+        paged_attention_writing(
+            case.query, keys, values, rope, *case.views, case.table, lens, case.plan(settled=True)
+        )
+    for view, old in zip(case.views, before, strict=True):
+        different = view.view(torch.int16) != old.view(torch.int16)
+        changed = different.flatten(2).any(2).nonzero().tolist()
+        places = [divmod(context - 1, case.block_size) for context in (5, 30)]
+        assert sorted(changed) == sorted([int(case.table[row, column]), offset]
+                                         for row, (column, offset) in enumerate(places, 1))  # fmt: skip
+
+
 def off_by_one(tensor):
     """The same numbers, from the second element of a memory on."""
     memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)

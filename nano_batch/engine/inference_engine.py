@@ -130,6 +130,7 @@ class InferenceEngine:
         self._lanes: dict[int, ServedSequence] = {}
         self._pending: deque[_Pending] = deque()
         self._numbered = self._empty_steps = 0
+        self._turn_lost = False
 
     @classmethod
     def from_pretrained(
@@ -288,10 +289,14 @@ class InferenceEngine:
             Whatever the model raises: the requests of that step end with its name, the others stay.
         """
         moved: dict[str, RequestOutput] = {}
-        self._take_in(self.steps_in_flight, moved)  # more are on their way after an interrupt
+        # More are on their way after an interrupt. And a step that failed took its turn of the two sets of
+        # arrays: then none may still use the set that the next is written to.
+        self._take_in(0 if self._turn_lost else self.steps_in_flight, moved)
+        self._turn_lost = True
         pending = self._launch() if self.engine.has_unfinished else None
         if pending is not None:
             self._pending.append(pending)
+        self._turn_lost = False
         self._take_in(0 if pending is None else self.steps_in_flight, moved)
         self._forget(moved)
         return list(moved.values())

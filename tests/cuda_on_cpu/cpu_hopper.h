@@ -67,12 +67,15 @@ inline void load_tile(void* to, const TensorMap& map, int token, int head, int b
     const auto* from = reinterpret_cast<const unsigned char*>(map.words[0] + token * map.words[1] + head * map.words[2] +
                                                               block * map.words[3]);
     const int apart = map.words[1], bytes = map.words[4], tokens = map.words[5];
+    const bool there = block >= 0 && static_cast<std::uint64_t>(block) < map.words[6];  // else zeros come
     barrier.copies.push_back([=, &barrier] {
         for (int panel = 0; panel < bytes / 128; panel++)
             for (int row = 0; row < tokens; row++)
-                for (int piece = 0; piece < 8; piece++)
-                    std::memcpy(static_cast<unsigned char*>(to) + (panel * tokens + row) * 128 + (piece ^ row % 8) * 16,
-                                from + row * apart + panel * 128 + piece * 16, 16);
+                for (int piece = 0; piece < 8; piece++) {
+                    auto* const place = static_cast<unsigned char*>(to) + (panel * tokens + row) * 128 + (piece ^ row % 8) * 16;
+                    if (there) std::memcpy(place, from + row * apart + panel * 128 + piece * 16, 16);
+                    else std::memset(place, 0, 16);
+                }
         barrier.bytes -= tokens * bytes;
     });
 }

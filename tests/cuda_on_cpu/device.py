@@ -54,7 +54,7 @@ def cpu_device(
 def cache_map(cache: torch.Tensor, tokens: int) -> TensorMap:
     """As cpu_hopper.h reads it."""
     strides = [cache.stride(axis) * cache.itemsize for axis in (1, 2, 0)]
-    words = [cache.data_ptr(), *strides, cache.shape[3] * cache.itemsize, tokens]
+    words = [cache.data_ptr(), *strides, cache.shape[3] * cache.itemsize, tokens, len(cache)]
     return TensorMap((ctypes.c_uint64 * 16)(*words))
 
 

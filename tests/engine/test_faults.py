@@ -141,6 +141,28 @@ def test_logits_that_are_no_numbers_end_their_request(model, faulty, params, val
     assert_idle(engine)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_after_a_step_that_failed_no_other_s_arrays_are_written_over(model, faulty, monkeypatch, error):
+    """It took its turn of the two sets: the next step's are those of the step before it."""
+    engine = model.engine(steps_in_flight=1, max_num_seqs=2)
+    on_their_way, plan = [], type(engine.engine).step_arrays
+
+    def step_arrays(self, pad_to=None):
+        on_their_way.append(len(engine._pending))
+        return plan(self, pad_to)
+
+    monkeypatch.setattr(type(engine.engine), "step_arrays", step_arrays)
+    faulty.before = raising(error, lambda _: faulty.steps == 4)
+    outputs = add_all(engine)
+    with pytest.raises(error):
+        run_to_end(engine)
+    assert on_their_way == [0, 1, 1, 1]
+    run_to_end(engine)
+    assert on_their_way[4:6] == [0, 1]
+    model.assert_greedy(*outputs)
+    assert_idle(engine)
+
+
 @IN_FLIGHT
 @pytest.mark.parametrize("step", range(1, 7))
 @pytest.mark.parametrize("n", [1, 2])

@@ -110,7 +110,7 @@ class Newest(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("keys", "values", "key_cache", "value_cache", "cosines", "sines")),
         ("key", TokenStrides), ("value", TokenStrides),
-        ("key_slot", SlotStrides), ("value_slot", SlotStrides),
+        ("key_slot", SlotStrides), ("value_slot", SlotStrides), ("blocks", c_int64),
     )  # fmt: skip
 
     @classmethod
@@ -127,7 +127,7 @@ class Newest(ctypes.Structure):
         tensors = keys, values, key_cache, value_cache, cosines, sines
         return cls(
             *(tensor.data_ptr() for tensor in tensors), TokenStrides.of(keys), TokenStrides.of(values),
-            SlotStrides.of(key_cache), SlotStrides.of(value_cache),
+            SlotStrides.of(key_cache), SlotStrides.of(value_cache), len(key_cache),
         )  # fmt: skip
 
 

@@ -106,13 +106,15 @@ struct Copier {
     static constexpr int LOOKS_UP = 8;  // the first tiles do not wait for the second look
 };
 
-// Each row's newest key and value, where they go, and the turns of all positions, [positions, HEAD_DIM / 2].
+// Each row's newest key and value, where they go, in which of so many blocks, and the turns of all positions, [positions,
+// HEAD_DIM / 2].
 struct Newest {
     const Element *keys, *values;
     Element *key_cache, *value_cache;
     const float *cosines, *sines;
     TokenStrides key, value;
     SlotStrides key_slot, value_slot;
+    long long blocks;
 };
 
 __device__ __forceinline__ void turn_words(unsigned& first, unsigned& second, float2 cosine, float2 sine) {
@@ -153,6 +155,7 @@ struct NewestOfPair {
         if (lane >= LANES) return;
         turn_words(key[0], key[1], cosine, sine);
         const int dim = lane * 2, head = kv_head(at.head), offset = (at.span.length - 1) % BLOCK_SIZE;
+        const bool writes = at.head % PARTS_OF_GROUP == 0 && block >= 0 && block < to.blocks;  // or its neighbour does, or nobody
         Element* key_to = to.key_cache + to.key_slot.place(block, offset, head) + dim;
         Element* value_to = to.value_cache + to.value_slot.place(block, offset, head) + dim;
 #pragma unroll
@@ -160,7 +163,7 @@ struct NewestOfPair {
             const int there = place(token, (dim + half * APART) / 8) + dim % 8 * 2;
             *reinterpret_cast<unsigned*>(keys + there) = key[half];
             *reinterpret_cast<unsigned*>(values + there) = value[half];
-            if (at.head % PARTS_OF_GROUP > 0) continue;  // its neighbour writes
+            if (!writes) continue;
             *reinterpret_cast<unsigned*>(key_to + half * APART) = key[half];
             *reinterpret_cast<unsigned*>(value_to + half * APART) = value[half];
         }
