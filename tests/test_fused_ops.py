@@ -161,7 +161,7 @@ def test_numbers_that_are_none_stay_none():
 @pytest.mark.parametrize(
     ("shapes", "match"),
     [
-        ([(2, 4), (2, 4), (5,)], r"shapes \[2, 4\] and \[5\]; they need \[tokens, size\] and \[size\]"),
+        ([(2, 4), (2, 4), (5,)], r"shapes \[2, 4\] and \[5\]; they need \[rows, size\] and \[size\]"),
         ([(4,), (4,), (4,)], r"shapes \[4\] and \[4\]"),
         ([(2, 0), (2, 0), (0,)], r"shapes \[2, 0\]"),
         ([(2, 4), (1, 4), (4,)], r"residual has shape \[1, 4\]; hidden has \[2, 4\]"),

@@ -128,8 +128,9 @@ def paged_attention_writing(
     """What `KVCache.write_kv` and `paged_attention_fwd` do for a step of decodes, in one kernel.
 
     The newest keys and values go from a model's product into the tiles that are attended to, and to the
-    cache. No kernel is then between the two, and no value of a tensor is looked at: a table's entry out of
-    range, a length that the turns do not reach, or two rows with one newest slot are undefined behaviour.
+    cache. No kernel is then between the two, and no value of a tensor is checked: where a table's entry is
+    no block keys and values are zeros, and the newest, which are attended to, are not written; a length that
+    the turns do not reach, or two rows with one newest slot are undefined behaviour.
 
     Args:
         query: [rows, num_heads, head_dim], not turned yet, and left so.

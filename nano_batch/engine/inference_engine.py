@@ -289,16 +289,18 @@ class InferenceEngine:
             Whatever the model raises: the requests of that step end with its name, the others stay.
         """
         moved: dict[str, RequestOutput] = {}
-        # More are on their way after an interrupt. And a step that failed took its turn of the two sets of
-        # arrays: then none may still use the set that the next is written to.
-        self._take_in(0 if self._turn_lost else self.steps_in_flight, moved)
-        self._turn_lost = True
-        pending = self._launch() if self.engine.has_unfinished else None
-        if pending is not None:
-            self._pending.append(pending)
-        self._turn_lost = False
-        self._take_in(0 if pending is None else self.steps_in_flight, moved)
-        self._forget(moved)
+        try:
+            # More are on their way after an interrupt. And a step that failed, or has no rows, took its turn
+            # of the two sets of arrays: then none may still use the set that the next is written to.
+            self._take_in(0 if self._turn_lost else self.steps_in_flight, moved)
+            self._turn_lost = True
+            pending = self._launch() if self.engine.has_unfinished else None
+            if pending is not None:
+                self._pending.append(pending)
+                self._turn_lost = False
+            self._take_in(0 if pending is None else self.steps_in_flight, moved)
+        finally:
+            self._forget(moved)
         return list(moved.values())
 
     def _take_in(self, left: int, moved: dict[str, RequestOutput]) -> None:
@@ -423,7 +425,7 @@ class InferenceEngine:
 
     def _forget(self, moved: Mapping[str, RequestOutput]) -> None:
         for request_id, output in moved.items():
-            if output.finished:
+            if output.finished and request_id in self._requests:  # a step that failed has forgotten its own
                 for name in self._requests.pop(request_id).names():
                     del self._sequences[name]
         if not self._requests:

@@ -1,8 +1,9 @@
 """The arrays that a planned step is written to, their copy on the device, and the tokens that come back.
 
 All arrays that go there lie in one allocation, pinned where the device is a CUDA device: a step goes there in
-one copy, of the tokens that it has, up to the last row of its block table that it uses. First come the arrays
-that only a step with prompts in a CUDA graph needs (`mixed_rows.py`), then those that the engine fills.
+one launch. First come the arrays that only a step with prompts in a CUDA graph needs (`mixed_rows.py`), then
+those that the engine fills: those of tokens, of which as many are copied as the step has, those of rows, and
+the block table, up to the last row that it uses.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ Shapes = Mapping[str, tuple[tuple[int, ...], int]]
 """By name: shape, and bytes of an element."""
 _TYPES = {4: (np.int32, torch.int32), 8: (np.int64, torch.int64)}
 _OF_TOKENS, _LAST = ("slot_mapping", "token_ids", "positions"), "block_table"
-"""Arrays with a place for each token that a step may have, and the one whose rows come last."""
+"""Of the engine's arrays those with a place for each token that a step may have, which lie first, and the one
+that lies last."""
 
 
 @dataclass(frozen=True)

@@ -129,15 +129,16 @@ def embed_rms_norm(
     """Return the tokens' rows of the embedding, and `rms_norm` of them.
 
     Args:
-        tokens: [tokens] int64, from 0 to below vocab_size; for any other the kernel's norm is NaN.
+        tokens: [tokens] int64, from 0 to below vocab_size. For any other the kernel's norm is NaN, and its
+            row the first one's; without the kernel a negative one counts from the end, as an index does.
         embedding: [vocab_size, size], floating point.
         weight, eps: as for `rms_norm`.
 
     Raises:
         ShapeError, DtypeError, DeviceError: they do not fit together.
-        IndexError: PyTorch's, without the kernel: there is no such row.
+        IndexError: PyTorch's, without the kernel: the embedding has no such row.
     """
-    _check_rows(embedding, None, weight)
+    _check_rows(embedding, None, weight, "embedding")
     if tokens.dim() != 1:
         raise ShapeError(f"tokens have shape {list(tokens.shape)}; they need [tokens]")
     if tokens.dtype != torch.int64:
@@ -223,7 +224,8 @@ def linear_few_rows(
             norm's eps: the product is divided. On CUDA at most 128 rows then, on Hopper.
 
     Returns:
-        [rows, n], sums in float32, rounded once; where two blocks share k, one of two parts before, too.
+        [rows, n], sums in float32, rounded once; where two blocks share k, what one passes on to the other
+        before, too, which in float16 is infinite above 65,504.
 
     Raises:
         ShapeError, DtypeError, DeviceError: they do not fit together.
@@ -305,7 +307,8 @@ def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Ten
         parts: at least 1.
 
     Returns:
-        [parts, rows, n], of x's dtype: two parts' roundings are together as large as one of their sum.
+        [parts, rows, n], of x's dtype: of parts that do not cancel two roundings are together as large as one
+        of their sum. In float16 a part above 65,504 is infinite, whatever the sum.
 
     Raises:
         ShapeError, DtypeError, DeviceError: they do not fit together.
@@ -456,10 +459,12 @@ def _check_product(x: torch.Tensor, weight: torch.Tensor) -> None:
     _check_alike("weight", weight, x)
 
 
-def _check_rows(hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor) -> None:
+def _check_rows(
+    hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, name: str = "hidden"
+) -> None:
     if hidden.dim() != 2 or not hidden.shape[1] or weight.shape != hidden.shape[1:]:
         shapes = f"{list(hidden.shape)} and {list(weight.shape)}"
-        raise ShapeError(f"hidden and weight have shapes {shapes}; they need [tokens, size] and [size]")
+        raise ShapeError(f"{name} and weight have shapes {shapes}; they need [rows, size] and [size]")
     _check_alike("weight", weight, hidden)
     if residual is not None:
         if residual.shape != hidden.shape:

@@ -110,7 +110,7 @@ def _sampling(parts: StepParts, rows: int) -> float:
 
 
 def _overhead(parts: StepParts) -> float:
-    """A replayed graph that does nothing much, and the copy of a step's arrays to the device."""
+    """A replayed graph that does nothing much, and a copy to the device, as large as many prompts' arrays."""
     arrays = torch.zeros(64 * 1024, dtype=torch.int32).pin_memory()
     there = torch.empty_like(arrays, device=parts.device)
     copy = event_seconds(lambda: there.copy_(arrays, non_blocking=True))

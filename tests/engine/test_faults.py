@@ -286,6 +286,43 @@ def test_an_interrupt_while_waiting_for_the_device_loses_no_step(model, in_fligh
     assert_idle(engine)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_interrupt_at_a_step_without_rows_leaves_no_arrays_to_be_written_over(
+    model, faulty, monkeypatch, fails
+):
+    """That step took a turn, too, and the step before it, which is still on its way, ended a request."""
+    engine = model.engine(steps_in_flight=1, max_num_seqs=2)
+    planned, plan, wait = [], type(engine.engine).step_arrays, engine._await
+    interrupts = [KeyboardInterrupt()]
+
+    def step_arrays(self, pad_to=None):
+        planned.append((len(engine._pending), plan(self, pad_to)))
+        return planned[-1][1]
+
+    def interrupted(launched):
+        if planned[-1][1].rows == 0 and interrupts:
+            raise interrupts.pop()
+        wait(launched)
+
+    monkeypatch.setattr(type(engine.engine), "step_arrays", step_arrays)
+    monkeypatch.setattr(engine, "_await", interrupted)
+    first = engine.add_request("first", PROMPTS[0], GREEDY)
+    with pytest.raises(KeyboardInterrupt):
+        run_to_end(engine)
+    assert len(engine._pending) == 1
+    assert not first.finished
+    steps, other = len(planned), engine.add_request("other", PROMPTS[1], GREEDY)
+    if fails:
+        faulty.before = raising(RuntimeError("broken"), lambda _: True)
+        with pytest.raises(RuntimeError, match="broken"):
+            engine.step()
+        assert other.finish_reason == "RuntimeError"
+    run_to_end(engine)
+    assert planned[steps][0] == 0
+    model.assert_greedy(first, *([] if fails else [other]), count=24)
+    assert_idle(engine)
+
+
 def test_a_request_that_nobody_can_schedule_is_an_error_and_can_be_aborted(model, monkeypatch):
     engine = model.engine()
     output = engine.add_request("a", PROMPTS[0], GREEDY)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -71,7 +72,7 @@ def small_model(window):
 
 
 class Twice:
-    """Stands for `StepRunner._logits`: computes steps both ways, and compares."""
+    """Stands for `StepRunner._logits`: computes steps both ways, of what is copied, and compares."""
 
     def __init__(self, seed):
         self.random, self.seen = random.Random(seed), Counter()
@@ -80,7 +81,10 @@ class Twice:
     def compute(self, runner, step, first, last, failed):
         state = runner.cache, runner.newest
         before = [layer.clone() for layer in self.tensors(runner)]
-        logits = self.eager(runner, step, first, last, failed)
+        runner.on_device.memory.random_(0, 256)
+        self.take(runner, step, step.counts.rows, step.counts.tokens, extra=False)
+        copied = replace(step, tensors=runner.on_device.tensors)
+        logits = self.eager(runner, copied, first, last, failed)
         written = [layer.clone() for layer in self.tensors(runner)]
         for layer, old in zip(self.tensors(runner), before, strict=True):
             layer.copy_(old)

@@ -37,7 +37,8 @@ __device__ int tiles_before(Sums mine, Sums& all) {
     return before;
 }
 
-// Worker w of `active` has the tiles [cut(w), cut(w + 1)) of `total`: worker * total / active, in 32 bits.
+// Worker w of `active` has the tiles [cut(w), cut(w + 1)) of `total`: worker * total / active, in 32 bits while there
+// are at most 46,340 of them.
 __device__ int cut(int worker, int active, int total) {
     return worker * (total / active) + worker * (total % active) / active;
 }
