@@ -12,10 +12,11 @@ struct Parts {
 extern "C" __global__ void __launch_bounds__(THREADS) copy_pinned(const float* from, float* to, const Parts parts) {
     const long long i = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
     if (i >= parts.until[PARTS - 1]) return;
-    int part = 0;
-    while (i >= parts.until[part]) part++;
-    const long long at = (i + parts.apart[part]) * VEC;
+    long long at = i + parts.apart[0];
+#pragma unroll
+    for (int part = 1; part < PARTS; part++)
+        if (i >= parts.until[part - 1]) at = i + parts.apart[part];
     Vector<float, VEC> vector;
-    vector.load(from + at);
-    vector.store(to + at);
+    vector.load(from + at * VEC);
+    vector.store(to + at * VEC);
 }
