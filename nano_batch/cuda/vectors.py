@@ -41,6 +41,11 @@ def begin_at(multiple: int, tensor: torch.Tensor) -> bool:
     return all(place % multiple == 0 for place in (tensor.data_ptr(), *byte_strides(tensor)))
 
 
+def up_to(number: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-number // multiple) * multiple
+
+
 def width_of(most: int, bits: int) -> int:
     """The largest power of two, at most `most`, that divides all numbers of which `bits` is the union."""
     lowest = bits & -bits

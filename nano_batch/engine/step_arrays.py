@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from nano_batch.core import Engine
-from nano_batch.cuda.vectors import ACCESS_BYTES
+from nano_batch.cuda.vectors import ACCESS_BYTES, up_to
 from nano_batch.engine.pinned import copy_pinned
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -95,8 +95,8 @@ class Layout:
 
 
 def _whole(size: int) -> int:
-    """The next multiple of the widest access, at which each array begins."""
-    return -(-size // ACCESS_BYTES) * ACCESS_BYTES
+    """In whole accesses of the widest kind: each array begins with one."""
+    return up_to(size, ACCESS_BYTES)
 
 
 class HostArrays:

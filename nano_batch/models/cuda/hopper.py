@@ -11,7 +11,7 @@ import torch
 from nano_batch.cuda.launch import WHOLE_SHARED_BYTES, kernel, multiprocessors
 from nano_batch.cuda.program import Macro
 from nano_batch.cuda.tensor_map import PANEL, PANEL_ALIGNMENT, tensor_map
-from nano_batch.cuda.vectors import NAMES
+from nano_batch.cuda.vectors import NAMES, up_to
 from nano_batch.models.cuda import SOURCES
 
 FEW_TOKENS = (64, 128, 192, 256)
@@ -90,11 +90,6 @@ def _launch(
     run = kernel(SOURCES / "few_rows_hopper.cu", built.defines(x.dtype), "few_rows_hopper", x.device)
     grid = tiles if built.spread > 1 else min(tiles, multiprocessors(x.device)), built.spread, 1
     run.launch(grid, built.threads, built.shared_bytes, [*maps, output, *sizes, *of_norm], pdl=True)
-
-
-def up_to(number: int, multiple: int) -> int:
-    """The next multiple."""
-    return -(-number // multiple) * multiple
 
 
 def squares_shape(rows: int, size: int) -> tuple[int, int]:
