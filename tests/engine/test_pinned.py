@@ -10,6 +10,7 @@ from cuda_on_cpu.device import cpu_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nano_batch import errors
 from nano_batch.core import Engine
 from nano_batch.engine import InferenceEngine, pinned, runner
 from nano_batch.engine.cuda import pinned as on_cuda
@@ -62,6 +63,12 @@ def test_the_kernel_copies_parts(libraries, parts):
     source, to = (torch.zeros(6400, dtype=torch.uint8) for _ in range(2))
     with cpu_device(libraries):
         check_parts(lambda a, b, of: on_cuda.copy_pinned(a, b, CPU, of), parts, source, to)
+
+
+def test_more_parts_than_a_copy_takes_are_refused():
+    memory = torch.zeros(64, dtype=torch.uint8)
+    with pytest.raises(errors.InvalidArgumentError, match="6 parts are copied at once; most is 5"):
+        on_cuda.copy_pinned(memory, memory, CPU, [slice(0, 4)] * 6)
 
 
 def test_parts_without_the_kernel():

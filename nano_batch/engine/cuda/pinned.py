@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import c_int64
+from functools import reduce
+from itertools import chain
+from operator import or_
 
 import torch
 
@@ -12,6 +15,7 @@ from nano_batch.cuda.launch import kernel
 from nano_batch.cuda.program import Macro
 from nano_batch.cuda.vectors import ACCESS_BYTES, vector_of
 from nano_batch.engine.cuda import SOURCES
+from nano_batch.errors import InvalidArgumentError
 
 THREADS = 256
 WORD_BYTES = 4
@@ -29,21 +33,17 @@ def copy_pinned(
     to: torch.Tensor, source: torch.Tensor, device: torch.device, parts: Sequence[slice] | None = None
 ) -> None:
     """See `pinned.copy_pinned`; at most `MOST_PARTS`."""
+    spans = [(0, to.numel())] if parts is None else [(part.start, part.stop) for part in parts]
+    if len(spans) > MOST_PARTS:
+        raise InvalidArgumentError(f"{len(spans)} parts are copied at once; most is {MOST_PARTS}")
     item = to.element_size()
     to, source = to.view(-1).view(torch.float32), source.view(-1).view(torch.float32)
-    words = [slice(0, len(to))]
-    if parts is not None:
-        words = [slice(*(place * item // WORD_BYTES for place in (part.start, part.stop))) for part in parts]
-    bits = 0
-    for part in words:
-        bits |= part.start | part.stop
-    vector = vector_of(bits, ACCESS_BYTES // WORD_BYTES, [to, source])
+    words = [(start * item // WORD_BYTES, end * item // WORD_BYTES) for start, end in spans]
+    vector = vector_of(reduce(or_, chain(*words), 0), ACCESS_BYTES // WORD_BYTES, [to, source])
     given, count = Parts(), 0
-    for number in range(MOST_PARTS):
-        if number < len(words):
-            part = words[number]
-            given.apart[number] = part.start // vector - count
-            count += (part.stop - part.start) // vector
+    for number, (start, end) in enumerate(words + [(0, 0)] * (MOST_PARTS - len(words))):
+        given.apart[number] = start // vector - count
+        count += (end - start) // vector
         given.until[number] = count
     if count:
         run = kernel(SOURCES / "pinned.cu", copy_defines(vector), "copy_pinned", device)
