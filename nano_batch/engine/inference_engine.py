@@ -130,7 +130,6 @@ class InferenceEngine:
         self._lanes: dict[int, ServedSequence] = {}
         self._pending: deque[_Pending] = deque()
         self._numbered = self._empty_steps = 0
-        self._turn_lost = False
 
     @classmethod
     def from_pretrained(
@@ -290,14 +289,14 @@ class InferenceEngine:
         """
         moved: dict[str, RequestOutput] = {}
         try:
-            # More are on their way after an interrupt. And a step that failed, or has no rows, took its turn
-            # of the two sets of arrays: then none may still use the set that the next is written to.
-            self._take_in(0 if self._turn_lost else self.steps_in_flight, moved)
-            self._turn_lost = True
+            self._take_in(self.steps_in_flight, moved)  # more are on their way after an interrupt
+            # A step without rows took its turn, too: then one on its way may use the arrays that the next is
+            # written to.
+            if self._pending and self._pending[-1].launched.turn == self.runner.turn:
+                self._take_in(0, moved)
             pending = self._launch() if self.engine.has_unfinished else None
             if pending is not None:
                 self._pending.append(pending)
-                self._turn_lost = False
             self._take_in(0 if pending is None else self.steps_in_flight, moved)
         finally:
             self._forget(moved)

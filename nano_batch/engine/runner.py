@@ -35,6 +35,7 @@ class Launched:
     """A step on its way: what it samples will be on the host when `ready` says so."""
 
     step: int
+    turn: int  # which of the two sets of arrays it uses
     sampled: Sampled  # on the host; valid once `ready`
     ready: torch.cuda.Event | None = None
     out_of_memory: list[int] = field(default_factory=list)  # lanes of rows that could not be computed
@@ -161,7 +162,7 @@ class StepRunner:
             logits = self._logits(step, 0, counts.rows, failed)
             there = step.tensors["sample_lanes"][: counts.samples]
             sampled = self._sample(logits, there, lanes, likeliest=greedy)
-        return Launched(counts.step, *self._to_host(sampled, host), failed)
+        return Launched(counts.step, 1 - self.turn, *self._to_host(sampled, host), failed)
 
     def _captured_step(self, counts: StepCounts, host: HostArrays) -> StepGraph | None:
         """The graph that computes a step, whose arrays are then on the device; None where there is none."""
