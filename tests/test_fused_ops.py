@@ -19,6 +19,7 @@ from layer_cases import (
 
 from nano_batch import cpu, errors
 from nano_batch.cuda.launch import is_hopper
+from nano_batch.cuda.tensor_map import panels_of
 from nano_batch.models import ops
 from nano_batch.models.cuda import hopper
 
@@ -35,6 +36,7 @@ def test_the_operators_pass_pytorch_s_checks(dtype):
     hidden, residual, weight = (torch.randn(shape, dtype=dtype) for shape in [(3, 8), (3, 8), (8,)])
     operators, utilities = torch.ops.nano_batch, ("test_schema", "test_faketensor")
     wide = torch.promote_types(dtype, torch.float32)
+    broad, halves = (torch.randn(shape, dtype=dtype) for shape in [(3, 128), (6, 128)])
     for operator, inputs in [
         (operators.rms_norm, (hidden, weight, EPS)),
         (operators.add_rms_norm, (hidden, residual, weight, EPS)),
@@ -48,6 +50,7 @@ def test_the_operators_pass_pytorch_s_checks(dtype):
         ),
         (operators.gated_linear, (hidden, torch.randn(6, 8, dtype=dtype))),
         (operators.gated_linear, (hidden, torch.randn(6, 8, dtype=dtype), torch.rand(1, 8, dtype=wide), EPS)),
+        (operators.gated_linear, (broad, halves, None, 0.0, panels_of(halves).contiguous())),
         (operators.linear_parts, (hidden, residual, 2)),
         (operators.add_parts_rms_norm, (torch.randn(2, 3, 8, dtype=dtype), residual, weight, EPS)),
     ]:
@@ -195,6 +198,16 @@ def test_what_else_is_refused_by_name():
             product(hidden, torch.ones(3, 5))
     with pytest.raises(errors.ShapeError, match=r"gate_up has shape \[3, 4\]; it needs"):
         ops.gated_linear(hidden, torch.ones(3, 4))
+    wide, weight = torch.ones(2, 128), torch.ones(6, 128)
+    panels = panels_of(weight).contiguous()
+    torch.testing.assert_close(ops.gated_linear(wide, weight, panels=panels), ops.gated_linear(wide, weight))
+    for wrong in (panels_of(weight), panels[:1], weight):
+        with pytest.raises(errors.ShapeError, match=r"of a weight \[6, 128\] they are \[128 / 64, 6, 64\]"):
+            ops.gated_linear(wide, weight, panels=wrong)
+    with pytest.raises(errors.ShapeError, match=r"of a weight \[6, 100\]"):
+        ops.gated_linear(torch.ones(2, 100), torch.ones(6, 100), panels=torch.ones(1, 6, 64))
+    with pytest.raises(errors.DtypeError, match=r"panels is torch.float64"):
+        ops.gated_linear(wide, weight, panels=panels.double())
 
 
 @pytest.mark.parametrize(
@@ -428,6 +441,22 @@ def check_gated(product, count, n, k, dtype):
     both = F.linear(x.double(), weight.double()).to(dtype)
     # A sum that rounds to its neighbour takes its gate with it.
     assert_close(product(x, weight), ops.silu_mul(both), scale=1.0, roundings=4)
+
+
+@on_hopper
+@pytest.mark.parametrize("count", [1, 33, 72, 129, 200, 256, 257, 1024])
+@pytest.mark.parametrize(("n", "k"), [(28672, 4096), (200, 192)])
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+def test_gated_linear_reads_panels_on_a_device(dtype, n, k, count):
+    """Bit for bit the same, without a look at the weight itself."""
+    x, weight = rows(count, k, dtype, device="cuda"), rows(n, k, dtype, device="cuda") / k**0.5
+    panels, unread = panels_of(weight).contiguous(), torch.full_like(weight, float("nan"))
+    product = ops.gated_linear if count <= 256 else hopper.many_rows_hopper
+    assert torch.equal(product(x, unread, panels=panels), product(x, weight))
+    if count <= 128:
+        squares = torch.rand(k // 64, -(-count // 8) * 8, device="cuda")
+        divided = ops.gated_linear(x, weight, squares, EPS)
+        assert torch.equal(ops.gated_linear(x, unread, squares, EPS, panels), divided)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,21 @@ def test_a_tile_of_a_matrix_is_panels_of_its_rows(told, halves):
     ]
 
 
+@pytest.mark.parametrize("halves", [False, True])
+def test_panels_are_described_wherever_they_lie(told, halves):
+    matrix = torch.zeros(96, 256, dtype=torch.float16)
+    panels = tensor_map.panels_of(matrix)
+    assert panels.shape == (4, 96, PANEL)
+    assert panels.data_ptr() == matrix.data_ptr()
+    for weight in (matrix, panels):
+        tensor_map._encoded.cache_clear()
+        tensor_map.tensor_map(weight, 32, 2, halves=halves)
+    tensor_map.tensor_map(panels.contiguous(), 32, 2, halves=halves)
+    parts, (of_matrix, of_view, apart) = 1 + halves, told
+    assert of_view == of_matrix
+    assert apart == (*of_matrix[:2], [128, 96 // parts * 128, 96 * 128], of_matrix[3])
+
+
 def test_a_refusal_is_an_error_that_tells_the_tensor(monkeypatch):
     monkeypatch.setattr(tensor_map, "_encode", lambda: lambda *_: 1)
     tensor_map._encoded.cache_clear()

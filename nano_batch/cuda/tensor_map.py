@@ -28,22 +28,33 @@ class TensorMap(ctypes.Structure):
     _fields_ = (("words", ctypes.c_uint64 * 16),)
 
 
+def panels_of(matrix: torch.Tensor) -> torch.Tensor:
+    """A view of a matrix [n, k], k a multiple of `PANEL`, as panels [k / PANEL, n, PANEL]."""
+    n, k = matrix.shape
+    return matrix.view(n, k // PANEL, PANEL).transpose(0, 1)
+
+
 def tensor_map(matrix: torch.Tensor, rows: int, panels: int, *, halves: bool = False) -> TensorMap:
     """Describe a matrix [n, k] in tiles of `rows` rows and `panels` times `PANEL` columns, panel after panel.
 
     Args:
         matrix: float16 or bfloat16 on CUDA; elements of a row are contiguous, rows begin at multiples of 16
-            bytes, k is a multiple of `PANEL`.
+            bytes, k is a multiple of `PANEL`. Or the same as panels (`panels_of`), wherever each lies.
         rows: at most 256; what lies past the last row or column is read as zero.
         halves: a tile's rows are half of them from the first half of the matrix, half from the second.
 
     Raises:
         KernelLaunchError: the driver refuses.
     """
-    n, k = matrix.shape
-    parts, row_bytes = 1 + halves, matrix.stride(0) * matrix.itemsize
-    sizes, tile = (PANEL, n // parts, parts, k // PANEL), (PANEL, rows // parts, parts, panels)
-    strides = row_bytes, n // parts * row_bytes, _PANEL_BYTES
+    if matrix.dim() == 2:
+        (n, k), panel_bytes = matrix.shape, _PANEL_BYTES
+        count = k // PANEL
+    else:
+        count, n, _ = matrix.shape
+        panel_bytes = matrix.stride(0) * matrix.itemsize
+    parts, row_bytes = 1 + halves, matrix.stride(-2) * matrix.itemsize
+    sizes, tile = (PANEL, n // parts, parts, count), (PANEL, rows // parts, parts, panels)
+    strides = row_bytes, n // parts * row_bytes, panel_bytes
     return _encoded(matrix.data_ptr(), matrix.dtype, sizes, strides, tile)
 
 

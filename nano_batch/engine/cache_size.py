@@ -1,4 +1,4 @@
-"""How many blocks the KV cache gets: what the device's memory has room for, and what requests can fill."""
+"""What a device's memory is for: weights a second time, and as many KV blocks as fit, or as requests fill."""
 
 from __future__ import annotations
 
@@ -14,6 +14,28 @@ from nano_batch.models import PagedInputs, PagedMistral
 _log = logging.getLogger("nano_batch.engine")
 HOST_SHARE = 0.25
 """Of the host's free memory, on a CPU: others live there, too."""
+PANEL_SHARE, LEFT_FREE = 0.1, 0.1
+"""Of a device's memory, what weights in panels may take unasked, and what is then left beside the cache."""
+
+
+def panels_fit(model: PagedMistral, block_size: int, dtype: torch.dtype, num_blocks: int | None) -> bool:
+    """Whether weights in panels (`PagedMistral.lay_out_panels`) cost little of the device's memory.
+
+    Args:
+        block_size, dtype: of the KV cache.
+        num_blocks: that it is to have; None: what is left.
+    """
+    needed, device = model.panel_bytes, model.device
+    if needed == 0:
+        return True
+    free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    cache = (num_blocks or 0) * _block_bytes(model, block_size, dtype)
+    return needed <= PANEL_SHARE * total and needed + cache + LEFT_FREE * total <= free
+
+
+def _block_bytes(model: PagedMistral, block_size: int, dtype: torch.dtype) -> int:
+    return model.new_cache(1, block_size, dtype=dtype).get_memory_usage().per_block_bytes
 
 
 def blocks_that_fit(
@@ -37,7 +59,7 @@ def blocks_that_fit(
     """
     if not 0 < fraction <= 1:
         raise InvalidArgumentError(f"gpu_memory_fraction={fraction} is not above 0 and at most 1")
-    block_bytes = model.new_cache(1, block_size, dtype=dtype).get_memory_usage().per_block_bytes
+    block_bytes = _block_bytes(model, block_size, dtype)
     if model.device.type == "cuda":
         room = _room_on_cuda(model, block_size, fraction, step_tokens)
         source = f"{fraction:.0%} of {model.device}"

@@ -19,6 +19,7 @@ from nano_batch._choices import check_choice
 from nano_batch.attention import dense_attention, paged_attention_writing
 from nano_batch.attention.checks import FLOATS, usable_device
 from nano_batch.attention.rope import Rope, rotated, turns
+from nano_batch.cuda.tensor_map import panels_of
 from nano_batch.display import Shown, html_table, readable_bytes
 from nano_batch.errors import ContextLengthError, InvalidArgumentError
 from nano_batch.kv_cache import KVCache, Layout
@@ -169,6 +170,7 @@ class PagedMistral:
         narrow = [matrix for layer in self.layers for matrix in (layer.output, layer.down)]
         others = [self.head, *(matrix for layer in self.layers for matrix in (layer.qkv, layer.gate_up))]
         self._few_rows = few_rows_of(self.final_norm, narrow, others)
+        self._panels: list[torch.Tensor] | None = None
         frequencies = c.rope_scaling.frequencies(c.head_dim, c.rope_theta)
         longest, magnitude = c.max_position_embeddings, c.rope_scaling.magnitude()
         self.cosines, self.sines = turns(longest, frequencies, magnitude, self.device)
@@ -189,6 +191,31 @@ class PagedMistral:
         """Bytes of all weights."""
         views = self.state_dict().values()
         return sum(view.numel() for view in views) * self.dtype.itemsize
+
+    @property
+    def panel_bytes(self) -> int:
+        """Bytes that `lay_out_panels` takes; 0 where they are taken, or no kernel reads panels."""
+        if self._panels is not None or not self._few_rows.panels:
+            return 0
+        return sum(layer.gate_up.numel() for layer in self.layers) * self.dtype.itemsize
+
+    def lay_out_panels(self) -> None:
+        """Copy gate and up a second time, in panels, as which Hopper's products read them faster.
+
+        From then on they read the copy: call it again after these weights have changed. Elsewhere it does
+        nothing (`panel_bytes`).
+
+        Raises:
+            torch.OutOfMemoryError: there is no room; nothing has changed.
+        """
+        if not self._few_rows.panels:
+            return
+        views = [panels_of(layer.gate_up) for layer in self.layers]
+        # A graph that was captured reads where they lie.
+        panels = self._panels or [self._empty(*view.shape) for view in views]
+        for to, view in zip(panels, views, strict=True):
+            to.copy_(view)
+        self._panels = panels
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return every weight under its name in a Hugging Face checkpoint: views, nothing is copied.
@@ -288,7 +315,7 @@ class PagedMistral:
                 # Nothing after the last layer's attention reads other tokens.
                 attended, residual = attended[wanted], residual[wanted]
             normed = self._added(attended, layer.output, residual, layer.mlp_norm)
-            normed = self._added(self._gated(normed, layer.gate_up), layer.down, residual, next_norm)
+            normed = self._added(self._gated(normed, index), layer.down, residual, next_norm)
         return self._product(normed, self.head)
 
     def _product(self, x: Normed, weight: torch.Tensor) -> torch.Tensor:
@@ -297,10 +324,12 @@ class PagedMistral:
             return linear_few_rows(x.rows, weight, x.squares, self.config.rms_norm_eps)
         return F.linear(x.rows, weight)
 
-    def _gated(self, x: Normed, gate_up: torch.Tensor) -> torch.Tensor:
-        if self._few_rows.gated:
-            return gated_linear(x.rows, gate_up, x.squares, self.config.rms_norm_eps)
-        return silu_mul(self._product(x, gate_up))
+    def _gated(self, x: Normed, layer: int) -> torch.Tensor:
+        gate_up = self.layers[layer].gate_up
+        if not self._few_rows.gated:
+            return silu_mul(self._product(x, gate_up))
+        panels = None if self._panels is None else self._panels[layer]
+        return gated_linear(x.rows, gate_up, x.squares, self.config.rms_norm_eps, panels)
 
     def _added(
         self, x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor

@@ -38,6 +38,7 @@ class FewRows:
         gated: whether `gated_linear` has kernels; it chooses among them itself.
         parted: `linear_parts` for `add_parts_rms_norm`, of such a weight, in `PARTS`.
         undivided: `add_linear`, of such a weight, and the products that divide after it.
+        panels: whether `gated_linear`'s kernels take the weights, and so can read them in panels.
     """
 
     linear: int = 0
@@ -45,6 +46,7 @@ class FewRows:
     gated: bool = False
     parted: int = 0
     undivided: int = 0
+    panels: bool = False
 
 
 def few_rows_of(
@@ -60,7 +62,7 @@ def few_rows_of(
         all_fit = fit and all(_hopper_takes(matrix, 8) for matrix in others)
         # Rows that are not divided yet may have numbers that float16 has not.
         undivided = hopper.UNDIVIDED_ROWS if all_fit and weight.dtype == torch.bfloat16 else 0
-        return FewRows(128, 128, True, 256 if fit else 0, undivided)
+        return FewRows(128, 128, True, 256 if fit else 0, undivided, all_fit)
     return FewRows(narrow=on_cuda.FEW_ROWS)
 
 
@@ -329,7 +331,11 @@ def linear_parts(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Ten
 
 @operator(_fake_gated)
 def gated_linear(
-    x: torch.Tensor, gate_up: torch.Tensor, squares: torch.Tensor | None = None, eps: float = 0.0
+    x: torch.Tensor,
+    gate_up: torch.Tensor,
+    squares: torch.Tensor | None = None,
+    eps: float = 0.0,
+    panels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return silu(x gateᵀ) * (x upᵀ), each rounded once (Shazeer, 2020).
 
@@ -340,6 +346,8 @@ def gated_linear(
         gate_up: [2 * intermediate, k], first gate, then up, of the same dtype and device; for the kernels
             intermediate is a multiple of 4.
         squares, eps: as for `linear_few_rows`.
+        panels: [k / 64, 2 * intermediate, 64], gate_up once more (`panels_of`), contiguous: what a block
+            reads at a time lies together then, and memory gives it faster. The kernels read this one.
 
     Returns:
         [rows, intermediate].
@@ -352,6 +360,8 @@ def gated_linear(
         raise ShapeError(f"gate_up has shape {list(gate_up.shape)}; it needs [2 * intermediate, k]")
     if squares is not None:
         _check_squares(squares, x)
+    if panels is not None:
+        _check_panels(panels, gate_up)
     if not x.is_cuda:
         return silu_mul(linear_few_rows(x, gate_up, squares, eps))
     rows = x.shape[0]
@@ -359,9 +369,9 @@ def gated_linear(
     if reason is not None:
         say_once(f"silu(gate) * up is computed after its product: {reason}", warn=True)
     elif rows <= hopper.FEW_TOKENS[-1]:
-        return hopper.few_rows_hopper(x, gate_up, True, squares=squares, eps=eps)
+        return hopper.few_rows_hopper(x, gate_up, True, squares=squares, eps=eps, panels=panels)
     elif hopper.fill_the_device(rows, len(gate_up), x.device):
-        return hopper.many_rows_hopper(x, gate_up)
+        return hopper.many_rows_hopper(x, gate_up, panels)
     return silu_mul(F.linear(x, gate_up) if squares is None else _divided_linear(x, gate_up, squares, eps))
 
 
@@ -495,6 +505,15 @@ def _check_squares(squares: torch.Tensor, x: torch.Tensor) -> None:
         raise DtypeError(f"squares are {squares.dtype}; of rows in {x.dtype} they are {_wide(x)}")
     if squares.device != x.device:
         raise DeviceError(f"squares are on {squares.device}; the rows are on {x.device}")
+
+
+def _check_panels(panels: torch.Tensor, weight: torch.Tensor) -> None:
+    n, k = weight.shape
+    if panels.shape != (k // PANEL, n, PANEL) or k % PANEL or not panels.is_contiguous():
+        shape = f"shape {list(panels.shape)} and strides {panels.stride()}"
+        needed = f"[{k} / {PANEL}, {n}, {PANEL}], contiguous"
+        raise ShapeError(f"panels have {shape}; of a weight {[n, k]} they are {needed}")
+    _check_alike("panels", panels, weight)
 
 
 def _check_alike(name: str, tensor: torch.Tensor, other: torch.Tensor) -> None:

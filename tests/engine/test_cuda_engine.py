@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+from nano_batch.cuda.launch import is_hopper
 from nano_batch.engine import InferenceEngine, SamplingParams
 from nano_batch.models import MistralConfig, PagedMistral, load_mistral
 
@@ -119,6 +120,26 @@ def test_memory_is_measured(caplog):
         engine = InferenceEngine(model, gpu_memory_fraction=0.3, max_model_len=2048, max_num_seqs=64)
     assert engine.cache.num_blocks == 64 * 2048 // 16
     assert "30% of cuda:0" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available() and not is_hopper(torch.device("cuda")), reason="no Hopper")
+def test_weights_in_panels_give_the_same_tokens():
+    """Also when weights have changed and another engine is made: a captured graph reads the same place."""
+    model = moved(load_mistral("tiny", load_format="dummy"), "cuda", torch.bfloat16)
+    prompts, lengths = work(12)
+    params = [SamplingParams(temperature=0.0, max_tokens=length) for length in lengths]
+    options = {"num_blocks": 400, "enable_prefix_caching": False}
+    plain = InferenceEngine(model, weight_panels=False, **options)
+    assert model.panel_bytes == 2 * 4 * 2 * 896 * 256
+    expected = tokens_of(plain, prompts, params)
+    engine = InferenceEngine(model, **options)
+    assert model.panel_bytes == 0
+    assert tokens_of(engine, prompts, params) == expected
+    for layer in model.layers:
+        layer.gate_up.mul_(-3)
+    changed = tokens_of(InferenceEngine(model, **options), prompts, params)
+    assert changed != expected
+    assert tokens_of(plain, prompts, params) == tokens_of(engine, prompts, params) == changed
 
 
 def test_another_row_goes_on_when_one_has_no_memory(monkeypatch):

@@ -43,6 +43,7 @@ def few_rows_hopper(
     parts: int = 1,
     squares: torch.Tensor | None = None,
     eps: float = 0.0,
+    panels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `ops.linear_few_rows`, where gated `ops.gated_linear`, and for parts `ops.linear_parts`.
 
@@ -53,7 +54,7 @@ def few_rows_hopper(
     if rows:
         divides = squares is not None
         built = hopper_build(rows, len(weight), gated, parts, multiprocessors(x.device), divides=divides)
-        _launch(built, x, weight, output, squares=squares, eps=eps)
+        _launch(built, x, weight if panels is None else panels, output, squares=squares, eps=eps)
     return output
 
 
@@ -82,7 +83,7 @@ def _launch(
     eps: float = 0.0,
 ) -> None:
     (rows, k), n = x.shape, output.shape[-1]
-    tiles, x_rows = -(-len(weight) // built.columns), up_to(rows, 8)
+    tiles, x_rows = -(-n // (built.columns // (1 + built.gated))), up_to(rows, 8)
     maps = (tensor_map(weight, built.columns, built.panels, halves=built.gated),
             tensor_map(x, x_rows, built.panels))  # fmt: skip
     sizes = [c_int32(number) for number in (rows, x_rows, n, k)]
@@ -217,12 +218,15 @@ def fill_the_device(rows: int, n: int, device: torch.device) -> bool:
     return rows * n >= FILLED * turns * at_once * MANY.tokens * pair_columns
 
 
-def many_rows_hopper(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def many_rows_hopper(
+    x: torch.Tensor, weight: torch.Tensor, panels: torch.Tensor | None = None
+) -> torch.Tensor:
     """See `ops.gated_linear`: silu(gate) * up of any number of rows."""
     (rows, k), n = x.shape, len(weight) // 2
     output = x.new_empty(rows, n)
     if rows:
-        maps = (tensor_map(weight, MANY.columns, MANY.panels, halves=True),
+        read = weight if panels is None else panels
+        maps = (tensor_map(read, MANY.columns, MANY.panels, halves=True),
                 tensor_map(x, MANY.tokens // SHARERS, MANY.panels))  # fmt: skip
         args = *maps, output, c_int32(rows), c_int32(n), c_int32(k // PANEL)
         run = kernel(
