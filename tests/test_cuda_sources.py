@@ -115,7 +115,7 @@ def layer_configurations():
         yield "silu_mul.cu", {"ELEMENT": element, "VEC": vector, "THREADS": 128, "VECTORS": 2}, 40
     for element in ("bf16", "half"):
         yield "few_rows.cu", {"ELEMENT": element}, 128
-    rows = 1, 33, 65, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256
+    rows = 1, 33, 65, 96, 112, *range(128, 257, 8)
     matrices = (28672, True, 1), (4096, False, 1), (4096, False, 2), (6144, False, 1), (32000, False, 1)
     builds = {hopper.hopper_build(count, *matrix, 132): None for count in rows for matrix in matrices}
     norms = [

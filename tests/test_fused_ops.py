@@ -346,7 +346,9 @@ def test_silu_mul_on_a_device(dtype, size, tokens):
 
 
 @on_device
-@pytest.mark.parametrize("count", [0, 1, 2, 8, 9, 31, 64, 65, 100, 128, 129, 185, 200, 256, 257])
+@pytest.mark.parametrize(
+    "count", [0, 1, 2, 8, 9, 31, 64, 65, 100, 128, 129, 140, 151, 166, 180, 185, 200, 215, 231, 256, 257]
+)
 @pytest.mark.parametrize(("n", "k"), [(6144, 4096), (4096, 14336), (17, 72), (33, 8), (100, 320)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
 def test_few_rows_on_a_device(dtype, n, k, count):
@@ -419,7 +421,7 @@ def test_norms_of_parts_on_a_device(dtype, size, tokens):
 
 @on_device
 @pytest.mark.parametrize(
-    "count", [0, 1, 13, 32, 33, 64, 65, 90, 128, 129, 155, 190, 192, 193, 208, 250, 256, 257, 1024]
+    "count", [0, 1, 13, 32, 33, 64, 65, 90, 128, 129, 150, 155, 190, 192, 193, 208, 250, 256, 257, 1024]
 )
 @pytest.mark.parametrize(("n", "k"), [(28672, 4096), (200, 192), (6, 64)])
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
@@ -462,8 +464,9 @@ def test_gated_linear_reads_panels_on_a_device(dtype, n, k, count):
 @pytest.mark.parametrize(
     ("rows", "gated", "parted"),
     [(1, 64, 64), (64, 64, 64), (65, -80, -80), (96, -96, -96), (112, 128, -112), (128, 128, 128),
-     (129, -144, -144), (160, -160, -160), (161, 192, -176), (192, 192, 192), (193, -208, -208),
-     (209, 256, -224), (240, 256, -240), (256, 256, 256)],
+     (129, -136, -136), (145, -152, -152), (160, -160, -160), (161, 192, -168), (177, 192, -184),
+     (185, 192, 192), (193, -200, -200), (208, -208, -208), (209, 256, -216), (240, 256, -240),
+     (241, 256, 256)],
 )  # fmt: skip
 def test_the_weight_s_rows_come_first_where_fewer_of_x_are_multiplied(rows, gated, parted):
     """Of Mistral 7B's matrices: rows of x that a product takes, negative where the weight's come first."""

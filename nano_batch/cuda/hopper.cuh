@@ -137,7 +137,7 @@ __device__ __forceinline__ void await_products() {
 // 4 r + c of warp w are the places (16 w + r, 8 j + 2 c), the next in its row, and both eight rows further down.
 template <bool bf16, int WIDTH>
 __device__ __forceinline__ void multiply_add(float (&sum)[WIDTH / 2], unsigned long long a, unsigned long long b) {
-    static_assert(WIDTH % 16 == 0 && WIDTH >= 64 && WIDTH <= 240 && WIDTH != 192);
+    static_assert(WIDTH % (WIDTH > 128 ? 8 : 16) == 0 && WIDTH >= 64 && WIDTH <= 240 && WIDTH != 192);
 #define NANO_BATCH_CASE(n, names, a_at, b_at, ...)                                                                 \
     if constexpr (WIDTH == n && bf16)                                                                              \
         asm volatile(NANO_BATCH_PRODUCT(n, "bf16", names, "%" #a_at, b_at, "0, 0") : __VA_ARGS__ : "l"(a), "l"(b)); \
@@ -150,16 +150,30 @@ __device__ __forceinline__ void multiply_add(float (&sum)[WIDTH / 2], unsigned l
     NANO_BATCH_CASE(112, NANO_BATCH_30 NANO_BATCH_10(3) NANO_BATCH_10(4) NANO_BATCH_6(5), 56, 57, NANO_BATCH_SUMS_48(0),
                     NANO_BATCH_SUMS_8(48))
     NANO_BATCH_CASE(128, NANO_BATCH_60 NANO_BATCH_4(6), 64, 65, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48))
+    NANO_BATCH_CASE(136, NANO_BATCH_60 NANO_BATCH_8(6), 68, 69, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48),
+                    NANO_BATCH_SUMS_4(64))
     NANO_BATCH_CASE(144, NANO_BATCH_60 NANO_BATCH_10(6) NANO_BATCH_2(7), 72, 73, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48),
                     NANO_BATCH_SUMS_8(64))
+    NANO_BATCH_CASE(152, NANO_BATCH_60 NANO_BATCH_10(6) NANO_BATCH_6(7), 76, 77, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48),
+                    NANO_BATCH_SUMS_8(64), NANO_BATCH_SUMS_4(72))
     NANO_BATCH_CASE(160, NANO_BATCH_60 NANO_BATCH_10(6) NANO_BATCH_LAST_10(7), 80, 81, NANO_BATCH_SUMS_48(0),
                     NANO_BATCH_SUMS_16(48), NANO_BATCH_SUMS_16(64))
+    NANO_BATCH_CASE(168, NANO_BATCH_80 NANO_BATCH_4(8), 84, 85, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48),
+                    NANO_BATCH_SUMS_16(64), NANO_BATCH_SUMS_4(80))
     NANO_BATCH_CASE(176, NANO_BATCH_80 NANO_BATCH_8(8), 88, 89, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48),
                     NANO_BATCH_SUMS_16(64), NANO_BATCH_SUMS_8(80))
+    NANO_BATCH_CASE(184, NANO_BATCH_80 NANO_BATCH_10(8) NANO_BATCH_2(9), 92, 93, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_16(48),
+                    NANO_BATCH_SUMS_16(64), NANO_BATCH_SUMS_8(80), NANO_BATCH_SUMS_4(88))
+    NANO_BATCH_CASE(200, NANO_BATCH_80 NANO_BATCH_10(8) NANO_BATCH_LAST_10(9), 100, 101, NANO_BATCH_SUMS_48(0),
+                    NANO_BATCH_SUMS_48(48), NANO_BATCH_SUMS_4(96))
     NANO_BATCH_CASE(208, NANO_BATCH_80 NANO_BATCH_10(8) NANO_BATCH_10(9) NANO_BATCH_4(10), 104, 105, NANO_BATCH_SUMS_48(0),
                     NANO_BATCH_SUMS_48(48), NANO_BATCH_SUMS_8(96))
+    NANO_BATCH_CASE(216, NANO_BATCH_80 NANO_BATCH_10(8) NANO_BATCH_10(9) NANO_BATCH_8(10), 108, 109, NANO_BATCH_SUMS_48(0),
+                    NANO_BATCH_SUMS_48(48), NANO_BATCH_SUMS_8(96), NANO_BATCH_SUMS_4(104))
     NANO_BATCH_CASE(224, NANO_BATCH_110 NANO_BATCH_2(11), 112, 113, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_48(48),
                     NANO_BATCH_SUMS_16(96))
+    NANO_BATCH_CASE(232, NANO_BATCH_110 NANO_BATCH_6(11), 116, 117, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_48(48),
+                    NANO_BATCH_SUMS_16(96), NANO_BATCH_SUMS_4(112))
     NANO_BATCH_CASE(240, NANO_BATCH_110 NANO_BATCH_LAST_10(11), 120, 121, NANO_BATCH_SUMS_48(0), NANO_BATCH_SUMS_48(48),
                     NANO_BATCH_SUMS_16(96), NANO_BATCH_SUMS_8(112))
 #undef NANO_BATCH_CASE

@@ -23,7 +23,7 @@ import torch
 
 def decode_sizes(most: int) -> list[int]:
     """Sizes in rows up to `most`, ever further apart: padding wastes at most a third, from 8 on a fifth."""
-    sizes = [1, 2, 3, 4, 6, 8, 10, 12, 14, *range(16, 32, 4), *range(32, 128, 8), *range(128, 256, 16)]
+    sizes = [1, 2, 3, 4, 6, 8, 10, 12, 14, *range(16, 32, 4), *range(32, 256, 8)]
     sizes += range(256, most + 1, 32)
     return [size for size in sizes if size < most] + [most]
 

@@ -16,7 +16,9 @@ constexpr int THREADS = MULTIPLIERS + (LENDS || DIVIDES ? 128 : 64);
 // Cycles from one of a block's first chunks of the weight to the next. Blocks for few rows begin while the kernel before them
 // still reads, and what it asks for would wait behind all of their stages. Those for more begin when it has ended.
 constexpr int APART = TOKENS > 64 ? 0 : 800;
-constexpr int HALF = SECOND / 4;  // of a thread's sums of a tile, what a cluster's block keeps
+// Of a thread's sums of a tile, what a cluster's block keeps, and of all its tiles in fours.
+constexpr int HALF = (SECOND / 8 + 1) / 2 * 4, FOURS = TILES * HALF / 4;
+constexpr int OF_SECOND = WEIGHT_FIRST ? SECOND / 8 - FOURS : FOURS;  // where eights of x's rows are odd the second has fewer
 static_assert(SPLITS <= 2 && (!GATED || SPLITS * PARTS == 1));
 static_assert(!WEIGHT_FIRST || GATED || PARTS > 1 || ADDS);
 
@@ -61,7 +63,7 @@ __device__ __forceinline__ void store_all(const float (&sum)[TILES][COUNT], ELEM
     constexpr bool KEPT = COUNT < SECOND / 2;
     if constexpr (WEIGHT_FIRST) {
         const bool others = threadIdx.x >= 128 && own < 64;  // the first warpgroup has them, too
-        constexpr int OF_ROWS = KEPT ? TOKENS / 2 : TOKENS;
+        constexpr int OF_ROWS = COUNT * 2;
         if (!others) store_turned<OF_ROWS>(sum[0], output, half * OF_ROWS, rows, column + own, columns, columns);
     } else {
 #pragma unroll
@@ -75,11 +77,11 @@ __device__ __forceinline__ void store_all(const float (&sum)[TILES][COUNT], ELEM
 }
 
 #if SPLITS > 1
-constexpr int FOURS = TILES * HALF / 4;
-static_assert(HALF % 4 == 0 && FOURS * 8 * MULTIPLIERS <= STAGES * STAGE_BYTES);
+static_assert(FOURS * 8 * MULTIPLIERS <= STAGES * STAGE_BYTES);
 
 // Adds the sums of the cluster's two blocks: each thread sends half of its own to the same thread of the other block, and keeps
-// the rest. Of each warp's 16 rows of x a block keeps eight, or with the weight's rows first half of x's rows; `part` says which.
+// the rest. Of each warp's 16 rows of x a block keeps eight, or with the weight's rows first half of x's; `part` says which.
+// Where the second has eight rows less, what it makes of the last four is of rows past the end.
 __device__ __forceinline__ void add_halves(float (&kept)[TILES][HALF], const Sums& sum, int part, unsigned char* memory,
                                            hopper::Barrier& arrived) {
     uint2* const place = reinterpret_cast<uint2*>(memory) + threadIdx.x;  // of the first four, in either block
@@ -87,15 +89,17 @@ __device__ __forceinline__ void add_halves(float (&kept)[TILES][HALF], const Sum
 #pragma unroll
     for (int four = 0; four < FOURS; four++) {
         float sent[4];
+        const bool both = four < OF_SECOND;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const int tile = four * 4 / HALF, i = four * 4 % HALF + j;
             const float low = sum[tile][WEIGHT_FIRST ? i : i / 2 * 4 + i % 2];
-            const float high = sum[tile][WEIGHT_FIRST ? HALF + i : i / 2 * 4 + 2 + i % 2];
+            const float high = both ? sum[tile][WEIGHT_FIRST ? HALF + i : i / 2 * 4 + 2 + i % 2] : 0;
             kept[tile][i] = part ? high : low;
             sent[j] = part ? low : high;
         }
-        hopper::send_to_block(1 - part, place + four * MULTIPLIERS, from_floats<ELEMENT>(sent).words[0], arrived);
+        if (both || part)
+            hopper::send_to_block(1 - part, place + four * MULTIPLIERS, from_floats<ELEMENT>(sent).words[0], arrived);
     }
     arrived.wait(0);
 #pragma unroll
@@ -131,7 +135,7 @@ extern "C" __global__ void __cluster_dims__(1, SPLITS, 1) __launch_bounds__(THRE
         for (int i = 0; i < STAGES; i++) full[i].init(1), empty[i].init(GROUPS);
         arrived.init(1), divisible.init(32);
         hopper::barriers_are_ready();
-        arrived.expect(MULTIPLIERS * TILES * HALF * 2);
+        if (SPLITS > 1) arrived.expect(MULTIPLIERS * 8 * (hopper::block_in_cluster() ? OF_SECOND : FOURS));
     }
     __syncthreads();
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);  // the compiler sees that it is the same for all lanes

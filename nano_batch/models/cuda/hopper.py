@@ -103,7 +103,7 @@ class HopperBuild:
     """How a kernel is built: rows of x and columns of a tile, blocks among which k is split.
 
     k is split among `parts`, whose sums go into memory, and each part's among `splits` blocks of a cluster.
-    `weight_first`: the weight's rows are the first factor (`tile.cuh`), and `tokens` is a multiple of 16.
+    `weight_first`: the weight's rows are the first factor (`tile.cuh`), and `tokens` is a multiple of 8.
     `adds`, `divides`: the norm after it or before it is left undivided (`undivided_norm.cuh`).
     """
 
@@ -191,7 +191,8 @@ def hopper_build(
     most = _GATED_ROWS if gated else _WEIGHT_FIRST_ROWS if parts > 1 or adds else 0
     sizes = [(tokens, shapes, False)]
     if FEW_TOKENS[0] < rows <= most:
-        sizes.append((up_to(rows, 16), [(_WEIGHT_FIRST_GATED, 1)] if gated else shapes, True))
+        size = up_to(rows, 8 if rows > UNDIVIDED_ROWS else 16)  # fewer rows wait for memory, at any size
+        sizes.append((size, [(_WEIGHT_FIRST_GATED, 1)] if gated else shapes, True))
     builds = [
         HopperBuild(size, width, splits, parts, gated, weight_first, adds, divides)
         for size, some, weight_first in sizes

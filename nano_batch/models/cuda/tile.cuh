@@ -1,9 +1,9 @@
 // A block's tile on Hopper: TOKENS rows of x times COLUMNS rows of a weight, of which chunks of k come through a ring of
 // stages. A product takes 64 rows of its first factor, and the second, as wide as it is. With x's rows first one to three
 // warpgroups have 64 each, or two 128. With the weight's one or two have 64 each, which may overlap, and where GATED 64 of
-// either half; then no more of x's rows are multiplied than there are, rounded up to 16.
+// either half; then no more of x's rows are multiplied than there are, rounded up to 8.
 //
-// Macros: ELEMENT, half or bf16; WEIGHT_FIRST; TOKENS: 64, 128, 192 or 256, or any multiple of 16; COLUMNS; PANELS of a
+// Macros: ELEMENT, half or bf16; WEIGHT_FIRST; TOKENS: 64, 128, 192 or 256, or any multiple of 8; COLUMNS; PANELS of a
 // chunk; STAGES; GATED: the weight holds first gate, then up, and the output is silu(gate) * up; a tile is then half of its
 // columns from either.
 #pragma once
@@ -26,7 +26,7 @@ constexpr int STAGE_BYTES = WEIGHT_BYTES + PANELS * TOKENS * ROW_BYTES;
 // the sooner.
 constexpr int RUNNING = TOKENS > 128 ? 0 : 1;
 static_assert(OUT_COLUMNS % 8 == 0);
-static_assert(!WEIGHT_FIRST || (OUT_COLUMNS >= 64 && TOKENS % 16 == 0));
+static_assert(!WEIGHT_FIRST || (OUT_COLUMNS >= 64 && TOKENS % 8 == 0));
 
 namespace {
 
