@@ -112,7 +112,7 @@ class ContextLengthError(NanoBatchError, ValueError):
 
 
 class CacheAllocationError(NanoBatchError, MemoryError):
-    """There is not enough memory for a KV cache of this size."""
+    """There is not enough memory for a KV cache of this size, or for weights a second time."""
 
 
 class MissingExtraError(NanoBatchError, ImportError):

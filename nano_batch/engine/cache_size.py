@@ -14,24 +14,39 @@ from nano_batch.models import PagedInputs, PagedMistral
 _log = logging.getLogger("nano_batch.engine")
 HOST_SHARE = 0.25
 """Of the host's free memory, on a CPU: others live there, too."""
-PANEL_SHARE, LEFT_FREE = 0.1, 0.1
-"""Of a device's memory, what weights in panels may take unasked, and what is then left beside the cache."""
+PANEL_SHARE, STEP_SHARE = 0.1, 0.1
+"""Of the KV cache's room, what weights in panels may take unasked; of the device, what is left for a step."""
 
 
-def panels_fit(model: PagedMistral, block_size: int, dtype: torch.dtype, num_blocks: int | None) -> bool:
-    """Whether weights in panels (`PagedMistral.lay_out_panels`) cost little of the device's memory.
+def panels_fit(
+    model: PagedMistral,
+    block_size: int,
+    dtype: torch.dtype,
+    *,
+    fraction: float,
+    num_blocks: int | None,
+    most_blocks: int,
+) -> bool:
+    """Whether weights in panels (`PagedMistral.lay_out_panels`) cost a KV cache little, or nothing.
+
+    Nothing where as many blocks as it is to have fit beside them, little where they take at most
+    `PANEL_SHARE` of its room.
 
     Args:
-        block_size, dtype: of the KV cache.
-        num_blocks: that it is to have; None: what is left.
+        block_size, dtype: of the cache.
+        fraction, most_blocks: as in `blocks_that_fit`.
+        num_blocks: that it is to have at any rate; None: as many as fit.
     """
     needed, device = model.panel_bytes, model.device
     if needed == 0:
         return True
     free, total = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    cache = (num_blocks or 0) * _block_bytes(model, block_size, dtype)
-    return needed <= PANEL_SHARE * total and needed + cache + LEFT_FREE * total <= free
+    room = free if num_blocks is not None else free - (1 - fraction) * total
+    if num_blocks is None and needed <= PANEL_SHARE * room:
+        return True
+    blocks = most_blocks if num_blocks is None else num_blocks
+    return needed + blocks * _block_bytes(model, block_size, dtype) + STEP_SHARE * total <= room
 
 
 def _block_bytes(model: PagedMistral, block_size: int, dtype: torch.dtype) -> int:
@@ -46,12 +61,13 @@ def blocks_that_fit(
     fraction: float,
     step_tokens: int,
     most_blocks: int,
+    beside: int = 0,
 ) -> int:
     """Return how many blocks of a KV cache in `dtype` to allocate; the log says of what.
 
-    On CUDA: `fraction` of the device's whole memory, less what is in use and what the largest step takes
-    (one is run, to see). On a CPU: a quarter of the memory that is free. Never more than `most_blocks`, which
-    is what as many sequences as may run fill at their longest.
+    On CUDA: `fraction` of the device's whole memory, less what is in use, what the largest step takes (one is
+    run, to see) and `beside`, bytes that are still to be taken. On a CPU: a quarter of the memory that is
+    free. Never more than `most_blocks`, which is what as many sequences as may run fill at their longest.
 
     Raises:
         InvalidArgumentError: the fraction is not above 0 and at most 1.
@@ -61,7 +77,7 @@ def blocks_that_fit(
         raise InvalidArgumentError(f"gpu_memory_fraction={fraction} is not above 0 and at most 1")
     block_bytes = _block_bytes(model, block_size, dtype)
     if model.device.type == "cuda":
-        room = _room_on_cuda(model, block_size, fraction, step_tokens)
+        room = _room_on_cuda(model, block_size, fraction, step_tokens) - beside
         source = f"{fraction:.0%} of {model.device}"
     else:
         room, source = int(HOST_SHARE * _free_host_bytes()), "a quarter of the host's free memory"

@@ -71,15 +71,16 @@ class InferenceEngine:
             and the kernels allow it. Which of them a step goes to is timed at the start, so that two engines
             may differ by a rounding.
         weight_panels: keep half of the weights a second time, as Hopper's products read them faster (1 % of a
-            step); None where that takes at most a tenth of the device's memory. Elsewhere nothing is kept.
-            Weights that change later are to be laid out again (`PagedMistral.lay_out_panels`).
+            step), on other devices nothing; None where it takes at most a tenth of the KV cache's room
+            (`cache_size.py`). Weights that change later are to be laid out anew
+            (`PagedMistral.lay_out_panels`).
         seed: of the seeds that are drawn for requests without one; None draws it, too.
         **scheduler: the other options of `nano_batch.Engine`: policy, preemption, num_swap_blocks,
             enable_prefix_caching, enable_chunked_prefill, eviction, watermark, event_log, sjf_ageing.
 
     Raises:
         InvalidArgumentError, UnknownOptionError: an option is out of range or unknown.
-        CacheAllocationError: there is no memory for the KV cache.
+        CacheAllocationError: there is no memory for the KV cache, or for weights in panels.
     """
 
     def __init__(
@@ -110,15 +111,17 @@ class InferenceEngine:
         self.max_model_len = _checked_model_len(max_model_len, model.config.max_position_embeddings)
         self.steps_in_flight = steps_in_flight
         cache_dtype = torch.float8_e4m3fn if kv_cache_dtype == "fp8_e4m3" else model.dtype
+        most_blocks = max_num_seqs * -(-self.max_model_len // max(block_size, 1))
         if weight_panels is None:
-            weight_panels = panels_fit(model, block_size, cache_dtype, num_blocks)
-        if weight_panels:
-            model.lay_out_panels()
+            weight_panels = panels_fit(
+                model, block_size, cache_dtype, fraction=gpu_memory_fraction, num_blocks=num_blocks,
+                most_blocks=most_blocks,
+            )  # fmt: skip
         if num_blocks is None:
             fit = blocks_that_fit(
                 model, block_size, cache_dtype, fraction=gpu_memory_fraction,
-                step_tokens=max_num_batched_tokens,
-                most_blocks=max_num_seqs * -(-self.max_model_len // block_size),
+                step_tokens=max_num_batched_tokens, most_blocks=most_blocks,
+                beside=model.panel_bytes if weight_panels else 0,
             )  # fmt: skip
             num_blocks = model.shard.least(fit, model.device)
         self.engine = Engine(
@@ -128,6 +131,8 @@ class InferenceEngine:
         self.cache = model.new_cache(
             num_blocks, block_size, num_swap_blocks=scheduler.get("num_swap_blocks", 0), dtype=cache_dtype
         )
+        if weight_panels or model.has_panels:
+            model.lay_out_panels()
         self.runner = StepRunner(
             self.engine, model, self.cache, token_by_token=deterministic, cuda_graphs=cuda_graphs
         )

@@ -21,7 +21,7 @@ from nano_batch.attention.checks import FLOATS, usable_device
 from nano_batch.attention.rope import Rope, rotated, turns
 from nano_batch.cuda.tensor_map import panels_of
 from nano_batch.display import Shown, html_table, readable_bytes
-from nano_batch.errors import ContextLengthError, InvalidArgumentError
+from nano_batch.errors import CacheAllocationError, ContextLengthError, InvalidArgumentError
 from nano_batch.kv_cache import KVCache, Layout
 from nano_batch.models.base import Attend, PagedInputs, attend_paged, check_fits
 from nano_batch.models.ops import (
@@ -184,6 +184,9 @@ class PagedMistral:
 
     def _repr_html_(self) -> str:
         rows = [("weights", readable_bytes(self.weight_bytes)), *vars(self.config).items()]
+        if self._panels is not None:
+            panel_bytes = sum(panel.nbytes for panel in self._panels)
+            rows.insert(1, ("gate and up in panels", readable_bytes(panel_bytes)))
         return html_table(repr(self), ["", ""], rows)
 
     @property
@@ -193,26 +196,35 @@ class PagedMistral:
         return sum(view.numel() for view in views) * self.dtype.itemsize
 
     @property
+    def has_panels(self) -> bool:
+        """Whether gate and up are there a second time (`lay_out_panels`)."""
+        return self._panels is not None
+
+    @property
     def panel_bytes(self) -> int:
-        """Bytes that `lay_out_panels` takes; 0 where they are taken, or no kernel reads panels."""
-        if self._panels is not None or not self._few_rows.panels:
+        """Bytes that `lay_out_panels` would take; 0 where it has, or no kernel reads panels."""
+        if self.has_panels or not self._few_rows.panels:
             return 0
         return sum(layer.gate_up.numel() for layer in self.layers) * self.dtype.itemsize
 
     def lay_out_panels(self) -> None:
         """Copy gate and up a second time, in panels, as which Hopper's products read them faster.
 
-        From then on they read the copy: call it again after these weights have changed. Elsewhere it does
-        nothing (`panel_bytes`).
+        From then on they read the copy, graphs that hold them, too: call it again after these weights have
+        changed, also by `state_dict`'s views. Where no kernel reads panels it does nothing.
 
         Raises:
-            torch.OutOfMemoryError: there is no room; nothing has changed.
+            CacheAllocationError: there is no room; nothing has changed.
         """
         if not self._few_rows.panels:
             return
         views = [panels_of(layer.gate_up) for layer in self.layers]
-        # A graph that was captured reads where they lie.
-        panels = self._panels or [self._empty(*view.shape) for view in views]
+        try:
+            # Always the same place: a graph that was captured reads there.
+            panels = self._panels or [self._empty(*view.shape) for view in views]
+        except torch.OutOfMemoryError as error:
+            asked = readable_bytes(self.panel_bytes)
+            raise CacheAllocationError(f"{asked} of weights in panels do not fit on {self.device}") from error
         for to, view in zip(panels, views, strict=True):
             to.copy_(view)
         self._panels = panels

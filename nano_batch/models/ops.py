@@ -38,7 +38,7 @@ class FewRows:
         gated: whether `gated_linear` has kernels; it chooses among them itself.
         parted: `linear_parts` for `add_parts_rms_norm`, of such a weight, in `PARTS`.
         undivided: `add_linear`, of such a weight, and the products that divide after it.
-        panels: whether `gated_linear`'s kernels take the weights, and so can read them in panels.
+        panels: whether a layer's kernels take all of the matrices, and `gated_linear`'s read panels.
     """
 
     linear: int = 0

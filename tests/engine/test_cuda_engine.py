@@ -126,7 +126,7 @@ def test_memory_is_measured(caplog):
 def test_weights_in_panels_give_the_same_tokens():
     """Also when weights have changed and another engine is made: a captured graph reads the same place."""
     model = moved(load_mistral("tiny", load_format="dummy"), "cuda", torch.bfloat16)
-    prompts, lengths = work(12)
+    prompts, lengths = work(12, longest=8)  # products of few rows alone, whose sums no size changes
     params = [SamplingParams(temperature=0.0, max_tokens=length) for length in lengths]
     options = {"num_blocks": 400, "enable_prefix_caching": False}
     plain = InferenceEngine(model, weight_panels=False, **options)

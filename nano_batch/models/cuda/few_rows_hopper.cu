@@ -21,6 +21,7 @@ constexpr int HALF = (SECOND / 8 + 1) / 2 * 4, FOURS = TILES * HALF / 4;
 constexpr int OF_SECOND = WEIGHT_FIRST ? SECOND / 8 - FOURS : FOURS;  // where eights of x's rows are odd the second has fewer
 static_assert(SPLITS <= 2 && (!GATED || SPLITS * PARTS == 1));
 static_assert(!WEIGHT_FIRST || GATED || PARTS > 1 || ADDS);
+static_assert(SPLITS == 1 || WEIGHT_FIRST || COLUMNS % 16 == 0);
 
 #include "undivided_norm.cuh"
 

@@ -1,7 +1,7 @@
 // A block's tile on Hopper: TOKENS rows of x times COLUMNS rows of a weight, of which chunks of k come through a ring of
 // stages. A product takes 64 rows of its first factor, and the second, as wide as it is. With x's rows first one to three
 // warpgroups have 64 each, or two 128. With the weight's one or two have 64 each, which may overlap, and where GATED 64 of
-// either half; then no more of x's rows are multiplied than there are, rounded up to 8.
+// either half; then no more of x's rows are multiplied than TOKENS.
 //
 // Macros: ELEMENT, half or bf16; WEIGHT_FIRST; TOKENS: 64, 128, 192 or 256, or any multiple of 8; COLUMNS; PANELS of a
 // chunk; STAGES; GATED: the weight holds first gate, then up, and the output is silu(gate) * up; a tile is then half of its

@@ -3,7 +3,7 @@
 #pragma once
 #include "tile.cuh"
 
-static_assert(!ADDS || (SPLITS == 2 && PARTS == 1 && TILES == 1 && (!WEIGHT_FIRST || GROUPS == 1)));
+static_assert(!ADDS || (SPLITS == 2 && PARTS == 1 && TILES == 1 && TOKENS % 16 == 0 && (!WEIGHT_FIRST || GROUPS == 1)));
 static_assert(!DIVIDES || (PARTS == 1 && TOKENS <= 128 && !ADDS && !(WEIGHT_FIRST && SPLITS > 1)));
 
 namespace {
