@@ -72,7 +72,7 @@ class InferenceEngine:
             may differ by a rounding.
         weight_panels: keep half of the weights a second time, as Hopper's products read them faster (1 % of a
             step), on other devices nothing; None where it takes at most a tenth of the KV cache's room
-            (`cache_size.py`). Weights that change later are to be laid out anew
+            (`cache_size.py`). Weights that change under an engine are to be laid out anew
             (`PagedMistral.lay_out_panels`).
         seed: of the seeds that are drawn for requests without one; None draws it, too.
         **scheduler: the other options of `nano_batch.Engine`: policy, preemption, num_swap_blocks,

@@ -127,6 +127,11 @@ class Normed:
     squares: torch.Tensor | None = None
 
 
+def _version(weight: torch.Tensor) -> int:
+    """How often it has been written to; of a tensor of inference mode PyTorch does not count."""
+    return 0 if weight.is_inference() else weight._version
+
+
 class PagedMistral:
     """A Mistral decoder; `load_mistral` fills its weights, which are uninitialised memory before.
 
@@ -171,6 +176,7 @@ class PagedMistral:
         others = [self.head, *(matrix for layer in self.layers for matrix in (layer.qkv, layer.gate_up))]
         self._few_rows = few_rows_of(self.final_norm, narrow, others)
         self._panels: list[torch.Tensor] | None = None
+        self._versions: list[int] = []  # of the weights when they were laid out
         frequencies = c.rope_scaling.frequencies(c.head_dim, c.rope_theta)
         longest, magnitude = c.max_position_embeddings, c.rope_scaling.magnitude()
         self.cosines, self.sines = turns(longest, frequencies, magnitude, self.device)
@@ -210,8 +216,8 @@ class PagedMistral:
     def lay_out_panels(self) -> None:
         """Copy gate and up a second time, in panels, as which Hopper's products read them faster.
 
-        From then on they read the copy, graphs that hold them, too: call it again after these weights have
-        changed, also by `state_dict`'s views. Where no kernel reads panels it does nothing.
+        They read the copy until these weights change; graphs that hold them read it on: call it again then,
+        also after a change by `state_dict`'s views. Where no kernel reads panels it does nothing.
 
         Raises:
             CacheAllocationError: there is no room; nothing has changed.
@@ -227,7 +233,12 @@ class PagedMistral:
             raise CacheAllocationError(f"{asked} of weights in panels do not fit on {self.device}") from error
         for to, view in zip(panels, views, strict=True):
             to.copy_(view)
-        self._panels = panels
+        self._panels, self._versions = panels, [_version(layer.gate_up) for layer in self.layers]
+
+    def _unchanged_panels(self, layer: int) -> torch.Tensor | None:
+        if self._panels is None or self._versions[layer] != _version(self.layers[layer].gate_up):
+            return None
+        return self._panels[layer]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return every weight under its name in a Hugging Face checkpoint: views, nothing is copied.
@@ -340,7 +351,7 @@ class PagedMistral:
         gate_up = self.layers[layer].gate_up
         if not self._few_rows.gated:
             return silu_mul(self._product(x, gate_up))
-        panels = None if self._panels is None else self._panels[layer]
+        panels = self._unchanged_panels(layer)
         return gated_linear(x.rows, gate_up, x.squares, self.config.rms_norm_eps, panels)
 
     def _added(

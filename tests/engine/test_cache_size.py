@@ -80,8 +80,22 @@ def test_each_layer_s_panels_are_its_weight_always_in_one_place(model):
             assert panels.is_contiguous()
             assert torch.equal(columns_of(panels), layer.gate_up)
             layer.gate_up.mul_(-2)
+        assert model._unchanged_panels(1) is None
         model.lay_out_panels()
+        assert model._unchanged_panels(1) is model._panels[1]
     assert [panels.data_ptr() for panels in model._panels] == places
+    view = model.state_dict()["model.layers.1.mlp.up_proj.weight"]
+    view[0, 0] += 1
+    assert model._unchanged_panels(0) is model._panels[0]
+    assert model._unchanged_panels(1) is None
+
+
+def test_weights_of_inference_mode_have_panels_too():
+    with torch.inference_mode():
+        made = load_mistral("tiny", load_format="dummy")
+        made._few_rows = replace(made._few_rows, panels=True)
+        made.lay_out_panels()
+        assert made._unchanged_panels(0) is made._panels[0]
 
 
 def test_an_engine_lays_out_what_has_changed(model):

@@ -74,7 +74,7 @@ def add_linear_hopper(
 def _launch(
     built: HopperBuild,
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor,  # or panels
     output: torch.Tensor,
     *,
     residual: torch.Tensor | None = None,
