@@ -6,8 +6,8 @@
 Each number is a step's rows, whose contexts are 200 to 520 tokens long. A folder has all sources of the one
 that it stands for, and shared headers that were changed beside them. A line says how long a step takes as it
 is, and by how many us a layer with each folder's; `again` is the same kernels once more, so that what it
-differs by is noise. Above 128 rows power binds: there a variant's turn begins with untimed steps. Whether
-results are equal is not looked at here: the tests do.
+differs by is noise. Above 128 rows power binds: there the second half of a turn counts. Whether results are
+equal is not looked at here: the tests do.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from pathlib import Path
 import torch
 
 from nano_batch.attention import DecodePlan
-from nano_batch.benchmarks.on_gpu.timing import warm_up
+from nano_batch.benchmarks.on_gpu.timing import capture, kept_up, replayed, warm_up
 from nano_batch.models import PagedInputs, load_mistral
 
 SHORTEST, LONGEST, BLOCK_SIZE = 200, 520, 16
-TURNS, REPLAYS = 24, {False: (0, 4), True: (4, 10)}
-"""Rounds by turns; of a turn untimed and timed replays, up to 128 rows and above."""
+COLD_ROWS = 128
+"""Of the largest step that power does not bind."""
+TURNS, TURN_S = 6, 0.25
+"""Of larger ones, for which a hot device counts."""
 
 
 @contextmanager
@@ -68,9 +70,10 @@ class Steps:
         self.lens, order = (drawn.to("cuda", torch.int32) for drawn in numbers)
         self.table = order.view(most, blocks)
         self.tokens = torch.arange(most, device="cuda")
+        self.captured_steps = []
 
     def captured(self, rows):
-        """A graph of the step of the first rows, and what it must keep."""
+        """Graphs of steps of the first rows."""
         c, table, lens = self.model.config, self.table[:rows], self.lens[:rows]
         positions = lens - 1
         block = table.gather(1, (positions // BLOCK_SIZE).long()[:, None])[:, 0]
@@ -86,40 +89,17 @@ class Steps:
             plan.update(lens)
             return self.model.paged(inputs, self.cache)
 
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            step()  # compiles
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = step()
-        return graph, (inputs, logits)
+        self.captured_steps.append(step)  # the graphs read its tensors
+        return capture(lambda _: step(), 1)
 
 
-def microseconds(graph, replays):
-    """Of a replay."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(replays):
-        graph.replay()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) * 1e3 / replays
-
-
-def race(graphs, many):
-    """The median of each: who begins a round changes."""
-    names, times = list(graphs), {name: [] for name in graphs}
-    untimed, timed = REPLAYS[many]
+def race(peers, rows):
+    """Microseconds of a step of each, by turns."""
+    if rows <= COLD_ROWS:
+        return [spread.us for spread in replayed(peers)]
     warm_up()
-    for turn in range(TURNS):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            for _ in range(untimed):
-                graphs[name].replay()
-            times[name].append(microseconds(graphs[name], timed))
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    turns = [[kept_up(graphs, TURN_S) for graphs in peers] for _ in range(TURNS)]
+    return [statistics.median(times) for times in zip(*turns, strict=True)]
 
 
 def main():
@@ -132,15 +112,16 @@ def main():
     folders = {"base": None, **{name: Path(path).resolve() for name, path in named.items()}, "again": None}
     steps = Steps(max(given.rows))
     for rows in given.rows:
-        graphs, kept = {}, []
-        for name, folder in folders.items():
+        peers = []
+        for folder in folders.values():
             with kernels_of(folder):
-                graphs[name], needed = steps.captured(rows)
-                kept.append(needed)
-        times = race(graphs, rows > 128)
+                peers.append(steps.captured(rows))
+        base, *others = race(peers, rows)
         layers = steps.model.config.num_layers
-        others = [f"{name} {(us - times['base']) / layers:+.2f}" for name, us in times.items()][1:]
-        print(f"{rows} rows: {times['base']:.0f} us a step; us a layer more:", ", ".join(others), flush=True)
+        more = [
+            f"{name} {(us - base) / layers:+.2f}" for name, us in zip([*folders][1:], others, strict=True)
+        ]
+        print(f"{rows} rows: {base:.0f} us a step; us a layer more:", ", ".join(more), flush=True)
 
 
 if __name__ == "__main__":

@@ -122,9 +122,10 @@ def test_memory_is_measured(caplog):
     assert "30% of cuda:0" in caplog.text
 
 
-@pytest.mark.skipif(torch.cuda.is_available() and not is_hopper(torch.device("cuda")), reason="no Hopper")
 def test_weights_in_panels_give_the_same_tokens():
     """Also when weights have changed and another engine is made: a captured graph reads the same place."""
+    if not is_hopper(torch.device("cuda")):
+        pytest.skip("only Hopper's products read panels; on other devices an engine keeps none")
     model = moved(load_mistral("tiny", load_format="dummy"), "cuda", torch.bfloat16)
     prompts, lengths = work(12, longest=8)  # products of few rows alone, whose sums no size changes
     params = [SamplingParams(temperature=0.0, max_tokens=length) for length in lengths]
