@@ -56,7 +56,7 @@ class Steps:
 
     def __init__(self, most):
         self.model = load_mistral("mistral-7b-v0.1", device="cuda", load_format="dummy")
-        self.model.lay_out_panels()
+        self.model.prepare()
         blocks = -(-LONGEST // BLOCK_SIZE)
         self.cache = self.model.new_cache(most * blocks, BLOCK_SIZE)
         for layer in range(self.model.config.num_layers):

@@ -47,6 +47,17 @@ def check_embedded(embed_norm, plain_norm, count, size, dtype, apart=0, device="
         assert embed_norm(torch.full_like(ids, missing), table, weight, EPS)[1].isnan().all()
 
 
+def check_taken(take, count, sizes, dtype, apart=0, device="cpu"):
+    """The rows of two tables must come out with their very bits; of no row there are none."""
+    one, other = (rows(7, size, dtype, apart=apart, device=device)[1:6] for size in sizes)
+    ids = torch.randint(5, (count,), device=device)
+    for taken, table in zip(take(ids, one, other), (one, other), strict=True):
+        assert torch.equal(taken, table[ids])
+        assert taken.is_contiguous()
+    for missing in (-1, 5):
+        assert all(taken.isnan().all() for taken in take(torch.full_like(ids, missing), one, other))
+
+
 def check_norm_of_parts(add_norm, plain_norm, parts, tokens, size, dtype, device="cpu"):
     """The same of what is added in parts: added in their order, then to the residual, and rounded once."""
     given = torch.randn(parts, tokens, size, device=device).to(dtype)

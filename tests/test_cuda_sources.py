@@ -22,7 +22,7 @@ from nano_batch.cuda.program import compiled
 from nano_batch.engine.cuda import SOURCES as ENGINE
 from nano_batch.engine.cuda import newest, pinned
 from nano_batch.models.cuda import SOURCES as LAYERS
-from nano_batch.models.cuda import hopper
+from nano_batch.models.cuda import hopper, layer
 
 pytest.importorskip("cuda.core", reason="needs the extra 'cuda'")
 ARCHITECTURES = ["sm_80", HOPPER, "sm_120"]
@@ -112,6 +112,7 @@ def layer_configurations():
         for embeds in {0, 1 - values[2]}:
             yield "rms_norm.cu", dict(zip(names, [*values, embeds], strict=True)), registers
     for element, vector in [("bf16", 8), ("half", 8), ("float", 4), ("bf16", 1)]:
+        yield "take_rows.cu", {"ELEMENT": element, "VEC": vector, "THREADS": layer.TAKING_THREADS}, 32
         yield "silu_mul.cu", {"ELEMENT": element, "VEC": vector, "THREADS": 128, "VECTORS": 2}, 40
     for element in ("bf16", "half"):
         yield "few_rows.cu", {"ELEMENT": element}, 128

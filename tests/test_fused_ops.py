@@ -14,6 +14,7 @@ from layer_cases import (
     check_embedded,
     check_norm_of_parts,
     check_norms,
+    check_taken,
     rows,
 )
 
@@ -41,6 +42,7 @@ def test_the_operators_pass_pytorch_s_checks(dtype):
         (operators.rms_norm, (hidden, weight, EPS)),
         (operators.add_rms_norm, (hidden, residual, weight, EPS)),
         (operators.embed_rms_norm, (torch.tensor([2, 0]), hidden, weight, EPS)),
+        (operators.take_rows, (torch.tensor([2, 0]), hidden, broad)),
         (operators.silu_mul, (hidden,)),
         (operators.linear_few_rows, (hidden, residual)),
         (operators.linear_few_rows, (hidden, residual, torch.rand(1, 8, dtype=wide), EPS)),
@@ -191,6 +193,15 @@ def test_what_else_is_refused_by_name():
         ops.embed_rms_norm(torch.zeros(2, dtype=torch.int32), hidden, weight, EPS)
     with pytest.raises(errors.DeviceError, match=r"tokens are on cpu; the embedding is on meta"):
         ops.embed_rms_norm(torch.zeros(2, dtype=torch.int64), hidden.to("meta"), weight.to("meta"), EPS)
+    for tables in [(hidden, weight), (hidden, torch.ones(3, 4)), (hidden, torch.ones(2, 0))]:
+        with pytest.raises(errors.ShapeError, match=r"the tables have shapes \[2, 4\] and \["):
+            ops.take_rows(torch.tensor([0]), *tables)
+    with pytest.raises(errors.DtypeError, match=r"the other table is torch.float16"):
+        ops.take_rows(torch.tensor([0]), hidden, hidden.half())
+    with pytest.raises(errors.DtypeError, match=r"ids are torch.int32"):
+        ops.take_rows(torch.zeros(2, dtype=torch.int32), hidden, hidden)
+    with pytest.raises(IndexError):
+        ops.take_rows(torch.tensor([2]), hidden, hidden)
     with pytest.raises(errors.ShapeError, match=r"gate_up has shape \[2, 3\]"):
         ops.silu_mul(hidden[:, :3])
     for product in (ops.linear_few_rows, ops.gated_linear):
@@ -331,6 +342,14 @@ def test_what_the_linear_kernel_does_not_take(dtype):
 def test_norms_on_a_device(dtype, size, apart, tokens):
     check_norms(ops.rms_norm, ops.add_rms_norm, F.rms_norm, tokens, size, dtype, apart, "cuda")
     check_embedded(ops.embed_rms_norm, F.rms_norm, tokens, size, dtype, apart, "cuda")
+
+
+@on_device
+@pytest.mark.parametrize("tokens", [0, 1, 7, 300])
+@pytest.mark.parametrize(("size", "apart"), WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_are_taken_on_a_device(dtype, size, apart, tokens):
+    check_taken(ops.take_rows, tokens, (size, 6144), dtype, apart, "cuda")
 
 
 @on_device

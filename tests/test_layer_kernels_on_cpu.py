@@ -19,6 +19,7 @@ from layer_cases import (
     check_embedded,
     check_norm_of_parts,
     check_norms,
+    check_taken,
     rows,
 )
 
@@ -56,6 +57,19 @@ def test_norms_of_parts_equal_the_plain_form(libraries, dtype, size, parts, back
     with cpu_device(libraries, backwards=backwards):
         for tokens in (0, 1, 3):
             check_norm_of_parts(layer.rms_norm, F.rms_norm, parts, tokens, size, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "apart"), [((64, 96), 8), ((7, 12), 0), ((2054, 2), 2), ((8, 4096), 0), ((2048, 2056), 0)]
+)
+@orders
+def test_rows_are_taken(libraries, dtype, sizes, apart, backwards):
+    """Of less than a block's vectors, of some blocks', and where one table ends within a block."""
+    torch.manual_seed(sum(sizes))
+    with cpu_device(libraries, backwards=backwards):
+        for count in (0, 1, 3):
+            check_taken(layer.take_rows, count, sizes, dtype, apart)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -110,6 +124,8 @@ MISTAKES = [
     ("rms_norm.cu", "piece.store(sum_row, from, size);", ""),
     ("rms_norm.cu", "row + part * apart", "row + part / 2 * apart"),
     ("rms_norm.cu", "id < table_rows", "id <= table_rows"),
+    ("take_rows.cu", "id < table_rows", "id <= table_rows"),
+    ("take_rows.cu", "at : at - one_size;", "at : 0;"),
     ("few_rows.cu", SYNC, ""),
     ("few_rows.cu", "lane / 4 + 8, n - 1", "lane / 4 + 7, n - 1"),
     ("silu_mul.cu", "at % lanes * VEC", "at % (lanes - 1) * VEC"),
@@ -136,6 +152,7 @@ def outcomes(libraries, sources):
                 check_norms(norm, layer.rms_norm, F.rms_norm, 2, 520, BF16, 0)
                 check_norm_of_parts(layer.rms_norm, F.rms_norm, 2, 2, 520, BF16)
                 check_embedded(layer.embed_rms_norm, F.rms_norm, 2, 520, BF16)
+                check_taken(layer.take_rows, 2, (520, 16), BF16)
                 assert_close(layer.few_rows(x, weight), F.linear(x, weight), scale=512**0.5)
                 assert_close(layer.silu_mul(gate_up), F.silu(gate) * up, scale=0.01)
                 yield True

@@ -1,4 +1,4 @@
-"""What a device's memory is for: weights a second time, and as many KV blocks as fit, or as requests fill."""
+"""What a device's memory is for: prepared weights, and as many KV blocks as fit, or as requests fill."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nano_batch.models import PagedInputs, PagedMistral
 _log = logging.getLogger("nano_batch.engine")
 HOST_SHARE = 0.25
 """Of the host's free memory, on a CPU: others live there, too."""
-PANEL_SHARE, STEP_SHARE = 0.1, 0.1
-"""Of the KV cache's room, what weights in panels may take unasked; of the device, what is left for a step."""
+PREPARED_SHARE, STEP_SHARE = 0.1, 0.1
+"""Of the KV cache's room, what prepared weights may take unasked; of the device, what is left for a step."""
 
 
-def panels_fit(
+def prepared_fit(
     model: PagedMistral,
     block_size: int,
     dtype: torch.dtype,
@@ -27,23 +27,23 @@ def panels_fit(
     num_blocks: int | None,
     most_blocks: int,
 ) -> bool:
-    """Whether weights in panels (`PagedMistral.lay_out_panels`) cost a KV cache little, or nothing.
+    """Whether prepared weights (`PagedMistral.prepare`) cost a KV cache little, or nothing.
 
     Nothing where as many blocks as it is to have fit beside them, little where they take at most
-    `PANEL_SHARE` of its room.
+    `PREPARED_SHARE` of its room. On a CPU never: they take longer to make there, for less.
 
     Args:
         block_size, dtype: of the cache.
         fraction, most_blocks: as in `blocks_that_fit`.
         num_blocks: that it is to have at any rate; None: as many as fit.
     """
-    needed, device = model.panel_bytes, model.device
-    if needed == 0:
-        return True
+    needed, device = model.preparing_bytes, model.device
+    if needed == 0 or device.type != "cuda":
+        return needed == 0
     free, total = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     room = free if num_blocks is not None else free - (1 - fraction) * total
-    if num_blocks is None and needed <= PANEL_SHARE * room:
+    if num_blocks is None and needed <= PREPARED_SHARE * room:
         return True
     blocks = most_blocks if num_blocks is None else num_blocks
     return needed + blocks * _block_bytes(model, block_size, dtype) + STEP_SHARE * total <= room

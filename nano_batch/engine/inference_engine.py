@@ -17,7 +17,7 @@ import torch
 from nano_batch._choices import check_choice
 from nano_batch.core import Engine, StepCounts
 from nano_batch.display import html_table, readable_bytes
-from nano_batch.engine.cache_size import blocks_that_fit, panels_fit
+from nano_batch.engine.cache_size import blocks_that_fit, prepared_fit
 from nano_batch.engine.outputs import RequestOutput, TokenLogprobs
 from nano_batch.engine.requests import ServedRequest, ServedSequence
 from nano_batch.engine.runner import Launched, StepRunner
@@ -70,17 +70,17 @@ class InferenceEngine:
         cuda_graphs: run steps of decodes, and small ones with prompts, as CUDA graphs; None where the device
             and the kernels allow it. Which of them a step goes to is timed at the start, so that two engines
             may differ by a rounding.
-        weight_panels: keep half of the weights a second time, as Hopper's products read them faster (1 % of a
-            step), on other devices nothing; None where it takes at most a tenth of the KV cache's room
-            (`cache_size.py`). Weights that change under an engine are to be laid out anew
-            (`PagedMistral.lay_out_panels`).
+        prepare_weights: keep the first layer's products of all words, and half of the weights a second time
+            as Hopper's products read them faster (`PagedMistral.prepare`, which is to be called anew where
+            weights change under an engine): a step takes about 1 % less. None: on CUDA, where that takes at
+            most a tenth of the KV cache's room (`cache_size.py`).
         seed: of the seeds that are drawn for requests without one; None draws it, too.
         **scheduler: the other options of `nano_batch.Engine`: policy, preemption, num_swap_blocks,
             enable_prefix_caching, enable_chunked_prefill, eviction, watermark, event_log, sjf_ageing.
 
     Raises:
         InvalidArgumentError, UnknownOptionError: an option is out of range or unknown.
-        CacheAllocationError: there is no memory for the KV cache, or for weights in panels.
+        CacheAllocationError: there is no memory for the KV cache, or for prepared weights.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class InferenceEngine:
         steps_in_flight: Literal[0, 1] = 1,
         deterministic: bool = False,
         cuda_graphs: bool | None = None,
-        weight_panels: bool | None = None,
+        prepare_weights: bool | None = None,
         seed: int | None = None,
         **scheduler: Any,
     ) -> None:
@@ -112,8 +112,8 @@ class InferenceEngine:
         self.steps_in_flight = steps_in_flight
         cache_dtype = torch.float8_e4m3fn if kv_cache_dtype == "fp8_e4m3" else model.dtype
         most_blocks = max_num_seqs * -(-self.max_model_len // max(block_size, 1))
-        if weight_panels is None:
-            weight_panels = panels_fit(
+        if prepare_weights is None:
+            prepare_weights = prepared_fit(
                 model, block_size, cache_dtype, fraction=gpu_memory_fraction, num_blocks=num_blocks,
                 most_blocks=most_blocks,
             )  # fmt: skip
@@ -121,7 +121,7 @@ class InferenceEngine:
             fit = blocks_that_fit(
                 model, block_size, cache_dtype, fraction=gpu_memory_fraction,
                 step_tokens=max_num_batched_tokens, most_blocks=most_blocks,
-                beside=model.panel_bytes if weight_panels else 0,
+                beside=model.preparing_bytes if prepare_weights else 0,
             )  # fmt: skip
             num_blocks = model.shard.least(fit, model.device)
         self.engine = Engine(
@@ -131,8 +131,8 @@ class InferenceEngine:
         self.cache = model.new_cache(
             num_blocks, block_size, num_swap_blocks=scheduler.get("num_swap_blocks", 0), dtype=cache_dtype
         )
-        if weight_panels or model.has_panels:
-            model.lay_out_panels()
+        if prepare_weights or model.is_prepared:
+            model.prepare()
         self.runner = StepRunner(
             self.engine, model, self.cache, token_by_token=deterministic, cuda_graphs=cuda_graphs
         )

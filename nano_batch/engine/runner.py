@@ -327,7 +327,7 @@ class StepRunner:
 
     def _decode_plan(self, table: torch.Tensor, lens: torch.Tensor) -> DecodePlan:
         c = self.model.config
-        # Settled: between a plan and its first attention are ordinary kernels, which nothing overlaps; and
+        # Settled: a plan lets nothing begin before its end, and a kernel lies between it and attention; and
         # blocks enter the prefix cache at a step's end, so that no row reads what another writes in it.
         plan = DecodePlan(
             self._queries(len(lens)), *self.cache.layer(0), table,

@@ -36,10 +36,14 @@ from nano_batch.models.ops import (
     linear_parts,
     rms_norm,
     silu_mul,
+    take_rows,
 )
 from nano_batch.models.parallel import WHOLE, Shard
+from nano_batch.models.prepared import Prepared
 from nano_batch.models.rope_scaling import RopeScaling
 
+WORDS_AT_ONCE = 4096
+"""Of which `prepare` computes what the first layer makes, where products of few rows have no kernel."""
 MistralName = Literal["mistral-7b-v0.1", "mistral-7b-v0.3", "small", "tiny"]
 
 
@@ -127,11 +131,6 @@ class Normed:
     squares: torch.Tensor | None = None
 
 
-def _version(weight: torch.Tensor) -> int:
-    """How often it has been written to; of a tensor of inference mode PyTorch does not count."""
-    return 0 if weight.is_inference() else weight._version
-
-
 class PagedMistral:
     """A Mistral decoder; `load_mistral` fills its weights, which are uninitialised memory before.
 
@@ -175,8 +174,8 @@ class PagedMistral:
         narrow = [matrix for layer in self.layers for matrix in (layer.output, layer.down)]
         others = [self.head, *(matrix for layer in self.layers for matrix in (layer.qkv, layer.gate_up))]
         self._few_rows = few_rows_of(self.final_norm, narrow, others)
-        self._panels: list[torch.Tensor] | None = None
-        self._versions: list[int] = []  # of the weights when they were laid out
+        self._projected: Prepared | None = None
+        self._panels: list[Prepared] = []
         frequencies = c.rope_scaling.frequencies(c.head_dim, c.rope_theta)
         longest, magnitude = c.max_position_embeddings, c.rope_scaling.magnitude()
         self.cosines, self.sines = turns(longest, frequencies, magnitude, self.device)
@@ -190,9 +189,9 @@ class PagedMistral:
 
     def _repr_html_(self) -> str:
         rows = [("weights", readable_bytes(self.weight_bytes)), *vars(self.config).items()]
-        if self._panels is not None:
-            panel_bytes = sum(panel.nbytes for panel in self._panels)
-            rows.insert(1, ("gate and up in panels", readable_bytes(panel_bytes)))
+        if self._projected is not None:
+            kept = sum(made.tensor.nbytes for made in (self._projected, *self._panels))
+            rows.insert(1, ("prepared", readable_bytes(kept)))
         return html_table(repr(self), ["", ""], rows)
 
     @property
@@ -202,43 +201,53 @@ class PagedMistral:
         return sum(view.numel() for view in views) * self.dtype.itemsize
 
     @property
-    def has_panels(self) -> bool:
-        """Whether gate and up are there a second time (`lay_out_panels`)."""
-        return self._panels is not None
+    def is_prepared(self) -> bool:
+        """Whether `prepare` has been called."""
+        return self._projected is not None
 
     @property
-    def panel_bytes(self) -> int:
-        """Bytes that `lay_out_panels` would take; 0 where it has, or no kernel reads panels."""
-        if self.has_panels or not self._few_rows.panels:
-            return 0
-        return sum(layer.gate_up.numel() for layer in self.layers) * self.dtype.itemsize
+    def preparing_bytes(self) -> int:
+        """Bytes that `prepare` would take; 0 where it has."""
+        shapes = [] if self.is_prepared else self._prepared_shapes()
+        return sum(math.prod(shape) for shape in shapes) * self.dtype.itemsize
 
-    def lay_out_panels(self) -> None:
-        """Copy gate and up a second time, in panels, as which Hopper's products read them faster.
+    def _prepared_shapes(self) -> list[tuple[int, ...]]:
+        """Of what the first layer makes of the words, and of all layers' panels where kernels read these."""
+        shapes: list[tuple[int, ...]] = [(self.config.vocab_size, len(self.layers[0].qkv))]
+        if self._few_rows.panels:
+            shapes += [tuple(panels_of(layer.gate_up).shape) for layer in self.layers]
+        return shapes
 
-        They read the copy until these weights change; graphs that hold them read it on: call it again then,
-        also after a change by `state_dict`'s views. Where no kernel reads panels it does nothing.
+    def prepare(self) -> None:
+        """Keep in memory what a step reads faster than it computes it, or than it reads the weights.
+
+        That is what the first layer's query, key and value are for each word, which no other word changes
+        before they are turned (Graef, "Transformer tricks: Precomputing the first layer", 2024); and, on
+        Hopper, gate and up a second time, in panels (`panels_of`). Steps read it until these weights change;
+        graphs that hold it read it on: call this again then, also after a change by `state_dict`'s views.
 
         Raises:
             CacheAllocationError: there is no room; nothing has changed.
         """
-        if not self._few_rows.panels:
-            return
-        views = [panels_of(layer.gate_up) for layer in self.layers]
+        first = self.layers[0]
         try:
             # Always the same place: a graph that was captured reads there.
-            panels = self._panels or [self._empty(*view.shape) for view in views]
+            kept = [made.tensor for made in (self._projected, *self._panels) if made is not None]
+            projected, *panels = kept or [self._empty(*shape) for shape in self._prepared_shapes()]
+            words = torch.arange(len(projected), device=self.device)
+            # As few as take the products of a decode step, whose results these then are bit for bit.
+            count = self._few_rows.linear or WORDS_AT_ONCE
+            for some, to in zip(torch.split(words, count), torch.split(projected, count), strict=True):
+                to.copy_(self._started(some, False)[1])
         except torch.OutOfMemoryError as error:
-            asked = readable_bytes(self.panel_bytes)
-            raise CacheAllocationError(f"{asked} of weights in panels do not fit on {self.device}") from error
-        for to, view in zip(panels, views, strict=True):
-            to.copy_(view)
-        self._panels, self._versions = panels, [_version(layer.gate_up) for layer in self.layers]
-
-    def _unchanged_panels(self, layer: int) -> torch.Tensor | None:
-        if self._panels is None or self._versions[layer] != _version(self.layers[layer].gate_up):
-            return None
-        return self._panels[layer]
+            asked = readable_bytes(self.preparing_bytes)
+            raise CacheAllocationError(f"{asked} of prepared weights do not fit on {self.device}") from error
+        for to, layer in zip(panels, self.layers, strict=False):
+            to.copy_(panels_of(layer.gate_up))
+        self._projected = Prepared(projected, self.embedding, first.attention_norm, first.qkv)
+        self._panels = [
+            Prepared(made, layer.gate_up) for made, layer in zip(panels, self.layers, strict=False)
+        ]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return every weight under its name in a Hugging Face checkpoint: views, nothing is copied.
@@ -281,7 +290,7 @@ class PagedMistral:
             window = self.config.sliding_window
             return dense_attention(query, keys, values, sliding_window=window).to(self.dtype)
 
-        return self._forward(tokens, attend, None)
+        return self._forward(tokens, attend, None, prepared=False)
 
     def paged(self, inputs: PagedInputs, cache: KVCache) -> torch.Tensor:
         """Compute one step over the paged cache, writing its keys and values.
@@ -322,24 +331,38 @@ class PagedMistral:
             limit = self.config.max_position_embeddings
             raise ContextLengthError(f"a context has {length} tokens; max_position_embeddings is {limit}")
 
-    def _forward(self, tokens: torch.Tensor, attend: Attend, wanted: torch.Tensor | None) -> torch.Tensor:
+    def _started(self, tokens: torch.Tensor, prepared: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens' rows of the embedding, and the first layer's query, key and value of them."""
+        ready = self._projected.unchanged if prepared and self._projected is not None else None
+        if ready is not None:
+            return take_rows(tokens, self.embedding, ready)
+        first = self.layers[0]
+        residual, rows = embed_rms_norm(
+            tokens, self.embedding, first.attention_norm, self.config.rms_norm_eps
+        )
+        return residual, self._product(Normed(rows), first.qkv)
+
+    def _forward(
+        self, tokens: torch.Tensor, attend: Attend, wanted: torch.Tensor | None, *, prepared: bool = True
+    ) -> torch.Tensor:
         c = self.config
         count, heads = len(tokens), [c.num_heads, c.num_kv_heads, c.num_kv_heads]
         # Every second matrix is followed by the norm before the next, and what adds may normalise, too.
-        norms = [*(layer.attention_norm for layer in self.layers[1:]), self.final_norm]
-        first_norm = self.layers[0].attention_norm
-        residual, rows = embed_rms_norm(tokens, self.embedding, first_norm, c.rms_norm_eps)
-        normed = Normed(rows)
-        for index, (layer, next_norm) in enumerate(zip(self.layers, norms, strict=True)):
-            projected = self._product(normed, layer.qkv).view(count, -1, c.head_dim)
-            query, keys, values = torch.split(projected, heads, dim=1)
+        later = [
+            *((layer.attention_norm, layer.qkv) for layer in self.layers[1:]),
+            (self.final_norm, self.head),
+        ]
+        residual, projected = self._started(tokens, prepared)
+        for index, (layer, (next_norm, next_weight)) in enumerate(zip(self.layers, later, strict=True)):
+            query, keys, values = torch.split(projected.view(count, -1, c.head_dim), heads, dim=1)
             attended = attend(index, query, keys, values).flatten(1)
             if wanted is not None and index == c.num_layers - 1:
                 # Nothing after the last layer's attention reads other tokens.
                 attended, residual = attended[wanted], residual[wanted]
             normed = self._added(attended, layer.output, residual, layer.mlp_norm)
             normed = self._added(self._gated(normed, index), layer.down, residual, next_norm)
-        return self._product(normed, self.head)
+            projected = self._product(normed, next_weight)
+        return projected
 
     def _product(self, x: Normed, weight: torch.Tensor) -> torch.Tensor:
         """x weightᵀ, divided where the norm left that to it."""
@@ -351,7 +374,7 @@ class PagedMistral:
         gate_up = self.layers[layer].gate_up
         if not self._few_rows.gated:
             return silu_mul(self._product(x, gate_up))
-        panels = self._unchanged_panels(layer)
+        panels = self._panels[layer].unchanged if self._panels else None
         return gated_linear(x.rows, gate_up, x.squares, self.config.rms_norm_eps, panels)
 
     def _added(

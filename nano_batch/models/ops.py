@@ -77,6 +77,13 @@ def _fake_embedded(
     return rows, torch.empty_like(rows)
 
 
+def _fake_taken(
+    ids: torch.Tensor, one: torch.Tensor, other: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    count = ids.shape[0]
+    return one.new_empty(count, one.shape[1]), other.new_empty(count, other.shape[1])
+
+
 def _fake_normed(parts: torch.Tensor, residual: torch.Tensor, *args: object) -> torch.Tensor:
     return _fake_rows(residual)
 
@@ -141,16 +148,34 @@ def embed_rms_norm(
         IndexError: PyTorch's, without the kernel: the embedding has no such row.
     """
     _check_rows(embedding, None, weight, "embedding")
-    if tokens.dim() != 1:
-        raise ShapeError(f"tokens have shape {list(tokens.shape)}; they need [tokens]")
-    if tokens.dtype != torch.int64:
-        raise DtypeError(f"tokens are {tokens.dtype}; they need to be torch.int64")
-    if tokens.device != embedding.device:
-        raise DeviceError(f"tokens are on {tokens.device}; the embedding is on {embedding.device}")
+    _check_ids("tokens", tokens, "embedding", embedding)
     if _on_kernel("RMSNorm", embedding, weight):
         return on_cuda.embed_rms_norm(tokens, embedding, weight, eps)
     rows = embedding[tokens]
     return rows, rms_norm(rows, weight, eps)
+
+
+@operator(_fake_taken)
+def take_rows(ids: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows of two tables that have these ids.
+
+    Args:
+        ids: [tokens] int64, from 0 to below rows. For any other the kernel's rows are NaN; without the kernel
+            a negative one counts from the end, as an index does.
+        one, other: [rows, size] and [rows, another size], floating point.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: they do not fit together.
+        IndexError: PyTorch's, without the kernel: there is no such row.
+    """
+    if one.dim() != 2 or other.dim() != 2 or len(one) != len(other) or not one.numel() or not other.numel():
+        shapes = f"{list(one.shape)} and {list(other.shape)}"
+        raise ShapeError(f"the tables have shapes {shapes}; they need [rows, size] of as many rows")
+    _check_alike("the other table", other, one)
+    _check_ids("ids", ids, "table", one)
+    if _on_kernel("the first layer's rows", one, other):
+        return on_cuda.take_rows(ids, one, other)
+    return one[ids], other[ids]
 
 
 @operator(_fake_rows, "residual")
@@ -480,6 +505,15 @@ def _check_rows(
         if residual.shape != hidden.shape:
             raise ShapeError(f"residual has shape {list(residual.shape)}; hidden has {list(hidden.shape)}")
         _check_alike("residual", residual, hidden)
+
+
+def _check_ids(name: str, ids: torch.Tensor, table_name: str, table: torch.Tensor) -> None:
+    if ids.dim() != 1:
+        raise ShapeError(f"{name} have shape {list(ids.shape)}; they need [tokens]")
+    if ids.dtype != torch.int64:
+        raise DtypeError(f"{name} are {ids.dtype}; they need to be torch.int64")
+    if ids.device != table.device:
+        raise DeviceError(f"{name} are on {ids.device}; the {table_name} is on {table.device}")
 
 
 def _wide(tensor: torch.Tensor) -> torch.dtype:

@@ -34,6 +34,9 @@ def check(size):
     found, normed = layer.embed_rms_norm(torch.tensor([1, 0, 1]), hidden, weight, EPS)
     assert torch.equal(found, hidden[[1, 0, 1]])
     assert_close(normed, F.rms_norm(found, (size,), weight, EPS))
+    found, other = layer.take_rows(torch.tensor([1, 0, 1]), hidden, gate_up[:2].contiguous())
+    assert torch.equal(found, hidden[[1, 0, 1]])
+    assert torch.equal(other, gate_up[[1, 0, 1]])
     summed = residual + hidden
     added = layer.rms_norm(hidden, residual, weight, EPS)
     assert torch.equal(summed, residual)

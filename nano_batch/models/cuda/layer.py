@@ -21,6 +21,8 @@ LINEAR_THREADS, LINEAR_ROWS = 256, 16
 """Threads of a block of `few_rows`, and the weight's rows that it takes."""
 FEW_ROWS = 8
 """Rows of x that `few_rows` takes."""
+TAKING_THREADS = 256
+"""Of a block of `take_rows`."""
 
 
 def rms_norm(
@@ -70,6 +72,22 @@ def _launch_norm(
                 c_int32(size), c_float(eps))  # fmt: skip
         run = kernel(SOURCES / "rms_norm.cu", defines, "rms_norm", parts.device)
         run.launch((len(output), 1, 1), threads, 0, args, pdl=True)
+
+
+def take_rows(ids: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `ops.take_rows`; last dimensions are contiguous."""
+    taken = one.new_empty(len(ids), one.shape[1]), other.new_empty(len(ids), other.shape[1])
+    sizes = one.shape[1], other.shape[1]
+    vector = vector_of(sizes[0] | sizes[1], ACCESS_BYTES // one.element_size(), [one, other, *taken])
+    defines: dict[str, Macro] = {"ELEMENT": NAMES[one.dtype], "VEC": vector, "THREADS": TAKING_THREADS}
+    if len(ids):
+        one_size, other_size = map(c_int32, sizes)
+        args = (ids.contiguous(), c_int32(len(one)), one, c_int64(one.stride(0)), other,
+                c_int64(other.stride(0)), *taken, one_size, other_size)  # fmt: skip
+        pieces = -(-sum(sizes) // (vector * TAKING_THREADS))
+        run = kernel(SOURCES / "take_rows.cu", defines, "take_rows", one.device)
+        run.launch((len(ids), pieces, 1), TAKING_THREADS, 0, args, pdl=True)
+    return taken
 
 
 def row_threads(vectors: int) -> tuple[int, int]:
