@@ -112,7 +112,7 @@ class ContextLengthError(NanoBatchError, ValueError):
 
 
 class CacheAllocationError(NanoBatchError, MemoryError):
-    """There is not enough memory for a KV cache of this size, or for weights a second time."""
+    """There is not enough memory for a KV cache of this size, or for prepared weights."""
 
 
 class MissingExtraError(NanoBatchError, ImportError):

@@ -73,7 +73,8 @@ class InferenceEngine:
         prepare_weights: keep the first layer's products of all words, and half of the weights a second time
             as Hopper's products read them faster (`PagedMistral.prepare`, which is to be called anew where
             weights change under an engine): a step takes about 1 % less. None: on CUDA, where that takes at
-            most a tenth of the KV cache's room (`cache_size.py`).
+            most a tenth of the KV cache's room (`cache_size.py`). What a model has it keeps, and each engine
+            makes it anew.
         seed: of the seeds that are drawn for requests without one; None draws it, too.
         **scheduler: the other options of `nano_batch.Engine`: policy, preemption, num_swap_blocks,
             enable_prefix_caching, enable_chunked_prefill, eviction, watermark, event_log, sjf_ageing.

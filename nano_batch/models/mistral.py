@@ -42,8 +42,8 @@ from nano_batch.models.parallel import WHOLE, Shard
 from nano_batch.models.prepared import Prepared
 from nano_batch.models.rope_scaling import RopeScaling
 
-WORDS_AT_ONCE = 4096
-"""Of which `prepare` computes what the first layer makes, where products of few rows have no kernel."""
+WORDS_AT_ONCE = 1024
+"""Of which `prepare` computes what the first layer makes, so that this takes little memory besides."""
 MistralName = Literal["mistral-7b-v0.1", "mistral-7b-v0.3", "small", "tiny"]
 
 
@@ -174,8 +174,7 @@ class PagedMistral:
         narrow = [matrix for layer in self.layers for matrix in (layer.output, layer.down)]
         others = [self.head, *(matrix for layer in self.layers for matrix in (layer.qkv, layer.gate_up))]
         self._few_rows = few_rows_of(self.final_norm, narrow, others)
-        self._projected: Prepared | None = None
-        self._panels: list[Prepared] = []
+        self._prepared: list[Prepared] = []  # of the first layer's products, and of each layer's panels
         frequencies = c.rope_scaling.frequencies(c.head_dim, c.rope_theta)
         longest, magnitude = c.max_position_embeddings, c.rope_scaling.magnitude()
         self.cosines, self.sines = turns(longest, frequencies, magnitude, self.device)
@@ -189,8 +188,8 @@ class PagedMistral:
 
     def _repr_html_(self) -> str:
         rows = [("weights", readable_bytes(self.weight_bytes)), *vars(self.config).items()]
-        if self._projected is not None:
-            kept = sum(made.tensor.nbytes for made in (self._projected, *self._panels))
+        if self.is_prepared:
+            kept = sum(each.tensor.nbytes for each in self._prepared)
             rows.insert(1, ("prepared", readable_bytes(kept)))
         return html_table(repr(self), ["", ""], rows)
 
@@ -203,7 +202,7 @@ class PagedMistral:
     @property
     def is_prepared(self) -> bool:
         """Whether `prepare` has been called."""
-        return self._projected is not None
+        return bool(self._prepared)
 
     @property
     def preparing_bytes(self) -> int:
@@ -223,31 +222,40 @@ class PagedMistral:
 
         That is what the first layer's query, key and value are for each word, which no other word changes
         before they are turned (Graef, "Transformer tricks: Precomputing the first layer", 2024); and, on
-        Hopper, gate and up a second time, in panels (`panels_of`). Steps read it until these weights change;
-        graphs that hold it read it on: call this again then, also after a change by `state_dict`'s views.
+        Hopper, gate and up a second time, in panels (`panels_of`). It stays as long as the model. Steps read
+        it until these weights change, as far as PyTorch counts that (`Prepared`), graphs that hold it for
+        ever: call this again then, also after a change by `state_dict`'s views.
 
         Raises:
-            CacheAllocationError: there is no room; nothing has changed.
+            CacheAllocationError: there is no room for it; nothing has changed.
         """
-        first = self.layers[0]
-        try:
+        # Tensors of inference mode could not be written to again outside of it.
+        with torch.inference_mode(False), torch.no_grad():
             # Always the same place: a graph that was captured reads there.
-            kept = [made.tensor for made in (self._projected, *self._panels) if made is not None]
-            projected, *panels = kept or [self._empty(*shape) for shape in self._prepared_shapes()]
-            words = torch.arange(len(projected), device=self.device)
-            # As few as take the products of a decode step, whose results these then are bit for bit.
-            count = self._few_rows.linear or WORDS_AT_ONCE
-            for some, to in zip(torch.split(words, count), torch.split(projected, count), strict=True):
-                to.copy_(self._started(some, False)[1])
-        except torch.OutOfMemoryError as error:
+            prepared = self._prepared or self._room_to_prepare()
+            for each in prepared:
+                each.is_of()
+            projected, *panels = prepared
+            words = torch.arange(len(projected.tensor), device=self.device)
+            for some in torch.split(words, WORDS_AT_ONCE):
+                projected.tensor[some] = self._started(some, prepared=False)[1]
+            projected.is_of(*self._first_weights)
+            for each, layer in zip(panels, self.layers, strict=False):
+                each.tensor.copy_(panels_of(layer.gate_up))
+                each.is_of(layer.gate_up)
+        self._prepared = prepared
+
+    def _room_to_prepare(self) -> list[Prepared]:
+        try:
+            return [Prepared(self._empty(*shape)) for shape in self._prepared_shapes()]
+        except RuntimeError as error:  # what PyTorch raises on a CPU; on CUDA it has a name
             asked = readable_bytes(self.preparing_bytes)
             raise CacheAllocationError(f"{asked} of prepared weights do not fit on {self.device}") from error
-        for to, layer in zip(panels, self.layers, strict=False):
-            to.copy_(panels_of(layer.gate_up))
-        self._projected = Prepared(projected, self.embedding, first.attention_norm, first.qkv)
-        self._panels = [
-            Prepared(made, layer.gate_up) for made, layer in zip(panels, self.layers, strict=False)
-        ]
+
+    @property
+    def _first_weights(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of which the first layer's query, key and value of a word are made."""
+        return self.embedding, self.layers[0].attention_norm, self.layers[0].qkv
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return every weight under its name in a Hugging Face checkpoint: views, nothing is copied.
@@ -331,16 +339,14 @@ class PagedMistral:
             limit = self.config.max_position_embeddings
             raise ContextLengthError(f"a context has {length} tokens; max_position_embeddings is {limit}")
 
-    def _started(self, tokens: torch.Tensor, prepared: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _started(self, tokens: torch.Tensor, *, prepared: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens' rows of the embedding, and the first layer's query, key and value of them."""
-        ready = self._projected.unchanged if prepared and self._projected is not None else None
+        embedding, norm, qkv = self._first_weights
+        ready = self._prepared[0].of(embedding, norm, qkv) if prepared and self._prepared else None
         if ready is not None:
-            return take_rows(tokens, self.embedding, ready)
-        first = self.layers[0]
-        residual, rows = embed_rms_norm(
-            tokens, self.embedding, first.attention_norm, self.config.rms_norm_eps
-        )
-        return residual, self._product(Normed(rows), first.qkv)
+            return take_rows(tokens, embedding, ready)
+        residual, rows = embed_rms_norm(tokens, embedding, norm, self.config.rms_norm_eps)
+        return residual, self._product(Normed(rows), qkv)
 
     def _forward(
         self, tokens: torch.Tensor, attend: Attend, wanted: torch.Tensor | None, *, prepared: bool = True
@@ -352,7 +358,7 @@ class PagedMistral:
             *((layer.attention_norm, layer.qkv) for layer in self.layers[1:]),
             (self.final_norm, self.head),
         ]
-        residual, projected = self._started(tokens, prepared)
+        residual, projected = self._started(tokens, prepared=prepared)
         for index, (layer, (next_norm, next_weight)) in enumerate(zip(self.layers, later, strict=True)):
             query, keys, values = torch.split(projected.view(count, -1, c.head_dim), heads, dim=1)
             attended = attend(index, query, keys, values).flatten(1)
@@ -374,7 +380,7 @@ class PagedMistral:
         gate_up = self.layers[layer].gate_up
         if not self._few_rows.gated:
             return silu_mul(self._product(x, gate_up))
-        panels = self._panels[layer].unchanged if self._panels else None
+        panels = self._prepared[layer + 1].of(gate_up) if layer + 1 < len(self._prepared) else None
         return gated_linear(x.rows, gate_up, x.squares, self.config.rms_norm_eps, panels)
 
     def _added(

@@ -6,24 +6,30 @@ import torch
 
 
 class Prepared:
-    """A tensor made of weights, for as long as they are what they were.
+    """A tensor that is made of weights, for as long as they are what they were.
+
+    That they are is told by PyTorch's count of what is written to a tensor. It does not count what is written
+    through `.data` or NumPy, nor to tensors of inference mode.
 
     Args:
-        tensor: what is made of them; a graph that was captured reads on there.
-        weights: of which it is made.
+        tensor: where it is to be made; a graph that was captured reads on there.
     """
 
-    def __init__(self, tensor: torch.Tensor, *weights: torch.Tensor) -> None:
-        """Note how often the weights have been written to."""
+    def __init__(self, tensor: torch.Tensor) -> None:
+        """It is made of nothing yet."""
         self.tensor = tensor
-        self._weights, self._versions = weights, [_version(weight) for weight in weights]
+        self.is_of()
 
-    @property
-    def unchanged(self) -> torch.Tensor | None:
-        """The tensor; None where a weight has been written to since."""
-        return self.tensor if self._versions == [_version(weight) for weight in self._weights] else None
+    def is_of(self, *weights: torch.Tensor) -> None:
+        """From now on it is made of these; of none while it is written."""
+        self._weights = weights
+        self._versions = [None if weight.is_inference() else weight._version for weight in weights]
 
-
-def _version(weight: torch.Tensor) -> int:
-    """How often it has been written to; of a tensor of inference mode PyTorch does not count."""
-    return 0 if weight.is_inference() else weight._version
+    def of(self, *weights: torch.Tensor) -> torch.Tensor | None:
+        """The tensor if it is made of these, as they are now; else None, as in a trace, which cannot look."""
+        if len(weights) != len(self._weights) or torch.compiler.is_compiling():
+            return None
+        for weight, known, version in zip(weights, self._weights, self._versions, strict=True):
+            if weight is not known or (version is not None and weight._version != version):
+                return None
+        return self.tensor

@@ -16,6 +16,7 @@ from nano_batch.display import readable_bytes
 from nano_batch.engine import SamplingParams
 from nano_batch.engine.cache_size import prepared_fit
 from nano_batch.kv_cache import KVCache
+from nano_batch.lessons.same_model import paged_logits
 from nano_batch.models import load_mistral
 
 GIB = 2**30
@@ -73,68 +74,123 @@ def columns_of(panels):
     return torch.cat(list(panels), dim=1)
 
 
-def kept(model):
-    return [made.tensor for made in (model._projected, *model._panels)]
+@pytest.fixture
+def prepared(model):
+    model.prepare()
+    return model
 
 
-def test_each_layer_s_panels_are_its_weight_always_in_one_place(model):
+def is_current(model):
+    """Of what is prepared, whether it is read."""
+    projected, *panels = model._prepared
+    return [projected.of(*model._first_weights) is projected.tensor] + [
+        each.of(layer.gate_up) is each.tensor for each, layer in zip(panels, model.layers, strict=True)
+    ]
+
+
+def test_what_is_prepared_is_of_the_weights_and_always_in_one_place(model):
     taken = model.preparing_bytes
     assert taken == sum(layer.gate_up.nbytes for layer in model.layers) + 4096 * 12 * 32 * 4
     model.prepare()
     assert (model.is_prepared, model.preparing_bytes) == (True, 0)
-    assert sum(tensor.nbytes for tensor in kept(model)) == taken
+    assert sum(each.tensor.nbytes for each in model._prepared) == taken
     assert f"<td>prepared</td><td>{readable_bytes(taken)}" in model._repr_html_()
-    places = [tensor.data_ptr() for tensor in kept(model)]
+    places = [each.tensor.data_ptr() for each in model._prepared]
     for _ in range(2):
-        for made, layer in zip(model._panels, model.layers, strict=True):
-            assert made.tensor.is_contiguous()
-            assert torch.equal(columns_of(made.unchanged), layer.gate_up)
+        assert is_current(model) == [True] * 5
+        _, *panels = model._prepared
+        for each, layer in zip(panels, model.layers, strict=True):
+            assert each.tensor.is_contiguous()
+            assert torch.equal(columns_of(each.tensor), layer.gate_up)
             layer.gate_up.mul_(-2)
-            assert made.unchanged is None
-        assert model._projected.unchanged is not None
+        assert is_current(model) == [True, *[False] * 4]
         model.prepare()
-    assert [tensor.data_ptr() for tensor in kept(model)] == places
-    view = model.state_dict()["model.layers.1.mlp.up_proj.weight"]
-    view[0, 0] += 1
-    assert [made.unchanged is None for made in model._panels] == [False, True, False, False]
+    assert [each.tensor.data_ptr() for each in model._prepared] == places
+    model.state_dict()["model.layers.1.mlp.up_proj.weight"][0, 0] += 1
+    assert is_current(model) == [True, True, False, True, True]
 
 
 def test_no_panels_where_nothing_reads_them():
     made = load_mistral("tiny", load_format="dummy")
     assert made.preparing_bytes == 4096 * 12 * 32 * 4
     made.prepare()
-    assert made._panels == []
+    assert len(made._prepared) == 1
 
 
-@pytest.mark.parametrize("part", ["model.embed_tokens", "model.layers.0.input_layernorm",
-                                  "model.layers.0.self_attn.k_proj"])  # fmt: skip
-def test_prepared_or_not_a_model_computes_the_same(part):
-    """Also of words whose rows have changed since, before and after they are prepared anew."""
-    model = load_mistral("tiny", load_format="dummy")
-    words = torch.tensor([4095, 0, 7, 7, 128])
-
-    def check(ready):
-        ours, plain = (model._started(words, prepared) for prepared in (True, False))
-        assert all(map(torch.equal, ours, plain))
-        assert torch.equal(plain[0], model.embedding[words])
-        tensor = model._projected.unchanged
-        assert (tensor is not None) == ready
-        assert not ready or torch.equal(tensor[words], ours[1])
-
-    model.prepare()
-    check(True)
-    model.state_dict()[f"{part}.weight"].mul_(-2)
-    check(False)
-    model.prepare()
-    check(True)
+WORDS = torch.tensor([4095, 0, 7, 7, 1024])
 
 
-def test_weights_of_inference_mode_are_prepared_too():
-    with torch.inference_mode():
+def check_start(model):
+    ours, plain = (model._started(WORDS, prepared=prepared) for prepared in (True, False))
+    assert torch.equal(ours[0], model.embedding[WORDS])
+    assert torch.equal(ours[0], plain[0])
+    torch.testing.assert_close(ours[1], plain[1], rtol=1e-5, atol=1e-5 * float(plain[1].abs().max()))
+
+
+def change_words(model):
+    model.state_dict()["model.embed_tokens.weight"].mul_(-2)
+
+
+def change_norm(model):
+    model.layers[0].attention_norm[3:] += 1
+
+
+def change_keys(model):
+    model.state_dict()["model.layers.0.self_attn.k_proj.weight"].mul_(-2)
+
+
+def other_words(model):
+    model.embedding = model.embedding.flip(0)
+
+
+def other_layer(model):
+    model.layers[0] = replace(model.layers[0], qkv=-model.layers[0].qkv)
+
+
+@pytest.mark.parametrize("change", [change_words, change_norm, change_keys, other_words, other_layer])
+def test_prepared_or_not_the_first_layer_starts_alike(prepared, change):
+    """Also when weights have changed, before and after they are prepared anew."""
+    check_start(prepared)
+    change(prepared)
+    assert is_current(prepared)[0] is False
+    check_start(prepared)
+    prepared.prepare()
+    assert is_current(prepared)[0]
+    check_start(prepared)
+
+
+def test_steps_read_what_is_prepared_and_the_reference_does_not(prepared):
+    tokens = [5, 4000, 17]
+    dense, paged = prepared.dense(tokens), paged_logits(prepared, tokens)
+    torch.testing.assert_close(paged, dense, rtol=1e-4, atol=1e-4)
+    prepared._prepared[0].tensor.zero_()
+    assert torch.equal(prepared.dense(tokens), dense)
+    assert not torch.allclose(paged_logits(prepared, tokens), dense, atol=1e-2)
+
+
+def test_a_trace_computes_from_the_weights(prepared):
+    traced = torch.compile(
+        lambda words: prepared._started(words, prepared=True), fullgraph=True, backend="eager"
+    )
+    for _ in range(2):
+        plain = prepared._started(WORDS, prepared=False)[1]
+        assert torch.equal(traced(WORDS)[1], plain)
+        prepared.layers[0].qkv.mul_(-2)
+
+
+@pytest.mark.parametrize("inside", ["weights", "preparing", "both"])
+def test_weights_of_inference_mode_are_prepared_too(inside):
+    """And anew outside of it, by an engine."""
+    with torch.inference_mode(inside != "preparing"):
         made = load_mistral("tiny", load_format="dummy")
         made._few_rows = replace(made._few_rows, panels=True)
+    with torch.inference_mode(inside != "weights"):
         made.prepare()
-        assert all(each.unchanged is each.tensor for each in (made._projected, *made._panels))
+        assert is_current(made) == [True] * 5
+        check_start(made)
+    made.prepare()
+    InferenceEngine(made, num_blocks=50, prepare_weights=False)
+    assert is_current(made) == [True] * 5
 
 
 def test_an_engine_prepares_what_has_changed(model):
@@ -153,23 +209,38 @@ def test_an_engine_prepares_what_has_changed(model):
         layer.qkv.mul_(-2)
     changed = tokens_of(engine)
     assert changed != expected
-    assert all(made.unchanged is None for made in (model._projected, *model._panels))
+    assert is_current(model) == [False] * 5
     again = InferenceEngine(model, num_blocks=50, prepare_weights=False)
-    assert all(made.unchanged is not None for made in (model._projected, *model._panels))
+    assert is_current(model) == [True] * 5
     assert tokens_of(again) == changed
 
 
-def test_an_engine_that_is_not_made_takes_nothing(model, monkeypatch):
+def test_an_engine_refused_for_its_arguments_takes_nothing(model, monkeypatch):
     InferenceEngine(model, num_blocks=50, prepare_weights=False)
     for wrong in ({"num_blocks": 0}, {"block_size": 0}, {"num_blocks": None, "gpu_memory_fraction": 2.0}):
         with pytest.raises(errors.InvalidArgumentError):
             InferenceEngine(model, prepare_weights=True, **{"num_blocks": 50, **wrong})
     assert not model.is_prepared
 
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])  # of CUDA, of a CPU
+def test_without_room_nothing_is_prepared(model, monkeypatch, error):
     def no_room(*_):
-        raise torch.OutOfMemoryError("none")
+        raise error("none")
 
     monkeypatch.setattr(model, "_empty", no_room)
-    with pytest.raises(errors.CacheAllocationError, match=r"MiB of prepared weights do not fit on cpu"):
+    with pytest.raises(errors.CacheAllocationError, match="13 MiB of prepared weights do not fit on cpu"):
         InferenceEngine(model, num_blocks=50, prepare_weights=True)
     assert not model.is_prepared
+
+
+def test_what_could_not_be_prepared_anew_is_not_read(prepared, monkeypatch):
+    def no_room(*_, **__):
+        raise torch.OutOfMemoryError("none")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepared, "_product", no_room)
+        with pytest.raises(torch.OutOfMemoryError):
+            prepared.prepare()
+    assert is_current(prepared) == [False] * 5
+    check_start(prepared)
