@@ -38,8 +38,10 @@ def prepared_fit(
         num_blocks: that it is to have at any rate; None: as many as fit.
     """
     needed, device = model.preparing_bytes, model.device
-    if needed == 0 or device.type != "cuda":
-        return needed == 0
+    if needed == 0:
+        return True
+    if device.type != "cuda":
+        return False
     free, total = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     room = free if num_blocks is not None else free - (1 - fraction) * total

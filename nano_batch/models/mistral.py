@@ -228,6 +228,7 @@ class PagedMistral:
 
         Raises:
             CacheAllocationError: there is no room for it; nothing has changed.
+            torch.OutOfMemoryError: there is none to compute it in; steps then read the weights.
         """
         # Tensors of inference mode could not be written to again outside of it.
         with torch.inference_mode(False), torch.no_grad():

@@ -173,7 +173,7 @@ def take_rows(ids: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> tupl
         raise ShapeError(f"the tables have shapes {shapes}; they need [rows, size] of as many rows")
     _check_alike("the other table", other, one)
     _check_ids("ids", ids, "table", one)
-    if _on_kernel("the first layer's rows", one, other):
+    if _on_kernel("the look-up of rows", one, other):
         return on_cuda.take_rows(ids, one, other)
     return one[ids], other[ids]
 
