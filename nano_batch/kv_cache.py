@@ -174,7 +174,8 @@ class KVCache:
                 checked on the host: given as a list, array or CPU tensor, no device has to be waited for.
             layer: the layer written.
             rope: rotate the keys first, in float32.
-            query: [tokens, num_heads, head_dim] like keys, rotated in place by `rope`.
+            query: [at most tokens, num_heads, head_dim] like keys, of the first tokens, rotated in place by
+                `rope`.
             validate: False leaves slots on a device unread, so that nothing waits; -1 and whatever lies
                 outside the cache then write nothing.
 

@@ -19,7 +19,7 @@ from nano_batch.attention import (
 )
 from nano_batch.attention.cuda.prefill_kernel import prefill_by_kernel
 from nano_batch.attention.fp8 import QUANTISED, as_bits, quantised
-from nano_batch.attention.rope import Rope, rope_tables
+from nano_batch.attention.rope import Rope, rope_tables, rotated
 from nano_batch.kv_cache import KVCache
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 3e-3}
@@ -129,6 +129,22 @@ class Case:
         scale = self.scale or self.query.shape[2] ** -0.5
         return prefill_by_kernel(self.query, *self.views, self.prefill_plan(), scale)
 
+    def rope(self):
+        """The turns of all queries' positions."""
+        pairs = zip(self.contexts, self.queries, strict=True)
+        positions = [torch.arange(context - count, context) for context, count in pairs]
+        longest = max(self.contexts, default=0) + 1
+        return Rope(
+            torch.cat([torch.zeros(0, dtype=torch.int64), *positions]).clamp(min=0).to(self.device),
+            *rope_tables(longest, self.query.shape[2], device=self.device),
+        )
+
+    def turned(self, first):
+        """The queries, of which those from token `first` on are turned."""
+        rope, query = self.rope(), self.query.clone()
+        query[first:] = rotated(query, rope.positions, rope.cosines, rope.sines)[first:].to(query.dtype)
+        return query
+
     def options(self):
         return {"scale": self.scale, "sliding_window": self.window, "soft_cap": self.soft_cap,
                 "key_scale": self.scales[0], "value_scale": self.scales[1]}  # fmt: skip
@@ -220,6 +236,14 @@ def cases(draw, *, prefill=False, device="cpu", dtypes=tuple(LIMITS), head_dims=
         soft_cap=draw(st.one_of(st.none(), st.floats(0.5, 50))) if soft_caps else None,
         fp8=quantised and draw(st.booleans()), per_head=draw(st.booleans()),
     )  # fmt: skip
+
+
+def check_turning(case, first):
+    """The kernel for prompts turns the queries from token `first` on, as they would be before it."""
+    arguments = *case.views, case.prefill_plan(), case.scale or 0.1
+    given, expected = case.query.clone(), prefill_by_kernel(case.turned(first), *arguments)
+    assert torch.equal(prefill_by_kernel(case.query, *arguments, case.rope(), first), expected)
+    assert torch.equal(case.query, given)
 
 
 def check_writing(case, reference, under_test, left=()):

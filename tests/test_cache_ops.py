@@ -96,18 +96,21 @@ def test_rotation_is_that_of_complex_numbers(seed, longest, base):
     )
 
 
+@pytest.mark.parametrize("queries", [0, 2, 5])
 @pytest.mark.parametrize("layout", ["NHD", "HND"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, QUANTISED])
-def test_keys_are_rotated_on_their_way_and_queries_in_place(dtype, layout):
+def test_keys_are_rotated_on_their_way_and_queries_in_place(dtype, layout, queries):
+    """Those of the first tokens."""
     of_tokens = torch.bfloat16 if dtype == QUANTISED else dtype
     keys, values, query = new_tokens(dtype=of_tokens)
     rope = a_rope()
     slots = torch.tensor([5, -1, 0, 22, 11])
     turned_keys = rotated(keys, rope.positions, rope.cosines, rope.sines)
     turned_query = rotated(query, rope.positions, rope.cosines, rope.sines).to(of_tokens)
+    turned_query[queries:] = query[queries:]
     options = {"key_scale": 0.02, "value_scale": torch.tensor([0.01, 0.03])} if dtype == QUANTISED else {}
     cache = empty_cache(dtype, layout, **options)
-    cache.write_kv(keys, values, slots, layer=1, rope=rope, query=query)
+    cache.write_kv(keys, values, slots, layer=1, rope=rope, query=query[:queries])
     assert torch.equal(query, turned_query)
     for view, expected, scale in zip(cache.layer(1), (turned_keys, values), cache.scales(1), strict=True):
         for token, slot in enumerate(slots.tolist()):
@@ -187,7 +190,11 @@ def with_rope(**change):
     ("change", "error", "message"),
     [
         ({"values": lambda values: values.half()}, errors.DtypeError, "values is torch.float16"),
-        ({"query": lambda query: query[:4]}, errors.ShapeError, r"it needs \[5, num_heads, 8\]"),
+        (
+            {"query": lambda query: torch.cat([query, query])},
+            errors.ShapeError,
+            r"it needs \[at most 5, num_heads, 8\]",
+        ),
         (
             {"query": lambda query: query.half()},
             errors.DtypeError,

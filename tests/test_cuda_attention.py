@@ -11,7 +11,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from attention_cases import Case, cases, check_writing
+from attention_cases import Case, cases, check_turning, check_writing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -142,6 +142,7 @@ def test_prompts_by_the_kernel(dtype, head_dim, group, block_size, contexts, que
     case = Case(3, contexts, queries, window=window, device="cuda", **sizes)
     assert kernel_refusal(case.query, *case.views) is None
     case.check(case.prefill_by_kernel())
+    check_turning(case, 20)
 
 
 @pytest.mark.parametrize("layout", ["NHD", "HND"])

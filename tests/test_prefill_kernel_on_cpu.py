@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import pytest
 import torch
-from attention_cases import Case
+from attention_cases import Case, check_turning
 from cuda_on_cpu.device import cpu_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nano_batch.attention import DecodePlan
+from nano_batch.attention import DecodePlan, paged_attention_planned
 from nano_batch.attention.cuda import prefill, prefill_kernel
 from nano_batch.attention.cuda.prefill_kernel import kernel_refusal, prefill_by_kernel
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
+from nano_batch.errors import InvalidArgumentError
+from nano_batch.models import base
 from nano_batch.models.base import PagedInputs, attend_paged
 
 BF16, FP16 = torch.bfloat16, torch.float16
@@ -61,8 +65,21 @@ def test_tokens_of_no_row(libraries, before, monkeypatch):
     case.check(output[before : before + sum(queries)])
 
 
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@given(data=st.data())
+@settings(max_examples=6, deadline=None)
+def test_queries_are_turned_as_before_the_kernel(libraries, sizes, data):
+    contexts = data.draw(st.lists(st.integers(1, 90), min_size=1, max_size=4))
+    queries = [data.draw(st.integers(1, context)) for context in contexts]
+    case = Case(data.draw(st.integers(0, 2**32)), contexts, queries, **sizes)
+    for backwards in (False, True):
+        with cpu_device(libraries, backwards=backwards):
+            check_turning(case, data.draw(st.integers(0, sum(queries))))
+
+
+@pytest.mark.parametrize("turns", [False, True])
 @pytest.mark.parametrize("decodes", [0, 1, 3])
-def test_decodes_and_prompts_write_one_output(libraries, decodes):
+def test_decodes_and_prompts_write_one_output(libraries, decodes, turns, monkeypatch):
     """As the engine's runner asks for a step of both: each writes the results of its own tokens."""
     contexts, queries = [*[90, 40, 17][:decodes], 100, 40, 0], [1] * decodes + [30, 40, 5]
     case = Case(decodes, contexts, queries, **SIZES[0])
@@ -75,7 +92,17 @@ def test_decodes_and_prompts_write_one_output(libraries, decodes):
             torch.zeros(sum(queries)), starts[:-1], [], table, lens, starts,
             num_decodes=decodes, trusted=True, decode_plan=made, prefill_plan=plan,
         )  # fmt: skip
-        case.check(attend_paged(case.query, case.cache, 0, inputs, decodes, sliding_window=None))
+        monkeypatch.setattr(base, "TURNED_BEFORE", sum(queries) - turns)
+        assert inputs.attention_turns(case.query, case.views) == turns
+
+        def attended(query, rope=None):
+            return attend_paged(query, case.cache, 0, inputs, decodes, sliding_window=None, rope=rope)
+
+        if turns:
+            expected = attended(case.turned(decodes))[:-5]  # what the row of no context has is anything
+            assert torch.equal(attended(case.query, case.rope())[:-5], expected)
+        else:
+            case.check(attended(case.query))
 
 
 def test_the_operator_keeps_its_promises(libraries):
@@ -83,7 +110,8 @@ def test_the_operator_keeps_its_promises(libraries):
     plan = case.prefill_plan()
     with cpu_device(libraries):
         arrays = plan.starts, plan.seen_starts, plan.slots
-        torch.library.opcheck(prefill_kernel._prefill, (case.query, *case.views, *arrays, 0, 0.1))
+        for turn in ((None, None, None, 0), (*astuple(case.rope()), 2)):
+            torch.library.opcheck(prefill_kernel._prefill, (case.query, *case.views, *arrays, *turn, 0, 0.1))
 
 
 def test_what_the_kernel_leaves_to_the_library(libraries, monkeypatch):
@@ -111,6 +139,8 @@ def test_what_the_kernel_leaves_to_the_library(libraries, monkeypatch):
         case.check(prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5))
         monkeypatch.setattr(prefill, "LONG", 4)
         assert prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5) == "library"
+        with pytest.raises(InvalidArgumentError, match="turns no queries"):
+            paged_attention_planned(case.query, *case.views, plan, rope=case.rope())
         monkeypatch.setattr(prefill, "is_hopper", lambda device: True)
         case.check(prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5))
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

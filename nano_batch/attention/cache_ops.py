@@ -47,7 +47,8 @@ def write_kv(
         slots: [tokens] int64, block * block_size + offset; one outside the cache, such as -1, writes nothing.
         key_scale, value_scale: [num_kv_heads] float32, for float8_e4m3fn.
         positions, cosines, sines: as in `Rope`, all or none: keys are rotated first, in float32.
-        query: [tokens, num_heads, head_dim], rotated in place; only with positions.
+        query: [at most tokens, num_heads, head_dim], of the first tokens, rotated in place; only with
+            positions.
     """
     rope = None
     if positions is not None and cosines is not None and sines is not None:
@@ -104,7 +105,7 @@ def _write_plainly(
     query: torch.Tensor | None,
 ) -> None:
     if rope is not None and query is not None:
-        query.copy_(rotated(query, rope.positions, rope.cosines, rope.sines))
+        query.copy_(rotated(query, rope.positions[: len(query)], rope.cosines, rope.sines))
     num_blocks, block_size = key_cache.shape[:2]
     kept = torch.nonzero((slots >= 0) & (slots < num_blocks * block_size)).flatten()
     if len(kept) < len(slots):

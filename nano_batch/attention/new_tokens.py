@@ -44,8 +44,8 @@ class NewTokens:
             return
         if rope is None:
             raise InvalidArgumentError("query is given, which only rope would change")
-        if query.dim() != 3 or len(query) != self.tokens or query.shape[2] != self.head_dim:
-            needed = f"[{self.tokens}, num_heads, {self.head_dim}]"
+        if query.dim() != 3 or len(query) > self.tokens or query.shape[2] != self.head_dim:
+            needed = f"[at most {self.tokens}, num_heads, {self.head_dim}]"
             raise ShapeError(f"query has shape {list(query.shape)}; it needs {needed}")
         if query.dtype != dtype:
             raise DtypeError(f"query is {query.dtype}; keys is {dtype}")

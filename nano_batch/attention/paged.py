@@ -230,6 +230,8 @@ def paged_attention_planned(
     scale: float | None = None,
     key_scale: float | torch.Tensor | None = None,
     value_scale: float | torch.Tensor | None = None,
+    rope: Rope | None = None,
+    turned: int = 0,
 ) -> torch.Tensor:
     """Do what `paged_attention_prefill` does on CUDA, from a plan that all layers of a step share.
 
@@ -239,6 +241,8 @@ def paged_attention_planned(
         query: [tokens, num_heads, head_dim] float16 or bfloat16.
         plan: made for these queries.
         key_cache, value_cache, scale, key_scale, value_scale: as for `paged_attention_fwd`.
+        rope: turns the queries from token `turned` on where they are read, and leaves them as they are in the
+            tensor; only where `cuda.prefill.is_by_kernel`. None: all queries are turned already.
 
     Returns:
         [tokens, num_heads, head_dim] in the query's dtype; for tokens of no row zeros, or anything where the
@@ -249,12 +253,14 @@ def paged_attention_planned(
         attends does not take the case.
     """
     checks.check_cache(query, key_cache, value_cache, key_cache.shape[1])
+    if rope is not None:
+        rope.check(len(query), query.shape[-1], query.device)
     scale = checks.checked_scale(scale, query.shape[-1])
     cache = key_cache.dtype, key_cache.shape[2], query.device
     if refusal := library_refusal(query, key_cache, value_cache, scale):
         raise DtypeError(refusal)
     return prefill_planned(
-        query, key_cache, value_cache, plan, scale=scale,
+        query, key_cache, value_cache, plan, scale=scale, rope=rope, turned=turned,
         key_scale=checks.checked_kv_scale("key_scale", key_scale, *cache),
         value_scale=checks.checked_kv_scale("value_scale", value_scale, *cache),
     )  # fmt: skip

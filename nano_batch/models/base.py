@@ -15,6 +15,8 @@ from nano_batch.attention import (
     paged_attention_planned,
     paged_attention_prefill,
 )
+from nano_batch.attention.cuda.prefill import is_by_kernel
+from nano_batch.attention.rope import Rope
 from nano_batch.display import Shown
 from nano_batch.errors import ShapeError
 from nano_batch.kv_cache import KVCache
@@ -22,6 +24,9 @@ from nano_batch.kv_cache import KVCache
 WRITTEN_BEFORE = range(13, 65)
 """Decodes of which a step is faster if a kernel of its own writes keys and values: without one attention's
 first tiles are asked for while the product before it still waits for its last chunks."""
+TURNED_BEFORE = 2048
+"""Most tokens of a step with prompts of which queries are turned before attention, which then begins sooner:
+of more it pays to spare their way through memory."""
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(layer, query [tokens, num_heads, head_dim], keys and values [tokens, num_kv_heads, head_dim]) -> like
 query."""
@@ -89,6 +94,11 @@ class PagedInputs(Shown):
             return None
         return plan if tokens == decodes and self.prefill_plan is None else None
 
+    def attention_turns(self, query: torch.Tensor, caches: tuple[torch.Tensor, torch.Tensor]) -> bool:
+        """Whether attention over these can turn the queries behind the decodes, and is faster so."""
+        plan = self.prefill_plan
+        return plan is not None and len(query) > TURNED_BEFORE and is_by_kernel(query, *caches, plan)
+
 
 class PagedModel(Protocol):
     """A decoder that `PagedRunner` can drive."""
@@ -128,12 +138,15 @@ def attend_paged(
     decodes: int,
     *,
     sliding_window: int | None,
+    rope: Rope | None = None,
 ) -> torch.Tensor:
     """Attend from a step's queries to the cached keys of a layer, the step's own among them.
 
     Args:
         query: [tokens, num_heads, head_dim].
         decodes: what `inputs.decodes()` said: these rows take the decode form.
+        rope: turns the queries behind the decodes on their way, only where `inputs.attention_turns`; None:
+            all are turned already.
 
     Returns:
         [tokens, num_heads, head_dim]. Raises what attention raises.
@@ -154,8 +167,9 @@ def attend_paged(
 
     if inputs.prefill_plan is not None:
         attended = paged_attention_planned(
-            query, *caches, inputs.prefill_plan, key_scale=key_scale, value_scale=value_scale
-        )
+            query, *caches, inputs.prefill_plan, key_scale=key_scale, value_scale=value_scale, rope=rope,
+            turned=decodes,
+        )  # fmt: skip
         if decodes:
             decode(attended[:decodes].unsqueeze(2))  # which the other left
         return attended

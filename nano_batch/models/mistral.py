@@ -326,11 +326,14 @@ class PagedMistral:
                     query, keys, values, rope, *cache.layer(layer), inputs.block_tables, inputs.context_lens,
                     plan, sliding_window=window,
                 )  # fmt: skip
-            validate = not inputs.trusted
+            turns = inputs.attention_turns(query, cache.layer(layer))
             cache.write_kv(
-                keys, values, inputs.slot_mapping, layer, rope=rope, query=query, validate=validate
+                keys, values, inputs.slot_mapping, layer, rope=rope,
+                query=query[:decodes] if turns else query, validate=not inputs.trusted,
+            )  # fmt: skip
+            return attend_paged(
+                query, cache, layer, inputs, decodes, sliding_window=window, rope=rope if turns else None
             )
-            return attend_paged(query, cache, layer, inputs, decodes, sliding_window=window)
 
         return self._forward(inputs.token_ids.long(), attend, inputs.logit_tokens)
 

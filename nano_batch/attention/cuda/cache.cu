@@ -17,15 +17,16 @@ constexpr bool SCALES = !Same<NEW, STORED>::value;
 using New = Vector<NEW, VEC>;
 using Stored = Vector<STORED, VEC>;
 
-struct Sizes { int tokens, kv_heads, query_heads, lanes, block_size; long long num_slots; };
+struct Sizes { int tokens, kv_heads, query_tokens, query_heads, lanes, block_size; long long num_slots; };
 // lanes = head_dim / (VEC * PARTS), the threads of a head
 
-// The place of a thread: its head and vector, and the first of its tokens.
+__device__ inline unsigned own_thread() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
+// The place of a thread, of those of so many heads: its head and vector, and the first of its tokens.
 struct Place {
     int head, element, token;
 
-    __device__ Place(int heads, int lanes) {
-        const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
+    __device__ Place(unsigned thread, int heads, int lanes) {
         const unsigned columns = heads * lanes;
         const unsigned column = thread % columns;
         token = thread / columns * TOKENS;
@@ -102,7 +103,8 @@ __device__ inline void rotate_query(NEW* query, TokenStrides strides, int half_d
 #endif
 
 // keys, values [tokens, kv_heads, head_dim] -> their slots in the caches; a slot outside the cache, such as -1,
-// writes nothing. With ROPE, keys are rotated on the way and query [tokens, query_heads, head_dim] in place.
+// writes nothing. With ROPE, keys are rotated on the way and query [query_tokens, query_heads, head_dim], of the first tokens,
+// in place.
 extern "C" __global__ void __launch_bounds__(THREADS) write_kv(
     const NEW* keys, TokenStrides key_strides, const NEW* values, TokenStrides value_strides,
     STORED* key_cache, SlotStrides key_slot, STORED* value_cache, SlotStrides value_slot,
@@ -114,12 +116,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) write_kv(
     NEW* query, TokenStrides query_strides, Sizes sizes) {
     ptx::let_later_start();
     ptx::wait_for_earlier();
-    const Place place(sizes.kv_heads + sizes.query_heads, sizes.lanes);
     const int half_dim = sizes.lanes * VEC;
+    const unsigned thread = own_thread(), of_keys = (sizes.tokens + TOKENS - 1) / TOKENS * sizes.kv_heads * sizes.lanes;
+    const bool queries = ROPE && thread >= of_keys;
+    const Place place(queries ? thread - of_keys : thread, queries ? sizes.query_heads : sizes.kv_heads, sizes.lanes);
 #if ROPE
-    if (place.head >= sizes.kv_heads) {
-        NEW* of_head = query + (place.head - sizes.kv_heads) * query_strides.head + place.element;
-        rotate_query(of_head, query_strides, half_dim, place, sizes.tokens, positions, cosines, sines);
+    if (queries) {
+        NEW* of_head = query + place.head * query_strides.head + place.element;
+        rotate_query(of_head, query_strides, half_dim, place, sizes.query_tokens, positions, cosines, sines);
         return;
     }
 #endif
@@ -175,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) gather_kv(
     Sizes sizes) {
     ptx::let_later_start();
     ptx::wait_for_earlier();
-    const Place place(sizes.kv_heads, sizes.lanes);
+    const Place place(own_thread(), sizes.kv_heads, sizes.lanes);
     const float key_scale = SCALES ? key_scales[place.head] : 1;
     const float value_scale = SCALES ? value_scales[place.head] : 1;
     New key[TOKENS], value[TOKENS];

@@ -48,8 +48,8 @@ class Sizes(ctypes.Structure):
     """How many there are of each."""
 
     _fields_ = (
-        ("tokens", c_int32), ("kv_heads", c_int32), ("query_heads", c_int32), ("lanes", c_int32),
-        ("block_size", c_int32), ("num_slots", c_int64),
+        ("tokens", c_int32), ("kv_heads", c_int32), ("query_tokens", c_int32), ("query_heads", c_int32),
+        ("lanes", c_int32), ("block_size", c_int32), ("num_slots", c_int64),
     )  # fmt: skip
 
 
@@ -113,11 +113,13 @@ class _Move:
         moved += [] if rope is None else [rope.cosines, rope.sines]
         vector = vector_of(head_dim // parts, ACCESS_BYTES // keys.element_size(), moved)
         per_thread = TOKENS // parts
-        query_heads = 0 if query is None else query.shape[1]
+        query_tokens, query_heads = (0, 0) if query is None else query.shape[:2]
         lanes = head_dim // (vector * parts)
         num_blocks, block_size = key_cache.shape[:2]
-        self.sizes = Sizes(tokens, kv_heads, query_heads, lanes, block_size, num_blocks * block_size)
-        self.threads = -(-tokens // per_thread) * (kv_heads + query_heads) * lanes
+        slots = num_blocks * block_size
+        self.sizes = Sizes(tokens, kv_heads, query_tokens, query_heads, lanes, block_size, slots)
+        heads = -(-tokens // per_thread) * kv_heads + -(-query_tokens // per_thread) * query_heads
+        self.threads = heads * lanes
         if self.threads >= 2**32:
             raise InvalidArgumentError(f"{tokens} tokens at once take {self.threads} threads of 2^32 - 1")
         self.defines: dict[str, int | str] = {

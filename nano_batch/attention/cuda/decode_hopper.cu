@@ -17,7 +17,6 @@
 
 #include "element.cuh"
 #include "slots.cuh"
-#include "turn.cuh"
 
 constexpr int SLICES = HEAD_DIM / 16, OUTPUTS = HEAD_DIM / 16;  // products of 16 dimensions: for the scores, of the output
 constexpr int PANEL_BYTES = TILE * 128, TILE_BYTES = HEAD_DIM / 64 * PANEL_BYTES, STAGE_BYTES = 2 * TILE_BYTES;
@@ -116,13 +115,6 @@ struct Newest {
     SlotStrides key_slot, value_slot;
     long long blocks;
 };
-
-__device__ __forceinline__ void turn_words(unsigned& first, unsigned& second, float2 cosine, float2 sine) {
-    float2 left = floats_of(first), right = floats_of(second);
-    turn(left.x, right.x, cosine.x, sine.x);
-    turn(left.y, right.y, cosine.y, sine.y);
-    first = pack<BF16>(left.x, left.y), second = pack<BF16>(right.x, right.y);
-}
 
 // A pair's newest key and value: a lane has two neighbours of the first half of the dimensions, and the same of the second.
 struct NewestOfPair {

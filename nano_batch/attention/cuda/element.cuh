@@ -1,6 +1,7 @@
 // The element types of the decode kernels' queries and outputs, and what they do with pairs of 16-bit elements.
 #pragma once
 #include "elements.cuh"
+#include "turn.cuh"
 
 // ELEMENT: 0 float16, 1 bfloat16, 2 float32. FP8: the cache holds e4m3.
 #if ELEMENT == 0
@@ -16,6 +17,15 @@ __device__ __forceinline__ float2 floats_of(unsigned packed) {
     Element pair[2];
     memcpy(pair, &packed, 4);
     return make_float2(to_float(pair[0]), to_float(pair[1]));
+}
+
+// Turns two neighbours of the first half of the dimensions, and the same of the second, each pair in a register.
+__device__ __forceinline__ void turn_words(unsigned& first, unsigned& second, float2 cosine, float2 sine) {
+    constexpr bool is_bf16 = Same<Element, bf16>::value;
+    float2 left = floats_of(first), right = floats_of(second);
+    turn(left.x, right.x, cosine.x, sine.x);
+    turn(left.y, right.y, cosine.y, sine.y);
+    first = pack<is_bf16>(left.x, left.y), second = pack<is_bf16>(right.x, right.y);
 }
 
 // Word i of four.

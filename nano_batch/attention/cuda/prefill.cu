@@ -63,6 +63,15 @@ struct Rows {
             for (int i = 0; i < 4; i++) output[column][i] = 0;
     }
 
+    // Turns the query of a lane's row; cosines and sines from those of its first pair on.
+    __device__ __forceinline__ void turn_query(int lower, const float* cosines, const float* sines) {
+        constexpr int HALF = PIECES / 2;
+#pragma unroll
+        for (int piece = 0; piece < HALF; piece++)
+            turn_words(query[piece / 2][piece % 2 * 2 + lower], query[(piece + HALF) / 2][(piece + HALF) % 2 * 2 + lower],
+                       *reinterpret_cast<const float2*>(cosines + piece * 8), *reinterpret_cast<const float2*>(sines + piece * 8));
+    }
+
     // From scores to weights; what was gathered is scaled to the new largest score.
     __device__ __forceinline__ void weigh(float (&scores)[SCORES][4], float unit) {
         float most[2] = {largest[0], largest[1]};
@@ -117,12 +126,14 @@ struct Rows {
 // query, output: [tokens, query heads, HEAD_DIM], strides of the query in elements, even; the output contiguous.
 // Strides of keys and values in pieces. starts, seen_starts [rows + 1]: each row's first token, and the first of the
 // keys that it sees among `slots`, of which its queries are the last. Tokens after the last row get zeros; those
-// before the first are left as they are. window: 0 is none. unit: of all scores, above 0. Blocks: TOKENS tokens each
-// in x, key/value heads in y.
+// before the first are left as they are. With positions [tokens] queries of
+// tokens from `turned` on are turned to them, by the turns of all positions [positions, HEAD_DIM / 2]. window: 0 is none.
+// unit: of all scores, above 0. Blocks: TOKENS tokens each in x, key/value heads in y.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     prefill(const Element* query, long long query_row, long long query_head, const uint4* keys, const uint4* values,
             unsigned block_pieces, unsigned token_pieces, unsigned head_pieces, const int* starts, const int* seen_starts,
-            const long long* slots, Element* output, int rows, int tokens, int window, float unit) {
+            const long long* slots, const long long* positions, const float* cosines, const float* sines, int turned,
+            Element* output, int rows, int tokens, int window, float unit) {
     DYNAMIC_SHARED(dynamic);
     unsigned char* memory = aligned(dynamic);
     const int lane = threadIdx.x % 32, kv_head = blockIdx.y, query_heads = gridDim.y * GROUP;
@@ -134,6 +145,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 
     // Of this lane's two rows: the token, and the head among those of the group.
     int token[2], head[2];
+    long long angle[2] = {-1, -1};  // of a query that is still to be turned
     Rows own;
 #pragma unroll
     for (int lower = 0; lower < 2; lower++) {
@@ -145,6 +157,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 #pragma unroll
         for (int piece = 0; piece < PIECES; piece++)
             own.query[piece / 2][piece % 2 * 2 + lower] = real ? *reinterpret_cast<const unsigned*>(at + piece * 8) : 0;
+        if (real && positions != nullptr && token[lower] >= turned)
+            angle[lower] = positions[token[lower]] * (HEAD_DIM / 2) + lane % 4 * 2;
     }
     const auto store = [&](int from, int to) {
 #pragma unroll
@@ -176,6 +190,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
             loader.copy(memory);
             ptx::end_copies();
             loader.look_up(oldest / KEYS + 1);
+        }
+        // While the first keys are on their way.
+#pragma unroll
+        for (int lower = 0; lower < 2; lower++) {
+            if (angle[lower] >= 0) own.turn_query(lower, cosines + angle[lower], sines + angle[lower]);
+            angle[lower] = -1;
         }
         for (int tile = oldest / KEYS; tile < tiles; tile++, stage ^= 1) {
             if (tile + 1 < tiles) loader.copy(memory + (stage ^ 1) * 2 * TILE_BYTES);

@@ -22,8 +22,10 @@ from nano_batch.attention.cache_ops import gather_kv
 from nano_batch.attention.cuda.prefill_kernel import kernel_refusal, prefill_by_kernel
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 from nano_batch.attention.fp8 import QUANTISED
+from nano_batch.attention.rope import Rope
 from nano_batch.cuda.launch import is_hopper
 from nano_batch.cuda.vectors import SIXTEEN_BITS
+from nano_batch.errors import InvalidArgumentError
 
 LARGEST_HEAD_DIM = 256
 LONG = 2048
@@ -37,18 +39,32 @@ def prefill_planned(
     plan: PrefillPlan,
     *,
     scale: float,
+    rope: Rope | None = None,
+    turned: int = 0,
     **kv_scales: float | torch.Tensor | None,
 ) -> torch.Tensor:
     """Attend by this package's kernel, or by a library (`prefill_by_library` has the arguments).
 
-    Only where `library_refusal` finds no reason. The kernel is made for prompts of ordinary length, of which
-    a library's tiles waste much; on Hopper it is the faster one for all.
+    Only where `library_refusal` finds no reason; with `rope` only where `is_by_kernel`.
+    """
+    if is_by_kernel(query, key_cache, value_cache, plan):
+        return prefill_by_kernel(query, key_cache, value_cache, plan, scale, rope, turned)
+    if rope is not None:
+        raise InvalidArgumentError("rope is given, and the library that attends here turns no queries")
+    return prefill_by_library(query, key_cache, value_cache, plan, scale=scale, **kv_scales)
+
+
+def is_by_kernel(
+    query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, plan: PrefillPlan
+) -> bool:
+    """Whether this package's kernel attends, which can turn queries, and not a library.
+
+    It is made for prompts of ordinary length, of which a library's tiles waste much; on Hopper it is the
+    faster one for all.
     """
     traced = torch.compiler.is_compiling()  # which knows no addresses, for the kernel to be refused
     takes = not traced and (plan.most_queries <= LONG or is_hopper(query.device))
-    if takes and kernel_refusal(query, key_cache, value_cache) is None:
-        return prefill_by_kernel(query, key_cache, value_cache, plan, scale)
-    return prefill_by_library(query, key_cache, value_cache, plan, scale=scale, **kv_scales)
+    return takes and kernel_refusal(query, key_cache, value_cache) is None
 
 
 def library_refusal(

@@ -9,6 +9,7 @@ import torch
 from nano_batch.attention.cuda import SOURCES
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
 from nano_batch.attention.cuda.variant import ELEMENTS, PAIR_BYTES
+from nano_batch.attention.rope import Rope
 from nano_batch.cuda.launch import LARGEST_INT, Argument, is_hopper, kernel, multiprocessors
 from nano_batch.cuda.program import Macro
 from nano_batch.cuda.tensor_map import PANEL_ALIGNMENT
@@ -49,15 +50,24 @@ def kernel_refusal(query: torch.Tensor, key_cache: torch.Tensor, value_cache: to
 
 
 def prefill_by_kernel(
-    query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, plan: PrefillPlan, scale: float
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    plan: PrefillPlan,
+    scale: float,
+    rope: Rope | None = None,
+    turned: int = 0,
 ) -> torch.Tensor:
     """Attend as the plan says: see `AttentionBackend.prefill`; only where `kernel_refusal` finds no reason.
 
     Tokens after the plan's last row get zeros; those before its first are left as the allocator gave them.
+    With `rope` the queries from token `turned` on are turned where they are loaded.
     """
+    rotation = (None, None, None) if rope is None else (rope.positions, rope.cosines, rope.sines)
     output: torch.Tensor = _prefill(
-        query, key_cache, value_cache, plan.starts, plan.seen_starts, plan.slots, plan.window or 0, scale
-    )
+        query, key_cache, value_cache, plan.starts, plan.seen_starts, plan.slots, *rotation, turned,
+        plan.window or 0, scale,
+    )  # fmt: skip
     return output
 
 
@@ -79,6 +89,10 @@ def _prefill(
     starts: torch.Tensor,
     seen_starts: torch.Tensor,
     slots: torch.Tensor,
+    positions: torch.Tensor | None,
+    cosines: torch.Tensor | None,
+    sines: torch.Tensor | None,
+    turned: int,
     window: int,
     scale: float,
 ) -> torch.Tensor:
@@ -90,7 +104,7 @@ def _prefill(
         args: list[Argument] = [
             query, c_int64(query.stride(0)), c_int64(query.stride(1)),
             key_cache, value_cache, *(c_uint32(stride // ACCESS_BYTES) for stride in byte_strides(key_cache)),
-            starts, seen_starts, slots, output,
+            starts, seen_starts, slots, positions, cosines, sines, c_int32(turned), output,
             c_int32(len(starts) - 1), c_int32(tokens), c_int32(min(window, LARGEST_INT)), c_float(scale),
         ]  # fmt: skip
         grid, hopper = (-(-tokens // (ROWS // group)), kv_heads, 1), is_hopper(query.device)

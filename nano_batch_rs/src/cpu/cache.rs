@@ -42,13 +42,14 @@ fn turned(head: &[f32], (cosines, sines): (&[f32], &[f32]), first: &mut [f32], s
     }
 }
 
-/// Turns every head of the queries in place.
+/// Turns every head of the queries, those of the first tokens, in place.
 ///
 /// # Errors
 /// A position has no turn, or the sizes do not fit together; nothing is changed then.
 pub fn rotate(mut query: VectorsMut<'_, 2>, rope: Rope<'_>) -> Result<()> {
-    let [tokens, heads] = query.place.shape;
-    rope.check(tokens, query.place.size)?;
+    let ([tokens, heads], positions) = (query.place.shape, rope.positions.len());
+    need(tokens <= positions, "query", tokens, format_args!("at most {positions}"))?;
+    rope.check(positions, query.place.size)?;
     let mut copy = vec![0.0; query.place.size];
     for token in 0..tokens {
         for head in 0..heads {
