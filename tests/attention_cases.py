@@ -145,6 +145,12 @@ class Case:
         query[first:] = rotated(query, rope.positions, rope.cosines, rope.sines)[first:].to(query.dtype)
         return query
 
+    def prefill_turning(self, first=0):
+        """By the kernel, which turns queries; from then on the case's are what it turned them to."""
+        rope, query, scale = self.rope(), self.query, self.scale or self.query.shape[2] ** -0.5
+        self.query = self.turned(first)
+        return prefill_by_kernel(query, *self.views, self.prefill_plan(), scale, rope, first)
+
     def options(self):
         return {"scale": self.scale, "sliding_window": self.window, "soft_cap": self.soft_cap,
                 "key_scale": self.scales[0], "value_scale": self.scales[1]}  # fmt: skip

@@ -97,6 +97,8 @@ def prefill(contexts, queries, **sizes):
         **moved.options, backend="cuda", validate=False,
     )  # fmt: skip
     case.check(output.cpu())
+    turned = Case(2, contexts, queries, dtype=BF16, device="cuda", **sizes)
+    turned.check(turned.prefill_turning(3))
 
 
 def main():

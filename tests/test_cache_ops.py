@@ -202,7 +202,16 @@ def with_rope(**change):
         ),
         ({"query": lambda query: query.to("meta")}, errors.DeviceError, "query is on meta"),
         ({"rope": lambda rope: None}, errors.InvalidArgumentError, "which only rope would change"),
-        (with_rope(positions=lambda rope: rope.positions[:4]), errors.ShapeError, r"it needs \[5\]"),
+        (
+            with_rope(positions=lambda rope: rope.positions[:4]),
+            errors.ShapeError,
+            r"it needs contiguous \[5\]",
+        ),
+        (
+            with_rope(positions=lambda rope: rope.positions.repeat_interleave(2)[::2]),
+            errors.ShapeError,
+            r"stride \(2,\)",
+        ),
         (
             with_rope(positions=lambda rope: rope.positions.int()),
             errors.DtypeError,

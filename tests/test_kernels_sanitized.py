@@ -117,6 +117,15 @@ PREFILL_MISTAKES = [
     ("prefill_products.cuh", "(piece % 8 ^ key % 8)", "(piece % 8 ^ threadIdx.x % 2)"),
 ]
 
+# Of queries that the kernel turns, the first four of which are turned.
+TURNING_MISTAKES = [
+    ("prefill.cu", "token[lower] >= turned", "token[lower] > turned"),
+    ("prefill.cu", "            angle[lower] = -1;\n", ""),
+    ("prefill.cu", "lane % 4 * 2;\n    }", "lane % 4;\n    }"),
+    ("prefill.cu", "cosines + piece * 8)", "cosines)"),
+    ("prefill.cu", "positions[token[lower]]", "token[lower]"),
+]
+
 
 def decoded(case):
     return case.decode(backend="cuda")
@@ -200,3 +209,11 @@ def test_a_planted_mistake_in_prompts_is_found(libraries, tmp_path, file, text, 
     case = Case(7, [220, 0, 40], [150, 2, 40], **PREFILL_SIZES)
     sources = planted(tmp_path, file, text, mistake)
     assert all(outcomes(libraries, sources, case, Case.prefill_by_kernel)) == (not text)
+
+
+@pytest.mark.parametrize(("file", "text", "mistake"), [("prefill.cu", "", ""), *TURNING_MISTAKES])
+def test_a_planted_mistake_in_turning_is_found(libraries, tmp_path, file, text, mistake):
+    """In prompts of which a block has several."""
+    case = Case(7, [20, 33, 9, 40], [5, 2, 9, 3], **PREFILL_SIZES)
+    sources = planted(tmp_path, file, text, mistake)
+    assert all(outcomes(libraries, sources, case, lambda case: case.prefill_turning(4))) == (not text)

@@ -15,7 +15,8 @@ from nano_batch.attention import DecodePlan, paged_attention_planned
 from nano_batch.attention.cuda import prefill, prefill_kernel
 from nano_batch.attention.cuda.prefill_kernel import kernel_refusal, prefill_by_kernel
 from nano_batch.attention.cuda.prefill_plan import PrefillPlan
-from nano_batch.errors import InvalidArgumentError
+from nano_batch.attention.rope import Rope
+from nano_batch.errors import InvalidArgumentError, ShapeError
 from nano_batch.models import base
 from nano_batch.models.base import PagedInputs, attend_paged
 
@@ -114,6 +115,28 @@ def test_the_operator_keeps_its_promises(libraries):
             torch.library.opcheck(prefill_kernel._prefill, (case.query, *case.views, *arrays, *turn, 0, 0.1))
 
 
+def test_turns_that_do_not_fit_are_refused(libraries):
+    case = Case(1, [9, 5], [3, 5], **SIZES[0])
+    plan, rope, other = case.prefill_plan(), case.rope(), Case(1, [9], [3], **SIZES[0]).rope()
+    with cpu_device(libraries):
+        for turned in (-1, 9, 2**32):
+            with pytest.raises(InvalidArgumentError, match=f"turned={turned}; there are 8 tokens"):
+                paged_attention_planned(case.query, *case.views, plan, rope=rope, turned=turned)
+        with pytest.raises(ShapeError, match=r"needs contiguous \[8\]"):
+            paged_attention_planned(case.query, *case.views, plan, rope=other)
+
+
+def test_turns_need_not_begin_where_pairs_do(libraries):
+    case = Case(1, [9, 5], [3, 5], **SIZES[0])
+    rope, arguments = case.rope(), (*case.views, case.prefill_plan(), 0.1)
+    apart = [
+        torch.cat([torch.zeros(1), each.flatten()])[1:].view_as(each) for each in (rope.cosines, rope.sines)
+    ]
+    with cpu_device(libraries):
+        expected = prefill_by_kernel(case.query, *arguments, rope)
+        assert torch.equal(prefill_by_kernel(case.query, *arguments, Rope(rope.positions, *apart)), expected)
+
+
 def test_what_the_kernel_leaves_to_the_library(libraries, monkeypatch):
     def refusal(**sizes):
         case = Case(1, [9], [3], **{**SIZES[0], **sizes})
@@ -141,6 +164,9 @@ def test_what_the_kernel_leaves_to_the_library(libraries, monkeypatch):
         assert prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5) == "library"
         with pytest.raises(InvalidArgumentError, match="turns no queries"):
             paged_attention_planned(case.query, *case.views, plan, rope=case.rope())
+        monkeypatch.setattr(base, "TURNED_BEFORE", 0)
+        inputs = PagedInputs(*[torch.zeros(8)] * 6, num_decodes=0, prefill_plan=plan)
+        assert not inputs.attention_turns(case.query, case.views)
         monkeypatch.setattr(prefill, "is_hopper", lambda device: True)
         case.check(prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5))
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

@@ -104,14 +104,14 @@ def _write_plainly(
     rope: Rope | None,
     query: torch.Tensor | None,
 ) -> None:
-    if rope is not None and query is not None:
-        query.copy_(rotated(query, rope.positions[: len(query)], rope.cosines, rope.sines))
+    if rope is not None:  # all keys before any query: a position without a turn changes nothing
+        keys = rotated(keys, rope.positions, rope.cosines, rope.sines)
+        if query is not None:
+            query.copy_(rotated(query, rope.positions[: len(query)], rope.cosines, rope.sines))
     num_blocks, block_size = key_cache.shape[:2]
     kept = torch.nonzero((slots >= 0) & (slots < num_blocks * block_size)).flatten()
     if len(kept) < len(slots):
         keys, values, slots = keys[kept], values[kept], slots[kept]
-    if rope is not None:
-        keys = rotated(keys, rope.positions[kept], rope.cosines, rope.sines)
     where = (slots // block_size, slots % block_size)
     for new, cache, scale in ((keys, key_cache, key_scale), (values, value_cache, value_scale)):
         as_bits(cache).index_put_(

@@ -241,8 +241,9 @@ def paged_attention_planned(
         query: [tokens, num_heads, head_dim] float16 or bfloat16.
         plan: made for these queries.
         key_cache, value_cache, scale, key_scale, value_scale: as for `paged_attention_fwd`.
-        rope: turns the queries from token `turned` on where they are read, and leaves them as they are in the
-            tensor; only where `cuda.prefill.is_by_kernel`. None: all queries are turned already.
+        rope: turns the queries that are not turned yet where they are read, and leaves them as they are in
+            the tensor; only where `cuda.prefill.is_by_kernel`. None: all queries are turned.
+        turned: with `rope`, how many tokens at the start have queries that are turned.
 
     Returns:
         [tokens, num_heads, head_dim] in the query's dtype; for tokens of no row zeros, or anything where the
@@ -255,6 +256,8 @@ def paged_attention_planned(
     checks.check_cache(query, key_cache, value_cache, key_cache.shape[1])
     if rope is not None:
         rope.check(len(query), query.shape[-1], query.device)
+        if not 0 <= turned <= len(query):
+            raise InvalidArgumentError(f"turned={turned}; there are {len(query)} tokens")
     scale = checks.checked_scale(scale, query.shape[-1])
     cache = key_cache.dtype, key_cache.shape[2], query.device
     if refusal := library_refusal(query, key_cache, value_cache, scale):

@@ -20,7 +20,9 @@ from nano_batch.errors import DeviceError, DtypeError, InvalidArgumentError, Sha
 class Rope(Shown):
     """Where the tokens of a step stand, and the turn of every position."""
 
-    positions: torch.Tensor  # [tokens] int64, each in [0, len(cosines)); read for padding tokens, too
+    positions: (
+        torch.Tensor
+    )  # [tokens] int64, contiguous, each in [0, len(cosines)); read for padding tokens, too
     cosines: torch.Tensor  # [longest, head_dim / 2] float32, contiguous
     sines: torch.Tensor  # the same
 
@@ -31,8 +33,9 @@ class Rope(Shown):
         """Raise `ShapeError`, `DtypeError` or `DeviceError` unless all fits the keys of a step."""
         if self.positions.dtype != torch.int64:
             raise DtypeError(f"positions is {self.positions.dtype}; it needs int64")
-        if tuple(self.positions.shape) != (tokens,):
-            raise ShapeError(f"positions has shape {list(self.positions.shape)}; it needs [{tokens}]")
+        if tuple(self.positions.shape) != (tokens,) or not self.positions.is_contiguous():
+            shape = f"shape {list(self.positions.shape)} and stride {self.positions.stride()}"
+            raise ShapeError(f"positions has {shape}; it needs contiguous [{tokens}]")
         for name in ("cosines", "sines"):
             table = getattr(self, name)
             if table.dtype != torch.float32:

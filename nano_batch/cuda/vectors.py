@@ -41,6 +41,12 @@ def begin_at(multiple: int, tensor: torch.Tensor) -> bool:
     return all(place % multiple == 0 for place in (tensor.data_ptr(), *byte_strides(tensor)))
 
 
+def in_pairs(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy, of which each two elements are one access."""
+    lies_so = tensor.stride(-1) == 1 and begin_at(2 * tensor.itemsize, tensor)
+    return tensor if lies_so else tensor.clone(memory_format=torch.contiguous_format)
+
+
 def up_to(number: int, multiple: int) -> int:
     """The next multiple."""
     return -(-number // multiple) * multiple

@@ -95,7 +95,7 @@ class PagedInputs(Shown):
         return plan if tokens == decodes and self.prefill_plan is None else None
 
     def attention_turns(self, query: torch.Tensor, caches: tuple[torch.Tensor, torch.Tensor]) -> bool:
-        """Whether attention over these can turn the queries behind the decodes, and is faster so."""
+        """Whether attention can turn the queries of all tokens but the first `decodes()`, and is faster."""
         plan = self.prefill_plan
         return plan is not None and len(query) > TURNED_BEFORE and is_by_kernel(query, *caches, plan)
 
@@ -145,8 +145,8 @@ def attend_paged(
     Args:
         query: [tokens, num_heads, head_dim].
         decodes: what `inputs.decodes()` said: these rows take the decode form.
-        rope: turns the queries behind the decodes on their way, only where `inputs.attention_turns`; None:
-            all are turned already.
+        rope: turns on their way the queries of all tokens but the first `decodes`, which in arrays of a fixed
+            size may be prompts', too; only where `inputs.attention_turns`. None: all are turned already.
 
     Returns:
         [tokens, num_heads, head_dim]. Raises what attention raises.

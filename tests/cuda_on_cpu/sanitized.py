@@ -46,7 +46,7 @@ def decode(case):
 def run(seed, contexts, sizes):
     attend, queries = decode, [1] * len(contexts)
     if source == "prefill.cu":
-        attend, queries = Case.prefill_by_kernel, [max(1, context // 2) for context in contexts]
+        attend, queries = Case.prefill_turning, [max(1, context // 2) for context in contexts]
     case = Case(seed, contexts, queries, **sizes)
     case.views = [exact(view) for view in case.views]
     if entry != "good":

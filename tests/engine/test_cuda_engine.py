@@ -56,12 +56,14 @@ def test_tokens_equal_a_cpus_in_float32(steps_in_flight, graphs, crowded):
     assert tokens_of(engine, prompts, params) == expected
 
 
+@pytest.mark.parametrize("turning", [None, True, False])
 @pytest.mark.parametrize("window", [None, 37])
 @pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8_e4m3"])
-def test_graphs_of_any_mix_compute_what_eager_steps_do(window, kv_cache_dtype, monkeypatch):
+def test_graphs_of_any_mix_compute_what_eager_steps_do(window, kv_cache_dtype, turning, monkeypatch):
     """Decodes, chunks of prompts and cached prefixes in one graph: the same probabilities, in float16.
 
-    In graphs attention turns prompts' queries, where it can, in eager steps a kernel before it.
+    In graphs (`turning`) or in eager steps attention turns prompts' queries where it can, in all others a
+    kernel before it.
     """
     config = MistralConfig(512, 256, 640, 3, 8, 2, 64, 10_000.0, sliding_window=window, dtype=torch.float16)
     model = moved(load_dummy(config), "cuda", config.dtype)
@@ -71,7 +73,7 @@ def test_graphs_of_any_mix_compute_what_eager_steps_do(window, kv_cache_dtype, m
     options = {"num_blocks": 400, "max_num_seqs": 12, "max_num_batched_tokens": 200, "max_model_len": 512}
     results = []
     for graphs in (True, False):
-        monkeypatch.setattr(base, "TURNED_BEFORE", 0 if graphs else 200)
+        monkeypatch.setattr(base, "TURNED_BEFORE", 0 if graphs is turning else 2048)
         engine = InferenceEngine(model, cuda_graphs=graphs, kv_cache_dtype=kv_cache_dtype, **options)
         assert (engine.runner.mixed_graphs is None) == (not graphs)
         results.append(engine.generate(prompts, params, progress=False))

@@ -19,6 +19,7 @@ from small_engines import prompts_of, run_to_end  # noqa: E402
 from nano_batch import InferenceEngine, SamplingParams  # noqa: E402
 from nano_batch.attention import dense_attention, paged, paged_attention_fwd  # noqa: E402
 from nano_batch.attention.cuda import prefill  # noqa: E402
+from nano_batch.attention.rope import rotated  # noqa: E402
 from nano_batch.engine import mixed_rows  # noqa: E402
 from nano_batch.engine.choice import greedy  # noqa: E402
 from nano_batch.engine.runner import StepRunner  # noqa: E402
@@ -45,6 +46,14 @@ def attend_to_arrays(query, keys, values, query_starts, key_starts, most_queries
         if end > first:
             attended[first:end] = dense_attention(*rows, scale=scale, sliding_window=window)
     return attended
+
+
+def turn_and_attend(query, key_cache, value_cache, plan, scale, rope=None, turned=0):
+    """What the kernel for prompts does with queries of which those from token `turned` on are not turned."""
+    if rope is not None:
+        ahead = rotated(query, rope.positions, rope.cosines, rope.sines)[turned:]
+        query = torch.cat([query[:turned], ahead])
+    return prefill.prefill_by_library(query, key_cache, value_cache, plan, scale=scale)
 
 
 def decode_into(query, key_cache, value_cache, table, lens, block_size, *, plan, out=None, **options):
@@ -181,9 +190,16 @@ def twice(monkeypatch, request):
     return both
 
 
+@pytest.mark.parametrize("turns", [False, True])
 @pytest.mark.parametrize("twice", range(4), indirect=True)
 @pytest.mark.parametrize("window", [None, 6])
-def test_padded_steps_compute_the_same(twice, window):
+def test_padded_steps_compute_the_same(twice, window, turns, monkeypatch):
+    """`turns`: in arrays of a fixed size attention turns queries that a kernel before it turns else."""
+    if turns:
+        monkeypatch.setattr(base, "TURNED_BEFORE", 0)
+        monkeypatch.setattr(prefill, "prefill_by_kernel", turn_and_attend)
+        for room in (base, prefill):
+            monkeypatch.setattr(room, "is_by_kernel", lambda *given: True)
     engine = InferenceEngine(
         small_model(window), block_size=4, num_blocks=60, max_num_seqs=LANES, max_num_batched_tokens=TOKENS
     )

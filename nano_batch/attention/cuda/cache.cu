@@ -103,8 +103,8 @@ __device__ inline void rotate_query(NEW* query, TokenStrides strides, int half_d
 #endif
 
 // keys, values [tokens, kv_heads, head_dim] -> their slots in the caches; a slot outside the cache, such as -1,
-// writes nothing. With ROPE, keys are rotated on the way and query [query_tokens, query_heads, head_dim], of the first tokens,
-// in place.
+// writes nothing. With ROPE, keys are rotated on the way and query [query_tokens, query_heads, head_dim], of the
+// first tokens, in place.
 extern "C" __global__ void __launch_bounds__(THREADS) write_kv(
     const NEW* keys, TokenStrides key_strides, const NEW* values, TokenStrides value_strides,
     STORED* key_cache, SlotStrides key_slot, STORED* value_cache, SlotStrides value_slot,
@@ -117,8 +117,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) write_kv(
     ptx::let_later_start();
     ptx::wait_for_earlier();
     const int half_dim = sizes.lanes * VEC;
-    const unsigned thread = own_thread(), of_keys = (sizes.tokens + TOKENS - 1) / TOKENS * sizes.kv_heads * sizes.lanes;
-    const bool queries = ROPE && thread >= of_keys;
+    const unsigned thread = own_thread();
+    const unsigned of_keys = (unsigned(sizes.tokens) + TOKENS - 1) / TOKENS * sizes.kv_heads * sizes.lanes;
+    const bool queries = ROPE && sizes.query_heads > 0 && thread >= of_keys;
     const Place place(queries ? thread - of_keys : thread, queries ? sizes.query_heads : sizes.kv_heads, sizes.lanes);
 #if ROPE
     if (queries) {

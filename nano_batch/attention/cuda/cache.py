@@ -118,8 +118,8 @@ class _Move:
         num_blocks, block_size = key_cache.shape[:2]
         slots = num_blocks * block_size
         self.sizes = Sizes(tokens, kv_heads, query_tokens, query_heads, lanes, block_size, slots)
-        heads = -(-tokens // per_thread) * kv_heads + -(-query_tokens // per_thread) * query_heads
-        self.threads = heads * lanes
+        of_keys = -(-tokens // per_thread) * kv_heads * lanes
+        self.threads = of_keys + -(-query_tokens // per_thread) * query_heads * lanes
         if self.threads >= 2**32:
             raise InvalidArgumentError(f"{tokens} tokens at once take {self.threads} threads of 2^32 - 1")
         self.defines: dict[str, int | str] = {

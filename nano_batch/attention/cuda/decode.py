@@ -27,7 +27,7 @@ from nano_batch.attention.cuda.variant import Variant
 from nano_batch.attention.rope import Rope
 from nano_batch.cuda.launch import LARGEST_INT, is_hopper, kernel
 from nano_batch.cuda.tensor_map import cache_map
-from nano_batch.cuda.vectors import begin_at, byte_strides
+from nano_batch.cuda.vectors import byte_strides, in_pairs
 from nano_batch.errors import DeviceError, InvalidArgumentError, ShapeError
 
 BEHIND_PRODUCTS = range(25, 129)
@@ -96,12 +96,6 @@ def _check_window(plan: DecodePlan, window: int) -> None:
         raise InvalidArgumentError(
             f"the plan is for sliding_window={plan.window or None}, not {window or None}"
         )
-
-
-def _in_pairs(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, or a copy, of which each two elements are one access."""
-    lies_so = tensor.stride(-1) == 1 and begin_at(2 * tensor.itemsize, tensor)
-    return tensor if lies_so else tensor.clone(memory_format=torch.contiguous_format)
 
 
 class Newest(ctypes.Structure):
@@ -195,7 +189,7 @@ def _decode_writing(
     soft_cap: float,
     window: int,
 ) -> None:
-    query, keys, values, cosines, sines = map(_in_pairs, (query, keys, values, cosines, sines))
+    query, keys, values, cosines, sines = map(in_pairs, (query, keys, values, cosines, sines))
     tensors = query, key_cache, value_cache, block_table, plan, parts, output
     newest = Newest.of(keys, values, key_cache, value_cache, cosines, sines)
     _launch(*tensors, made_for, True, scale, soft_cap, window, None, None, 1.0, newest)

@@ -1,4 +1,4 @@
-// The element types of the decode kernels' queries and outputs, and what they do with pairs of 16-bit elements.
+// The element types of attention's queries and outputs, and what its kernels do with pairs of 16-bit elements.
 #pragma once
 #include "elements.cuh"
 #include "turn.cuh"

@@ -126,9 +126,9 @@ struct Rows {
 // query, output: [tokens, query heads, HEAD_DIM], strides of the query in elements, even; the output contiguous.
 // Strides of keys and values in pieces. starts, seen_starts [rows + 1]: each row's first token, and the first of the
 // keys that it sees among `slots`, of which its queries are the last. Tokens after the last row get zeros; those
-// before the first are left as they are. With positions [tokens] queries of
-// tokens from `turned` on are turned to them, by the turns of all positions [positions, HEAD_DIM / 2]. window: 0 is none.
-// unit: of all scores, above 0. Blocks: TOKENS tokens each in x, key/value heads in y.
+// before the first are left as they are. With positions [tokens] the queries of tokens from `turned` on are turned to
+// them, by the turns of all positions [positions, HEAD_DIM / 2]. window: 0 is none. unit: of all scores, above 0.
+// Blocks: TOKENS tokens each in x, key/value heads in y.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     prefill(const Element* query, long long query_row, long long query_head, const uint4* keys, const uint4* values,
             unsigned block_pieces, unsigned token_pieces, unsigned head_pieces, const int* starts, const int* seen_starts,

@@ -13,7 +13,7 @@ from nano_batch.attention.rope import Rope
 from nano_batch.cuda.launch import LARGEST_INT, Argument, is_hopper, kernel, multiprocessors
 from nano_batch.cuda.program import Macro
 from nano_batch.cuda.tensor_map import PANEL_ALIGNMENT
-from nano_batch.cuda.vectors import ACCESS_BYTES, SIXTEEN_BITS, begin_at, byte_strides
+from nano_batch.cuda.vectors import ACCESS_BYTES, SIXTEEN_BITS, begin_at, byte_strides, in_pairs
 
 HEAD_DIMS = (64, 128)
 WARPS = 4
@@ -97,6 +97,8 @@ def _prefill(
     scale: float,
 ) -> torch.Tensor:
     tokens, query_heads, head_dim = query.shape
+    if cosines is not None and sines is not None:
+        cosines, sines = in_pairs(cosines), in_pairs(sines)
     kv_heads = key_cache.shape[2]
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
     if tokens:

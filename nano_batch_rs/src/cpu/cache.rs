@@ -20,7 +20,9 @@ impl<'a> Rope<'a> {
         (&self.cosines[at..at + self.half], &self.sines[at..at + self.half])
     }
 
-    fn check(&self, tokens: usize, size: usize) -> Result<()> {
+    /// # Errors
+    /// The turns are not those of heads of `size`, there are not `tokens` positions, or one has no turn.
+    pub fn check(&self, tokens: usize, size: usize) -> Result<()> {
         need(self.half > 0 && 2 * self.half == size, "cosines", self.half, format_args!("half of {size}"))?;
         need(self.sines.len() == self.cosines.len(), "sines", self.sines.len(), self.cosines.len())?;
         need(self.positions.len() == tokens, "positions", self.positions.len(), tokens)?;
@@ -127,6 +129,18 @@ mod tests {
         assert_eq!(cache[24..], [-2.0, -3.0, 0.0, 1.0, -6.0, -7.0, 4.0, 5.0]);
         assert_eq!(cache[..8], [-18.0, -19.0, 16.0, 17.0, -22.0, -23.0, 20.0, 21.0]);
         assert!(cache[8..24].iter().all(|x| *x == -1.0));
+    }
+
+    #[test]
+    fn queries_are_those_of_the_first_tokens() {
+        let rope = Rope { positions: &[1, 0], cosines: &[1.0, 0.0], sines: &[0.0, 1.0], half: 1 };
+        let mut query = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let mut first = |tokens| unsafe {
+            VectorsMut::new(query.as_mut_ptr(), Place { shape: [tokens, 1], strides: [2, 2], size: 2 })
+        };
+        assert!(rotate(first(3), rope).is_err());
+        rotate(first(1), rope).unwrap();
+        assert_eq!(query, [-2.0, 1.0, 3.0, 4.0, 5.0, 6.0]);
     }
 
     #[test]

@@ -106,6 +106,7 @@ pub fn cpu_write_kv(
     let query = query.as_mut().map(vectors_mut).transpose()?;
     py.detach(|| {
         if let (Some(query), Some(rope)) = (query, rope) {
+            rope.check(slots.len(), 2 * rope.half)?; // as `store` does, which comes when queries are changed
             rotate(query, rope)?;
         }
         store(keys, key_cache, slots, rope)?;
