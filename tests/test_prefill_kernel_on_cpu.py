@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -167,6 +167,11 @@ def test_what_the_kernel_leaves_to_the_library(libraries, monkeypatch):
         monkeypatch.setattr(base, "TURNED_BEFORE", 0)
         inputs = PagedInputs(*[torch.zeros(8)] * 6, num_decodes=0, prefill_plan=plan)
         assert not inputs.attention_turns(case.query, case.views)
+        with pytest.raises(InvalidArgumentError, match="without a prefill plan"):
+            attend_paged(
+                case.query, case.cache, 0, replace(inputs, prefill_plan=None), 0, sliding_window=None,
+                rope=case.rope(),
+            )  # fmt: skip
         monkeypatch.setattr(prefill, "is_hopper", lambda device: True)
         case.check(prefill.prefill_planned(case.query, *case.views, plan, scale=128**-0.5))
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

@@ -20,9 +20,7 @@ from nano_batch.errors import DeviceError, DtypeError, InvalidArgumentError, Sha
 class Rope(Shown):
     """Where the tokens of a step stand, and the turn of every position."""
 
-    positions: (
-        torch.Tensor
-    )  # [tokens] int64, contiguous, each in [0, len(cosines)); read for padding tokens, too
+    positions: torch.Tensor  # [tokens] int64, contiguous, in [0, len(cosines)), also those of padding
     cosines: torch.Tensor  # [longest, head_dim / 2] float32, contiguous
     sines: torch.Tensor  # the same
 

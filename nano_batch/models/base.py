@@ -18,7 +18,7 @@ from nano_batch.attention import (
 from nano_batch.attention.cuda.prefill import is_by_kernel
 from nano_batch.attention.rope import Rope
 from nano_batch.display import Shown
-from nano_batch.errors import ShapeError
+from nano_batch.errors import InvalidArgumentError, ShapeError
 from nano_batch.kv_cache import KVCache
 
 WRITTEN_BEFORE = range(13, 65)
@@ -173,6 +173,8 @@ def attend_paged(
         if decodes:
             decode(attended[:decodes].unsqueeze(2))  # which the other left
         return attended
+    if rope is not None:
+        raise InvalidArgumentError("rope is given without a prefill plan, whose kernel alone turns queries")
     parts = []
     if decodes or len(query) == 0:
         parts.append(decode(None))
