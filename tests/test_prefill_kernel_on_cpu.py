@@ -94,7 +94,7 @@ def test_decodes_and_prompts_write_one_output(libraries, decodes, turns, monkeyp
             num_decodes=decodes, trusted=True, decode_plan=made, prefill_plan=plan,
         )  # fmt: skip
         monkeypatch.setattr(base, "TURNED_BEFORE", sum(queries) - turns)
-        assert inputs.attention_turns(case.query, case.views) == turns
+        assert inputs.attention_turns(case.query, case.cache, 0) == turns
 
         def attended(query, rope=None):
             return attend_paged(query, case.cache, 0, inputs, decodes, sliding_window=None, rope=rope)
@@ -166,7 +166,7 @@ def test_what_the_kernel_leaves_to_the_library(libraries, monkeypatch):
             paged_attention_planned(case.query, *case.views, plan, rope=case.rope())
         monkeypatch.setattr(base, "TURNED_BEFORE", 0)
         inputs = PagedInputs(*[torch.zeros(8)] * 6, num_decodes=0, prefill_plan=plan)
-        assert not inputs.attention_turns(case.query, case.views)
+        assert not inputs.attention_turns(case.query, case.cache, 0)
         with pytest.raises(InvalidArgumentError, match="without a prefill plan"):
             attend_paged(
                 case.query, case.cache, 0, replace(inputs, prefill_plan=None), 0, sliding_window=None,

@@ -94,10 +94,12 @@ class PagedInputs(Shown):
             return None
         return plan if tokens == decodes and self.prefill_plan is None else None
 
-    def attention_turns(self, query: torch.Tensor, caches: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    def attention_turns(self, query: torch.Tensor, cache: KVCache, layer: int) -> bool:
         """Whether attention can turn the queries of all tokens but the first `decodes()`, and is faster."""
         plan = self.prefill_plan
-        return plan is not None and len(query) > TURNED_BEFORE and is_by_kernel(query, *caches, plan)
+        if plan is None or len(query) <= TURNED_BEFORE:
+            return False
+        return is_by_kernel(query, *cache.layer(layer), plan)
 
 
 class PagedModel(Protocol):

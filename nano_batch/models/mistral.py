@@ -326,7 +326,7 @@ class PagedMistral:
                     query, keys, values, rope, *cache.layer(layer), inputs.block_tables, inputs.context_lens,
                     plan, sliding_window=window,
                 )  # fmt: skip
-            turns = inputs.attention_turns(query, cache.layer(layer))
+            turns = inputs.attention_turns(query, cache, layer)
             cache.write_kv(
                 keys, values, inputs.slot_mapping, layer, rope=rope,
                 query=query[:decodes] if turns else query, validate=not inputs.trusted,
